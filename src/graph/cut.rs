@@ -1,0 +1,110 @@
+//! The part of a model downstream of some nodes, as a model of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Graph, NodeId, Origin, ValueId};
+use crate::onnx::proto::{ModelProto, NodeProto, ValueInfoProto};
+
+/// A suffix of a model.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// The suffix: its inputs are graph inputs of the whole that it still reads, then the boundary.
+    pub model: ModelProto,
+    /// Values of the whole model, computed before the cut, that the suffix reads.
+    pub boundary: Vec<ValueId>,
+}
+
+/// Cuts out what lies downstream of `start` and is needed for `outputs`.
+///
+/// `describe` gives a boundary value its type and rank. Values for which `again` holds are not fed across the cut but
+/// computed again: integers that say sizes, which must follow the batch that the suffix is run with, and constants.
+pub fn cut(
+    model: &ModelProto,
+    graph: &Graph,
+    start: &BTreeSet<NodeId>,
+    outputs: &[ValueId],
+    describe: impl Fn(ValueId) -> ValueInfoProto,
+    again: impl Fn(ValueId) -> bool,
+) -> Cut {
+    let mut nodes = upstream(graph, outputs, &graph.descendants(start.iter().copied()));
+    let mut boundary = BTreeSet::new();
+    let mut kept = BTreeSet::new();
+    let mut pending: Vec<NodeId> = nodes.iter().copied().collect();
+    while let Some(id) = pending.pop() {
+        let node = graph.node(id);
+        for &value in node.inputs.iter().flatten().chain(&node.captures) {
+            match &graph.value(value).origin {
+                Origin::Node(producer) if nodes.contains(producer) => {}
+                Origin::Node(producer) if again(value) => {
+                    nodes.insert(*producer);
+                    pending.push(*producer);
+                }
+                Origin::Node(_) => {
+                    boundary.insert(value);
+                }
+                _ => {
+                    kept.insert(value);
+                }
+            }
+        }
+    }
+    let names: BTreeSet<&str> = kept.iter().map(|v| graph.value(*v).name.as_str()).collect();
+    let model = extract(model, graph, &nodes, &names, &boundary, outputs, describe);
+    Cut { model, boundary: boundary.into_iter().collect() }
+}
+
+/// Those of `within` from which one of `outputs` can be reached.
+fn upstream(graph: &Graph, outputs: &[ValueId], within: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let mut needed = BTreeSet::new();
+    let mut stack: Vec<NodeId> = outputs.iter().filter_map(|v| graph.producer(*v)).collect();
+    while let Some(id) = stack.pop() {
+        if within.contains(&id) && needed.insert(id) {
+            let node = graph.node(id);
+            stack.extend(node.inputs.iter().flatten().chain(&node.captures).filter_map(|v| graph.producer(*v)));
+        }
+    }
+    needed
+}
+
+fn extract(
+    model: &ModelProto,
+    graph: &Graph,
+    nodes: &BTreeSet<NodeId>,
+    names: &BTreeSet<&str>,
+    boundary: &BTreeSet<ValueId>,
+    outputs: &[ValueId],
+    describe: impl Fn(ValueId) -> ValueInfoProto,
+) -> ModelProto {
+    let mut cut = ModelProto { graph: None, ..model.clone() };
+    let mut part = cut.graph.take().unwrap_or_default();
+    let Some(whole) = model.graph.as_ref() else { return cut };
+    part.name.clone_from(&whole.name);
+    let infos: BTreeMap<&str, &ValueInfoProto> = whole.output.iter().map(|o| (o.name(), o)).collect();
+    part.node = whole
+        .node
+        .iter()
+        .enumerate()
+        .filter(|(i, node)| nodes.contains(&NodeId(*i as u32)) || names_constant(graph, node, names))
+        .map(|(_, node)| node.clone())
+        .collect();
+    part.initializer = whole.initializer.iter().filter(|t| names.contains(t.name())).cloned().collect();
+    part.input = whole.input.iter().filter(|i| names.contains(i.name())).cloned().collect();
+    part.input.extend(boundary.iter().map(|v| describe(*v)));
+    part.output = outputs
+        .iter()
+        .map(|v| graph.value(*v).name.as_str())
+        .map(|name| match infos.get(name) {
+            Some(info) => (*info).clone(),
+            None => ValueInfoProto { name: Some(name.to_owned()), ..Default::default() },
+        })
+        .collect();
+    cut.graph = Some(part);
+    cut
+}
+
+/// Whether the node is a Constant node, or an Identity copy of a constant, that the suffix reads: the graph sees through
+/// both, yet the names that they give have to be defined.
+fn names_constant(graph: &Graph, node: &NodeProto, names: &BTreeSet<&str>) -> bool {
+    let value = node.output.first().and_then(|name| graph.find(name));
+    value.is_some_and(|v| graph.constant(v).is_some() && names.contains(graph.value(v).name.as_str()))
+}

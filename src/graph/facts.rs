@@ -1,0 +1,51 @@
+//! What one run of a model showed of its values.
+
+use super::ValueId;
+use crate::tensor::{DType, Tensor};
+
+/// Integer tensors up to this many elements are remembered: shapes, axes, split points, index tables.
+const REMEMBERED: usize = 1 << 14;
+
+/// Type, shape and, for small integer tensors, contents of a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// Element type.
+    pub dtype: DType,
+    /// Extent of every axis.
+    pub shape: Vec<usize>,
+    /// Row-major contents, if the value is integer (or bool) and small.
+    pub ints: Option<Vec<i64>>,
+}
+
+impl Fact {
+    /// What there is to know about `tensor`.
+    pub fn of(tensor: &Tensor) -> Self {
+        let ints = if tensor.len() <= REMEMBERED { tensor.to_ints() } else { None };
+        Self { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), ints }
+    }
+}
+
+/// A fact per value, where one could be observed, and how many samples were in the batch that showed them.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    facts: Vec<Option<Fact>>,
+    /// Samples in the observed batch.
+    pub samples: usize,
+}
+
+impl Facts {
+    /// No facts yet about `values` values, for a run over `samples` samples.
+    pub fn new(values: usize, samples: usize) -> Self {
+        Self { facts: vec![None; values], samples }
+    }
+
+    /// Records a fact.
+    pub fn insert(&mut self, value: ValueId, fact: Fact) {
+        self.facts[value.index()] = Some(fact);
+    }
+
+    /// What is known about a value.
+    pub fn get(&self, value: ValueId) -> Option<&Fact> {
+        self.facts.get(value.index())?.as_ref()
+    }
+}

@@ -1,0 +1,343 @@
+//! The graph of a model: operators as vertices of a petgraph DAG, values between them, constants beside them.
+//!
+//! The protobuf model stays the source of truth: a [`Graph`] only says how its parts hang together, and a [`Patch`] says
+//! what to change. So whatever nobody touched is written back as it was read.
+
+mod cut;
+mod facts;
+mod patch;
+
+pub use cut::{Cut, cut};
+pub use facts::{Fact, Facts};
+pub use patch::Patch;
+
+use std::collections::{BTreeSet, HashMap};
+
+use petgraph::{Direction, graph::DiGraph, visit::EdgeRef};
+
+use crate::onnx::{
+    self,
+    proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto},
+};
+
+/// A node of the graph. Ids ascend in topological order, and number the nodes as `graph.node` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u32);
+
+impl NodeId {
+    /// Position in `graph.node`.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A value of the graph: a graph input, a constant or what a node computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub(crate) u32);
+
+impl ValueId {
+    /// Position among the graph's values.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One operand of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Use {
+    /// The node that reads.
+    pub node: NodeId,
+    /// Which of its inputs.
+    pub slot: usize,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Fed by the caller.
+    Input,
+    /// An initializer or the value of a Constant node, which are treated alike.
+    Constant(TensorProto),
+    /// Computed by a node.
+    Node(NodeId),
+    /// Captured from nowhere we know: left alone.
+    Unknown,
+}
+
+/// A named value.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Its name in the file.
+    pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// An operator and what it is wired to.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The node as the file has it.
+    pub proto: NodeProto,
+    /// Operands; `None` where an optional one is left out. Identity copies of constants are seen through.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Values that subgraphs of this node (If, Loop, Scan) capture from outside.
+    pub captures: Vec<ValueId>,
+    /// Results; `None` where one is left out.
+    pub outputs: Vec<Option<ValueId>>,
+}
+
+impl Node {
+    /// The operator's name.
+    pub fn op_type(&self) -> &str {
+        self.proto.op_type()
+    }
+
+    /// What people call the node: its name, or the name of its first result.
+    pub fn label(&self) -> &str {
+        match self.proto.name() {
+            "" => self.proto.output.first().map_or(self.op_type(), String::as_str),
+            name => name,
+        }
+    }
+}
+
+/// How the parts of a model hang together.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// Vertices are nodes (index = [`NodeId`]), edges the values that flow between them.
+    dag: DiGraph<Node, ValueId>,
+    values: Vec<Value>,
+    by_name: HashMap<String, ValueId>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    opset: i64,
+}
+
+impl Graph {
+    /// Wires up a model that [`onnx::load`] has checked: nodes in topological order, names unique and resolved.
+    pub fn new(model: &ModelProto) -> Self {
+        let empty = GraphProto::default();
+        let proto = model.graph.as_ref().unwrap_or(&empty);
+        let mut builder = Builder::default();
+        for tensor in &proto.initializer {
+            builder.define(tensor.name(), Origin::Constant(tensor.clone()));
+        }
+        let inputs: Vec<ValueId> = proto
+            .input
+            .iter()
+            .filter(|input| !builder.by_name.contains_key(input.name()))
+            .map(|input| input.name().to_owned())
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|name| builder.define(name, Origin::Input))
+            .collect();
+        for (position, node) in proto.node.iter().enumerate() {
+            builder.add(NodeId(position as u32), node);
+        }
+        let outputs = proto.output.iter().map(|output| builder.resolve(output.name())).collect();
+        let Builder { dag, values, by_name, .. } = builder;
+        Self { dag, values, by_name, inputs, outputs, opset: onnx::opset(model, "") }
+    }
+
+    /// Version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        self.opset
+    }
+
+    /// The node with this id.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.dag[petgraph::graph::NodeIndex::new(id.index())]
+    }
+
+    /// The value with this id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// All nodes in topological order.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+        self.dag.node_indices().map(|i| (NodeId(i.index() as u32), &self.dag[i]))
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().map(|(i, v)| (ValueId(i as u32), v))
+    }
+
+    /// Graph inputs that the caller feeds (initializers that are also listed as inputs are constants here).
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// Graph outputs.
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// The value with this name.
+    pub fn find(&self, name: &str) -> Option<ValueId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The tensor, when the value is constant.
+    pub fn constant(&self, id: ValueId) -> Option<&TensorProto> {
+        match &self.value(id).origin {
+            Origin::Constant(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// The node that computes the value, if one does.
+    pub fn producer(&self, id: ValueId) -> Option<NodeId> {
+        match self.value(id).origin {
+            Origin::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// Nodes that read what `id` computes, each once, in topological order.
+    pub fn successors(&self, id: NodeId) -> BTreeSet<NodeId> {
+        let index = petgraph::graph::NodeIndex::new(id.index());
+        self.dag.neighbors_directed(index, Direction::Outgoing).map(|n| NodeId(n.index() as u32)).collect()
+    }
+
+    /// Every operand that is `value`, in topological order.
+    pub fn uses(&self, value: ValueId) -> Vec<Use> {
+        let readers: BTreeSet<NodeId> = match self.value(value).origin {
+            Origin::Node(producer) => self
+                .dag
+                .edges(petgraph::graph::NodeIndex::new(producer.index()))
+                .filter(|edge| *edge.weight() == value)
+                .map(|edge| NodeId(edge.target().index() as u32))
+                .collect(),
+            _ => self.nodes().map(|(id, _)| id).collect(),
+        };
+        readers
+            .into_iter()
+            .flat_map(|node| {
+                let inputs = self.node(node).inputs.iter().enumerate();
+                inputs.filter(|(_, v)| **v == Some(value)).map(move |(slot, _)| Use { node, slot })
+            })
+            .collect()
+    }
+
+    /// `start` and all nodes downstream of them, in topological order.
+    pub fn descendants(&self, start: impl IntoIterator<Item = NodeId>) -> BTreeSet<NodeId> {
+        let mut seen = BTreeSet::new();
+        let mut stack: Vec<NodeId> = start.into_iter().collect();
+        while let Some(node) = stack.pop() {
+            if seen.insert(node) {
+                stack.extend(self.successors(node));
+            }
+        }
+        seen
+    }
+
+    /// For each value, whether it depends on a graph input.
+    pub fn dynamic(&self) -> Vec<bool> {
+        let mut dynamic = vec![false; self.values.len()];
+        for input in &self.inputs {
+            dynamic[input.index()] = true;
+        }
+        for (_, node) in self.nodes() {
+            let any = node.inputs.iter().flatten().chain(&node.captures).any(|v| dynamic[v.index()]);
+            for output in node.outputs.iter().flatten() {
+                dynamic[output.index()] = any;
+            }
+        }
+        dynamic
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    dag: DiGraph<Node, ValueId>,
+    values: Vec<Value>,
+    by_name: HashMap<String, ValueId>,
+}
+
+impl Builder {
+    fn define(&mut self, name: &str, origin: Origin) -> ValueId {
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(Value { name: name.to_owned(), origin });
+        self.by_name.insert(name.to_owned(), id);
+        id
+    }
+
+    fn resolve(&mut self, name: &str) -> ValueId {
+        match self.by_name.get(name) {
+            Some(&id) => id,
+            None => self.define(name, Origin::Unknown),
+        }
+    }
+
+    fn operand(&mut self, name: &str) -> Option<ValueId> {
+        (!name.is_empty()).then(|| self.resolve(name))
+    }
+
+    fn add(&mut self, id: NodeId, proto: &NodeProto) {
+        let inputs: Vec<_> = proto.input.iter().map(|name| self.operand(name)).collect();
+        let mut names = BTreeSet::new();
+        captured(proto, &mut names);
+        let captures: Vec<_> =
+            names.iter().filter(|name| self.by_name.contains_key(*name)).map(|n| self.by_name[n]).collect();
+        let constant = onnx::node_constant(proto);
+        let alias = self.aliased(proto, &inputs);
+        let outputs: Vec<_> = proto
+            .output
+            .iter()
+            .map(|name| match (&constant, alias) {
+                _ if name.is_empty() => None,
+                (Some(tensor), _) => Some(self.define(name, Origin::Constant(tensor.clone()))),
+                (None, Some(original)) => {
+                    self.by_name.insert(name.clone(), original);
+                    None
+                }
+                (None, None) => Some(self.define(name, Origin::Node(id))),
+            })
+            .collect();
+        let edges: BTreeSet<(NodeId, ValueId)> = inputs
+            .iter()
+            .flatten()
+            .chain(&captures)
+            .filter_map(|&value| match self.values[value.index()].origin {
+                Origin::Node(producer) => Some((producer, value)),
+                _ => None,
+            })
+            .collect();
+        let vertex = self.dag.add_node(Node { proto: proto.clone(), inputs, captures, outputs });
+        for (producer, value) in edges {
+            self.dag.add_edge(petgraph::graph::NodeIndex::new(producer.index()), vertex, value);
+        }
+    }
+
+    /// The constant that an Identity node only renames: exporters write such copies where weights were merged.
+    fn aliased(&self, proto: &NodeProto, inputs: &[Option<ValueId>]) -> Option<ValueId> {
+        let input = inputs.first().copied().flatten()?;
+        let renames = proto.op_type() == "Identity" && proto.domain().is_empty();
+        (renames && matches!(self.values[input.index()].origin, Origin::Constant(_))).then_some(input)
+    }
+}
+
+/// Names that the subgraphs of a node read from outside.
+fn captured(node: &NodeProto, names: &mut BTreeSet<String>) {
+    for graph in node.attribute.iter().flat_map(subgraphs) {
+        let mut inner = BTreeSet::new();
+        for node in &graph.node {
+            inner.extend(node.input.iter().filter(|name| !name.is_empty()).cloned());
+            captured(node, &mut inner);
+        }
+        inner.extend(graph.output.iter().map(|output| output.name().to_owned()));
+        let defined = (graph.input.iter().map(|i| i.name()))
+            .chain(graph.initializer.iter().map(|i| i.name()))
+            .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
+        for name in defined {
+            inner.remove(name);
+        }
+        names.extend(inner);
+    }
+}
+
+fn subgraphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
+    attribute.g.iter().chain(&attribute.graphs)
+}

@@ -1,0 +1,84 @@
+//! Concat and Split: laying segments of an axis end to end, and taking them apart.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use crate::widths::Reason;
+
+/// Lays operands end to end along `axis`.
+pub(super) struct Concat;
+
+impl Operator for Concat {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let operands = (0..node.input_count()).map(|slot| node.axes(slot)).collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = operands.first() else { return Err(node.form("no operands")) };
+        let axis = node.axis(node.int("axis").unwrap_or(0), first.len())?;
+        if operands.iter().any(|o| o.len() != first.len()) {
+            return Err(node.form("operands of different ranks"));
+        }
+        let mut result = first.clone();
+        for operand in &operands[1..] {
+            for (i, (&a, &b)) in first.iter().zip(operand).enumerate() {
+                if i != axis {
+                    node.unify(a, b);
+                }
+            }
+        }
+        let segments: Vec<_> = operands.iter().map(|o| o[axis]).collect();
+        result[axis] = node.concat(&segments);
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        let mut all = Vec::new();
+        for slot in 0..flow.input_count() {
+            all.extend(flow.elements_or_constants(slot)?);
+        }
+        flow.set(all)
+    }
+}
+
+/// Takes an axis apart into segments: by sizes (an attribute before operator set 13, an operand since), or evenly.
+pub(super) struct Split;
+
+impl Operator for Split {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let axis = node.axis(node.int("axis").unwrap_or(0), x.len())?;
+        let sizes = (0..node.output_count())
+            .map(|slot| node.result_shape(slot).map(|shape| shape.get(axis).copied().unwrap_or(0)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if sizes.iter().sum::<usize>() != node.size(x[axis]) {
+            return Err(node.form("segments that do not fill the axis"));
+        }
+        for (slot, segment) in node.split_concat(x[axis], &sizes).into_iter().enumerate() {
+            let mut result = x.clone();
+            result[axis] = segment;
+            node.set(slot, result);
+        }
+        Ok(())
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let rank = node.axes(0).len();
+        let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
+        if node.old_size(node.axes(0)[axis]) == node.new_size(node.axes(0)[axis]) {
+            return Ok(());
+        }
+        let sizes: Vec<i64> = (0..node.output_count())
+            .map(|slot| node.result_axes(slot).get(axis).map_or(0, |a| node.new_size(*a) as i64))
+            .collect();
+        if node.opset() < 13 {
+            node.set_ints("split", sizes);
+        } else if node.has(1) {
+            node.set_operand(1, &sizes);
+        } else if sizes.windows(2).any(|pair| pair[0] != pair[1]) {
+            node.remove_attribute("num_outputs");
+            node.set_operand(1, &sizes);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Conv and ConvTranspose, of any rank, grouped and depthwise.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator};
+use crate::widths::{Reason, Width};
+
+/// `X[N, G·C, …]`, `W[G·M, C, k…]` → `Y[N, G·M, …]`.
+pub(super) struct Conv;
+
+impl Operator for Conv {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (x, w) = (node.axes(0)?, node.axes(1)?);
+        check_ranks(node, &x, &w)?;
+        let groups = node.int("group").unwrap_or(1).max(1) as usize;
+        let (group, inner) = grouped(node, x[1], groups)?;
+        let (out_group, _) = grouped(node, w[0], groups)?;
+        node.unify(group, out_group);
+        node.unify(inner, w[1]);
+        let result = window_result(node, &x, w[0])?;
+        finish(node, &w, inner, result, (1, 1))
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        rewrite_group(node, 1)
+    }
+}
+
+/// `X[N, G·C, …]`, `W[G·C, M, k…]` → `Y[N, G·M, …]`.
+pub(super) struct ConvTranspose;
+
+impl Operator for ConvTranspose {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (x, w) = (node.axes(0)?, node.axes(1)?);
+        check_ranks(node, &x, &w)?;
+        let groups = node.int("group").unwrap_or(1).max(1) as usize;
+        node.unify(x[1], w[0]);
+        let (group, inner) = grouped(node, x[1], groups)?;
+        let out = node.product(&[group, w[1]]);
+        let result = window_result(node, &x, out)?;
+        // Each input position meets every kernel position once.
+        let kernel = w[2..].iter().map(|k| node.size(*k) as u64).product();
+        let mut cost = x.clone();
+        cost.push(w[1]);
+        node.macs(kernel, &cost);
+        bias(node, result[1])?;
+        node.contract(inner, (0, 1), Some((1, 0)), Some(1));
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        rewrite_group(node, 0)
+    }
+}
+
+fn check_ranks(node: &NodeTyper<'_>, x: &[Width], w: &[Width]) -> Result<(), Reason> {
+    if x.len() < 3 || w.len() != x.len() {
+        return Err(node.form("operands of unexpected rank"));
+    }
+    Ok(())
+}
+
+/// Splits channels into groups and channels per group.
+fn grouped(node: &mut NodeTyper<'_>, channels: Width, groups: usize) -> Result<(Width, Width), Reason> {
+    let size = node.size(channels);
+    if !size.is_multiple_of(groups) {
+        return Err(node.form("channels that are no multiple of the group count"));
+    }
+    let parts = node.split_product(channels, &[groups, size / groups]);
+    Ok((parts[0], parts[1]))
+}
+
+/// Axes of the result: the batch passes, a window slides over the others.
+fn window_result(node: &mut NodeTyper<'_>, x: &[Width], channels: Width) -> Result<Vec<Width>, Reason> {
+    let mut result = vec![x[0], channels];
+    for &size in node.result_shape(0)?.iter().skip(2) {
+        let axis = node.fixed(size, Reason::Spatial);
+        result.push(axis);
+    }
+    for &axis in &x[2..] {
+        node.pin(axis, Reason::Spatial);
+    }
+    Ok(result)
+}
+
+fn bias(node: &mut NodeTyper<'_>, channels: Width) -> Result<(), Reason> {
+    if node.has(2) {
+        let bias = node.axes(2)?;
+        let [axis] = bias.as_slice() else { return Err(node.form("bias that is not a vector")) };
+        node.unify(*axis, channels);
+    }
+    Ok(())
+}
+
+fn finish(
+    node: &mut NodeTyper<'_>,
+    w: &[Width],
+    inner: Width,
+    result: Vec<Width>,
+    weight: (usize, usize),
+) -> Result<(), Reason> {
+    bias(node, result[1])?;
+    let kernel = w[2..].iter().map(|k| node.size(*k) as u64).product();
+    let mut cost = result.clone();
+    cost.push(inner);
+    node.macs(kernel, &cost);
+    node.contract(inner, (0, 1), Some(weight), Some(1));
+    node.set(0, result);
+    Ok(())
+}
+
+/// The group count follows when whole groups are removed: it is the channels of `X` over those per group, which the weight
+/// shows on its axis `inner_axis` (directly for Conv; through the channels themselves for ConvTranspose).
+fn rewrite_group(node: &mut NodeEditor<'_>, inner_axis: usize) -> Result<(), EditError> {
+    let groups = node.int("group").unwrap_or(1).max(1) as usize;
+    let Some(&channels) = node.axes(0).get(1) else { return Ok(()) };
+    if groups == 1 || node.old_size(channels) == node.new_size(channels) {
+        return Ok(());
+    }
+    let old_inner = node.old_size(channels) / groups;
+    let new_inner = match (inner_axis, node.axes(1).get(1)) {
+        (1, Some(&inner)) => node.new_size(inner),
+        _ => old_inner,
+    };
+    let channels = node.new_size(channels);
+    if new_inner == 0 || !channels.is_multiple_of(new_inner) {
+        return Err(node.error("its groups would become unequal"));
+    }
+    node.set_int("group", (channels / new_inner) as i64);
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use crate::widths::{Reason, Width};
+
+/// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
+/// extents multiply to the same number before and after, and in each group the two products are one width.
+pub(super) struct Reshape;
+
+impl Operator for Reshape {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        regroup(node)
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.pass()
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let changed = node.changed_sizes(node.result_axes(0));
+        let asked = node.contents(1).ok_or_else(|| node.error("its shape was not observed"))?;
+        if changed.iter().all(Option::is_none) || asked.len() != changed.len() {
+            return Ok(());
+        }
+        if let Some(shape) = constant_shape(node, &changed) {
+            node.set_operand(1, &shape);
+            return Ok(());
+        }
+        // -1 stays: the runtime infers it from the others.
+        let changes: Vec<_> = changed.iter().zip(asked).map(|(c, asked)| c.filter(|_| *asked != -1)).collect();
+        node.adjust_operand(1, &changes)
+    }
+}
+
+/// The new shape as a constant: extents that we know, `0` for axes that are copied from the operand, one `-1`. `None` when
+/// more than one extent is only known at run time.
+fn constant_shape(node: &NodeEditor<'_>, changed: &[Option<i64>]) -> Option<Vec<i64>> {
+    let asked = node.contents(1)?;
+    let (from, to) = (node.axes(0), node.result_axes(0));
+    let allow_zero = node.int("allowzero").unwrap_or(0) != 0;
+    let literal = node.is_constant(1);
+    let mut unknown = 0;
+    let shape: Vec<i64> = (0..to.len())
+        .map(|i| {
+            let copies = from.get(i).is_some_and(|f| node.same(*f, to[i]));
+            match (changed[i], asked[i]) {
+                (_, -1) => {
+                    unknown += 1;
+                    -1
+                }
+                (Some(new), _) => new,
+                (None, old) if literal => old,
+                (None, _) if copies && !allow_zero => 0,
+                (None, 1) if to[i] == Width::ONE && from.iter().all(|f| node.old_size(*f) > 1) => 1,
+                (None, _) => {
+                    unknown += 1;
+                    -1
+                }
+            }
+        })
+        .collect();
+    (unknown <= 1).then_some(shape)
+}
+
+/// Merges the axes before `axis`, and those from it on.
+pub(super) struct Flatten;
+
+impl Operator for Flatten {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let axis = match node.int("axis").unwrap_or(1) {
+            end if end == x.len() as i64 => x.len(),
+            axis => node.axis(axis, x.len())?,
+        };
+        let result = vec![node.product(&x[..axis]), node.product(&x[axis..])];
+        node.set(0, result);
+        Ok(())
+    }
+}
+
+/// Removes axes of extent one.
+pub(super) struct Squeeze;
+
+impl Operator for Squeeze {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let removed: Vec<usize> = match node.ints_or_operand("axes", 1) {
+            Some(listed) => listed.iter().map(|&a| node.axis(a, x.len())).collect::<Result<_, _>>()?,
+            None => (0..x.len()).filter(|i| node.size(x[*i]) == 1).collect(),
+        };
+        let result = x.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, a)| *a).collect();
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.pass()
+    }
+}
+
+/// Adds axes of extent one.
+pub(super) struct Unsqueeze;
+
+impl Operator for Unsqueeze {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let listed = node.ints_or_operand("axes", 1).ok_or_else(|| node.form("axes that were not observed"))?;
+        let rank = x.len() + listed.len();
+        let added: Vec<usize> = listed.iter().map(|&a| node.axis(a, rank)).collect::<Result<_, _>>()?;
+        let mut rest = x.into_iter();
+        let result = (0..rank)
+            .map(|i| if added.contains(&i) { Width::ONE } else { rest.next().unwrap_or(Width::ONE) })
+            .collect();
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.pass()
+    }
+}
+
+fn regroup(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    let x = node.axes(0)?;
+    let to = node.result_shape(0)?;
+    let from: Vec<usize> = x.iter().map(|a| node.size(*a)).collect();
+    if from.contains(&0) {
+        return Err(node.form("an empty operand"));
+    }
+    let mut result = Vec::with_capacity(to.len());
+    for (i, j) in groups(&from, to).ok_or_else(|| node.form("extents that do not multiply"))? {
+        if i.len() == 1 && j.len() == 1 {
+            result.push(x[i.start]);
+            continue;
+        }
+        let axes: Vec<Width> = to[j.clone()].iter().map(|&size| node.fresh(size)).collect();
+        let (before, after) = (node.product(&x[i]), node.product(&axes));
+        node.unify(before, after);
+        result.extend(axes);
+    }
+    node.set(0, result);
+    Ok(())
+}
+
+type Span = std::ops::Range<usize>;
+
+/// The smallest runs of axes with equal products, in order. Ones join the run before them.
+fn groups(from: &[usize], to: &[usize]) -> Option<Vec<(Span, Span)>> {
+    let mut groups: Vec<(Span, Span)> = Vec::new();
+    let (mut i, mut j) = (0, 0);
+    while i < from.len() || j < to.len() {
+        let (start_i, start_j) = (i, j);
+        let (mut p, mut q) = (1usize, 1usize);
+        let mut take = |n: &mut usize, sizes: &[usize], product: &mut usize| -> Option<()> {
+            *product = product.checked_mul(*sizes.get(*n)?)?;
+            *n += 1;
+            Some(())
+        };
+        match (from.get(i), to.get(j)) {
+            // A one without a counterpart comes and goes by itself.
+            (Some(1), Some(t)) if *t != 1 => take(&mut i, from, &mut p)?,
+            (Some(f), Some(1)) if *f != 1 => take(&mut j, to, &mut q)?,
+            (Some(_), None) => take(&mut i, from, &mut p)?,
+            (None, Some(_)) => take(&mut j, to, &mut q)?,
+            _ => {
+                take(&mut i, from, &mut p)?;
+                take(&mut j, to, &mut q)?;
+                while p != q {
+                    if p < q { take(&mut i, from, &mut p)? } else { take(&mut j, to, &mut q)? }
+                }
+            }
+        }
+        if p != q {
+            return None;
+        }
+        groups.push((start_i..i, start_j..j));
+    }
+    Some(groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_fall_into_the_smallest_groups() {
+        let spans = groups(&[2, 17, 384], &[2, 17, 6, 64]).unwrap();
+        assert_eq!(spans, [(0..1, 0..1), (1..2, 1..2), (2..3, 2..4)]);
+        let spans = groups(&[2, 3, 1, 4], &[6, 4, 1]).unwrap();
+        assert_eq!(spans, [(0..2, 0..1), (2..3, 1..1), (3..4, 1..2), (4..4, 2..3)]);
+        assert!(groups(&[2, 3], &[5]).is_none());
+    }
+}

@@ -1,0 +1,52 @@
+//! Resize.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator};
+use crate::widths::Reason;
+
+/// Interpolates along the axes whose extent changes; the others pass.
+pub(super) struct Resize;
+
+const SIZES: usize = 3;
+
+impl Operator for Resize {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let shape = node.result_shape(0)?;
+        if shape.len() != x.len() {
+            return Err(node.form("result of another rank"));
+        }
+        let mut result = Vec::with_capacity(x.len());
+        for (i, (&axis, &size)) in x.iter().zip(shape).enumerate() {
+            // Batch and channels come first; positions may keep their extent and be shifted all the same.
+            if i < 2 && node.size(axis) == size {
+                result.push(axis);
+                continue;
+            }
+            node.pin(axis, Reason::Spatial);
+            let axis = node.fixed(size, Reason::Spatial);
+            result.push(axis);
+        }
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[SIZES]
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let changed = node.changed_sizes(node.result_axes(0));
+        let listed = node.contents(SIZES).map_or(0, <[i64]>::len);
+        if listed == 0 || changed.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let changes = match node.ints("axes") {
+            Some(axes) => axes
+                .iter()
+                .map(|&a| node.axis(a, changed.len()).map(|a| changed[a]))
+                .collect::<Result<Vec<_>, _>>()?,
+            None => changed,
+        };
+        node.adjust_operand(SIZES, &changes)
+    }
+}

@@ -1,0 +1,111 @@
+//! Slice.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use crate::widths::Reason;
+
+/// Takes a range of one or more axes.
+pub(super) struct Slice;
+
+/// A range of an axis, as the operator clamps it.
+#[derive(Clone, Copy)]
+struct Range {
+    axis: usize,
+    start: usize,
+    end: usize,
+    step: i64,
+}
+
+impl Operator for Slice {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let mut axes = node.axes(0)?;
+        let shape = node.shape(0)?;
+        let result = node.result_shape(0)?;
+        for range in ranges(node, shape)? {
+            let whole = axes[range.axis];
+            let taken = range.end.saturating_sub(range.start);
+            axes[range.axis] = if range.step == 1 && taken == shape[range.axis] {
+                whole
+            } else if range.step == 1 && taken > 0 {
+                let sizes = [range.start, taken, shape[range.axis] - range.end];
+                node.split_concat(whole, &sizes)[1]
+            } else {
+                let reason = Reason::Rearranged("Slice".to_owned());
+                node.pin(whole, reason.clone());
+                node.fixed(result[range.axis], reason)
+            };
+        }
+        node.set(0, axes);
+        Ok(())
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1, 2]
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        let elements = flow.elements_or_constants(0)?;
+        let start = *flow.contents(1)?.first()?;
+        let end = *flow.contents(2)?.first()?;
+        let step = flow.contents(4).map_or(Some(1), |s| s.first().copied())?;
+        let n = elements.len() as i64;
+        let clamp = |x: i64| if x < 0 { (x + n).max(0) } else { x.min(n) } as usize;
+        if step != 1 {
+            return None;
+        }
+        flow.set(elements.get(clamp(start)..clamp(end))?.to_vec())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let axes = node.axes(0);
+        if axes.iter().all(|a| node.old_size(*a) == node.new_size(*a)) {
+            return Ok(());
+        }
+        let shape: Vec<usize> = axes.iter().map(|a| node.old_size(*a)).collect();
+        let (Some(starts), Some(ends)) = (node.contents(1), node.contents(2)) else {
+            return Err(node.error("its bounds were not observed"));
+        };
+        let numbers = |slot| node.contents(slot).map(<[i64]>::to_vec);
+        let ranges = parse(&shape, starts, ends, numbers(3), numbers(4)).ok_or_else(|| node.error("bounds"))?;
+        let mut bounds = (vec![None; ranges.len()], vec![None; ranges.len()]);
+        for (i, range) in ranges.iter().enumerate() {
+            let Some(kept) = node.entries(axes[range.axis]) else { continue };
+            let before = |bound: usize| kept.partition_point(|entry| *entry < bound) as i64;
+            bounds.0[i] = Some(before(range.start));
+            bounds.1[i] = Some(before(range.end));
+        }
+        node.adjust_operand(1, &bounds.0)?;
+        node.adjust_operand(2, &bounds.1)
+    }
+}
+
+fn ranges(node: &NodeTyper<'_>, shape: &[usize]) -> Result<Vec<Range>, Reason> {
+    let starts = node.ints_or_operand("starts", 1).ok_or_else(|| node.form("bounds that were not observed"))?;
+    let ends = node.ints_or_operand("ends", 2).ok_or_else(|| node.form("bounds that were not observed"))?;
+    let steps = node.contents(4).map(<[i64]>::to_vec);
+    parse(shape, &starts, &ends, node.ints_or_operand("axes", 3), steps)
+        .ok_or_else(|| node.form("bounds that do not fit its operand"))
+}
+
+/// Bounds as the specification clamps them; negative steps keep the bounds they are written with.
+fn parse(
+    shape: &[usize],
+    starts: &[i64],
+    ends: &[i64],
+    axes: Option<Vec<i64>>,
+    steps: Option<Vec<i64>>,
+) -> Option<Vec<Range>> {
+    let rank = shape.len() as i64;
+    let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
+    if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
+        return None;
+    }
+    (0..starts.len())
+        .map(|i| {
+            let axis = usize::try_from(if axes[i] < 0 { axes[i] + rank } else { axes[i] }).ok()?;
+            let n = *shape.get(axis)? as i64;
+            let clamp = |x: i64| if x < 0 { x.saturating_add(n).max(0) } else { x.min(n) } as usize;
+            Some(Range { axis, start: clamp(starts[i]), end: clamp(ends[i]), step: steps[i] })
+        })
+        .collect()
+}

@@ -1,0 +1,17 @@
+//! Transpose.
+
+use super::{NodeTyper, Operator};
+use crate::widths::Reason;
+
+/// Permutes axes; without `perm`, reverses them.
+pub(super) struct Transpose;
+
+impl Operator for Transpose {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let perm = node.ints("perm").unwrap_or_else(|| (0..x.len() as i64).rev().collect());
+        let axes = perm.iter().map(|&p| node.axis(p, x.len()).map(|p| x[p])).collect::<Result<_, _>>()?;
+        node.set(0, axes);
+        Ok(())
+    }
+}

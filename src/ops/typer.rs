@@ -1,0 +1,302 @@
+//! What a typing rule sees of its node, and says about it.
+
+use crate::{
+    graph::{Facts, Graph, Node, NodeId, Use, ValueId},
+    onnx,
+    widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
+};
+
+/// One node under typing. Slots count the node's inputs (or outputs) as the ONNX specification lists them.
+pub struct NodeTyper<'a> {
+    graph: &'a Graph,
+    facts: &'a Facts,
+    dynamic: &'a [bool],
+    widths: &'a mut Widths,
+    id: NodeId,
+    node: &'a Node,
+}
+
+impl<'a> NodeTyper<'a> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        facts: &'a Facts,
+        dynamic: &'a [bool],
+        widths: &'a mut Widths,
+        id: NodeId,
+    ) -> Self {
+        Self { graph, facts, dynamic, widths, id, node: graph.node(id) }
+    }
+
+    /// The operator's name.
+    pub fn op_type(&self) -> &str {
+        self.node.op_type()
+    }
+
+    /// Version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        self.graph.opset()
+    }
+
+    /// An integer attribute.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        onnx::attr_int(&self.node.proto, name)
+    }
+
+    /// An attribute of integers.
+    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        onnx::attr_ints(&self.node.proto, name)
+    }
+
+    /// A string attribute.
+    pub fn string(&self, name: &str) -> Option<String> {
+        onnx::attr_str(&self.node.proto, name)
+    }
+
+    /// Number of input slots, left-out ones included.
+    pub fn input_count(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// Number of output slots, left-out ones included.
+    pub fn output_count(&self) -> usize {
+        self.node.outputs.len()
+    }
+
+    fn input(&self, slot: usize) -> Option<ValueId> {
+        self.node.inputs.get(slot).copied().flatten()
+    }
+
+    /// Whether the operand is there.
+    pub fn has(&self, slot: usize) -> bool {
+        self.input(slot).is_some()
+    }
+
+    /// Whether the operand depends on a graph input.
+    pub fn is_dynamic(&self, slot: usize) -> bool {
+        self.input(slot).is_some_and(|v| self.dynamic[v.index()])
+    }
+
+    /// Whether the operand is a constant of the file.
+    pub fn is_constant(&self, slot: usize) -> bool {
+        self.input(slot).is_some_and(|v| self.graph.constant(v).is_some())
+    }
+
+    /// Axes of an operand.
+    pub fn axes(&self, slot: usize) -> Result<Vec<Width>, Reason> {
+        let axes = self.widths.operand(self.graph, Use { node: self.id, slot });
+        axes.map(<[Width]>::to_vec).ok_or(Reason::Unobserved)
+    }
+
+    /// Observed extents of an operand.
+    pub fn shape(&self, slot: usize) -> Result<&'a [usize], Reason> {
+        let fact = self.input(slot).and_then(|v| self.facts.get(v));
+        fact.map(|f| f.shape.as_slice()).ok_or(Reason::Unobserved)
+    }
+
+    /// Observed extents of a result.
+    pub fn result_shape(&self, slot: usize) -> Result<&'a [usize], Reason> {
+        let value = self.node.outputs.get(slot).copied().flatten();
+        let fact = value.and_then(|v| self.facts.get(v));
+        fact.map(|f| f.shape.as_slice()).ok_or(Reason::Unobserved)
+    }
+
+    /// Observed contents of a small integer operand.
+    pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
+        self.facts.get(self.input(slot)?)?.ints.as_deref()
+    }
+
+    /// Integers given by an attribute in older operator sets and by an operand in newer ones.
+    pub fn ints_or_operand(&self, name: &str, slot: usize) -> Option<Vec<i64>> {
+        self.ints(name).or_else(|| self.contents(slot).map(<[i64]>::to_vec))
+    }
+
+    /// An axis number with negative ones counted from the end.
+    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Reason> {
+        let wrapped = if axis < 0 { axis + rank as i64 } else { axis };
+        usize::try_from(wrapped).ok().filter(|a| *a < rank).ok_or_else(|| self.form("axis out of range"))
+    }
+
+    /// What each element of an integer operand says about sizes.
+    pub fn elements(&self, slot: usize) -> Option<&[Element]> {
+        self.widths.sizes(self.input(slot)?)
+    }
+
+    /// The reason for a form of the operator that its rule does not cover.
+    pub fn form(&self, what: &str) -> Reason {
+        Reason::Form { op: self.op_type().to_owned(), what: what.to_owned() }
+    }
+
+    /// Extent of a width.
+    pub fn size(&self, width: Width) -> usize {
+        self.widths.table.size(width)
+    }
+
+    /// A new width.
+    pub fn fresh(&mut self, size: usize) -> Width {
+        self.widths.table.fresh(size)
+    }
+
+    /// A new width that keeps its extent.
+    pub fn fixed(&mut self, size: usize, reason: Reason) -> Width {
+        let width = self.fresh(size);
+        self.pin(width, reason);
+        width
+    }
+
+    /// A new width that is a product of others.
+    pub fn product(&mut self, factors: &[Width]) -> Width {
+        self.widths.table.product(factors)
+    }
+
+    /// A new width that is a concatenation of others.
+    pub fn concat(&mut self, segments: &[Width]) -> Width {
+        self.widths.table.concat(segments)
+    }
+
+    /// Says that two widths are one.
+    pub fn unify(&mut self, a: Width, b: Width) {
+        let label = self.node.label();
+        self.widths.table.unify(a, b, |a, b| Pin::new(label, Reason::Conflict(a, b)));
+    }
+
+    /// Splits a width into outer and inner factors; the extents must multiply to its own.
+    pub fn split_product(&mut self, width: Width, sizes: &[usize]) -> Vec<Width> {
+        let factors: Vec<_> = sizes.iter().map(|&s| self.fresh(s)).collect();
+        let product = self.product(&factors);
+        self.unify(width, product);
+        factors
+    }
+
+    /// Splits a width into segments; the extents must add up to its own.
+    pub fn split_concat(&mut self, width: Width, sizes: &[usize]) -> Vec<Width> {
+        let segments: Vec<_> = sizes.iter().map(|&s| self.fresh(s)).collect();
+        let concat = self.concat(&segments);
+        self.unify(width, concat);
+        segments
+    }
+
+    /// Forbids a width to shrink.
+    pub fn pin(&mut self, width: Width, reason: Reason) {
+        self.widths.table.pin(width, Pin::new(self.node.label(), reason));
+    }
+
+    /// Says what the axes of a result are.
+    pub fn set(&mut self, slot: usize, axes: Vec<Width>) {
+        if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
+            self.widths.values[value.index()] = Some(axes);
+        }
+    }
+
+    /// Says what the elements of an integer result say about sizes.
+    pub fn set_sizes(&mut self, slot: usize, elements: Vec<Element>) {
+        if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
+            self.widths.sizes[value.index()] = Some(elements);
+        }
+    }
+
+    /// Axes of the result of broadcasting operands against each other (ONNX "multidirectional broadcasting").
+    pub fn broadcast(&mut self, slots: &[usize]) -> Result<Vec<Width>, Reason> {
+        let operands = slots.iter().map(|s| self.axes(*s)).collect::<Result<Vec<_>, _>>()?;
+        let operands: Vec<&[Width]> = operands.iter().map(Vec::as_slice).collect();
+        Ok(self.broadcast_axes(&operands))
+    }
+
+    /// As [`Self::broadcast`], for lists of axes.
+    pub fn broadcast_axes(&mut self, operands: &[&[Width]]) -> Vec<Width> {
+        let rank = operands.iter().map(|axes| axes.len()).max().unwrap_or(0);
+        let mut result = vec![Width::ONE; rank];
+        for axes in operands {
+            let start = rank - axes.len();
+            for (i, &axis) in axes.iter().enumerate() {
+                if result[start + i] == Width::ONE {
+                    result[start + i] = axis;
+                } else if axis != Width::ONE {
+                    self.unify(result[start + i], axis);
+                }
+            }
+        }
+        result
+    }
+
+    /// Says that a sum runs over `width` of the axis `axis` of operand `slot` and, with it, over that of `other`, if the
+    /// sum is of products. Features of the first result are on its axis `feature`.
+    pub fn contract(
+        &mut self,
+        width: Width,
+        (slot, axis): (usize, usize),
+        other: Option<(usize, usize)>,
+        feature: Option<usize>,
+    ) {
+        let mut ends = [Some((slot, axis)), other];
+        if !self.is_dynamic(slot) {
+            ends.reverse();
+        }
+        let Some((slot, axis)) = ends[0].filter(|(slot, _)| self.is_dynamic(*slot)) else { return };
+        let weight = ends[1].filter(|(slot, _)| !self.is_dynamic(*slot));
+        if weight.is_none() && other.is_some() {
+            self.widths.paired.insert(width);
+        }
+        self.widths.contractions.push(Contraction { node: self.id, slot, axis, width, weight, feature });
+    }
+
+    /// Notes a batch axis of a product of two activations.
+    pub fn batched(&mut self, width: Width) {
+        self.widths.batched.insert((self.id, width));
+    }
+
+    /// Notes an axis that a product of two activations makes from one of them.
+    pub fn paired(&mut self, width: Width) {
+        self.widths.paired.insert(width);
+    }
+
+    /// Says what the node costs: `factor` times the product of `widths` multiply-accumulates.
+    pub fn macs(&mut self, factor: u64, widths: &[Width]) {
+        self.widths.macs.push(Macs { node: self.id, factor, widths: widths.to_vec() });
+    }
+
+    /// After a rule has run: results it left out, or whose extents are not what was observed, are typed as fixed.
+    pub(crate) fn settle(&mut self) {
+        for (slot, value) in self.node.outputs.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let Some(fact) = self.facts.get(*value) else {
+                self.widths.values[value.index()] = None;
+                continue;
+            };
+            let typed = self.widths.values[value.index()].clone();
+            let fits = typed.as_ref().is_some_and(|axes| {
+                axes.len() == fact.shape.len() && axes.iter().zip(&fact.shape).all(|(a, s)| self.size(*a) == *s)
+            });
+            if !fits {
+                let reason = self.form("result typed otherwise than observed");
+                for axis in typed.into_iter().flatten() {
+                    self.pin(axis, reason.clone());
+                }
+                self.set_fixed(slot, &fact.shape, &reason);
+            }
+        }
+    }
+
+    fn set_fixed(&mut self, slot: usize, shape: &[usize], reason: &Reason) {
+        let axes = shape.iter().map(|&s| self.fixed(s, reason.clone())).collect();
+        self.set(slot, axes);
+    }
+
+    /// Pins every axis of every operand and result.
+    pub(crate) fn pin_everything(&mut self, reason: &Reason) {
+        for slot in 0..self.input_count() {
+            for axis in self.axes(slot).unwrap_or_default() {
+                self.pin(axis, reason.clone());
+            }
+        }
+        for &value in &self.node.captures {
+            for axis in self.widths.values[value.index()].clone().unwrap_or_default() {
+                self.pin(axis, reason.clone());
+            }
+        }
+        for slot in 0..self.output_count() {
+            if let Ok(shape) = self.result_shape(slot) {
+                self.set_fixed(slot, shape, reason);
+            }
+        }
+    }
+}

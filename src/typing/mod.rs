@@ -1,0 +1,85 @@
+//! Width inference: gives every axis of a model its width, and finds what can be pruned.
+//!
+//! Operators say how their axes relate; unification does the rest. What is free afterwards, unpinned and owned by weights is
+//! a prunable [`Dimension`].
+
+mod dimension;
+
+pub use dimension::{Dimension, Kind, Owned, dimensions};
+
+use std::collections::BTreeSet;
+
+use crate::{
+    graph::{Facts, Graph, Use, ValueId},
+    ops::{self, NodeTyper, SizeFlow},
+    widths::{Pin, Reason, Width, Widths},
+};
+
+/// Types every axis of the model whose shapes `facts` shows.
+///
+/// `symbolic` says which graph inputs have a symbolic first axis.
+pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widths {
+    let mut widths = Widths::new(graph.values().count());
+    type_inputs(graph, facts, symbolic, &mut widths);
+    type_constants(graph, facts, &mut widths);
+    let dynamic = graph.dynamic();
+    for (id, node) in graph.nodes() {
+        if node.outputs.iter().flatten().all(|v| graph.constant(*v).is_some()) {
+            continue;
+        }
+        let rule = ops::find(&node.proto);
+        let mut typer = NodeTyper::new(graph, facts, &dynamic, &mut widths, id);
+        let result = match rule {
+            Some(rule) => rule.infer(&mut typer),
+            None => Err(Reason::Unsupported(node.op_type().to_owned())),
+        };
+        match result {
+            Ok(()) => typer.settle(),
+            Err(reason) => typer.pin_everything(&reason),
+        }
+        SizeFlow::new(graph, facts, &mut widths, id).run(rule);
+    }
+    pin_outputs(graph, &mut widths);
+    widths
+}
+
+fn type_inputs(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, widths: &mut Widths) {
+    for &input in graph.inputs() {
+        let Some(fact) = facts.get(input) else { continue };
+        let axes: Vec<Width> = fact.shape.iter().map(|&size| widths.table.fresh(size)).collect();
+        let name = &graph.value(input).name;
+        for axis in &axes {
+            widths.table.pin(*axis, Pin::new(name, Reason::Input));
+        }
+        if symbolic.contains(&input) && axes.first().is_some_and(|a| *a != Width::ONE) {
+            match widths.batch {
+                None => widths.batch = Some(axes[0]),
+                Some(batch) if widths.table.size(batch) == widths.table.size(axes[0]) => {
+                    widths.table.unify(batch, axes[0], |a, b| Pin::new(name, Reason::Conflict(a, b)));
+                }
+                Some(_) => {}
+            }
+        }
+        widths.values[input.index()] = Some(axes);
+    }
+}
+
+fn type_constants(graph: &Graph, facts: &Facts, widths: &mut Widths) {
+    for (id, node) in graph.nodes() {
+        for (slot, value) in node.inputs.iter().enumerate() {
+            let Some(value) = value.filter(|v| graph.constant(*v).is_some()) else { continue };
+            let Some(fact) = facts.get(value) else { continue };
+            let axes = fact.shape.iter().map(|&size| widths.table.fresh(size)).collect();
+            widths.constants.insert(Use { node: id, slot }, axes);
+        }
+    }
+}
+
+fn pin_outputs(graph: &Graph, widths: &mut Widths) {
+    for &output in graph.outputs() {
+        let Some(axes) = widths.values[output.index()].clone() else { continue };
+        for axis in axes {
+            widths.table.pin(axis, Pin::new(&graph.value(output).name, Reason::Output));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Widths: types for tensor axes.
+//!
+//! Every axis of every value gets a [`Width`]; the typing rules of [`crate::ops`] relate the widths of operands and results.
+
+mod kept;
+mod pin;
+mod width;
+
+pub use kept::Kept;
+pub use pin::{Pin, Reason};
+pub use width::{Form, Width, WidthTable};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::graph::{Graph, NodeId, Use, ValueId};
+
+/// What an element of an integer value says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Element {
+    /// Nothing about any width.
+    #[default]
+    Constant,
+    /// The extent of this width.
+    Extent(Width),
+    /// Something computed from the extents of these widths.
+    Computed(BTreeSet<Width>),
+}
+
+impl Element {
+    /// The widths that the element depends on.
+    pub fn widths(&self) -> BTreeSet<Width> {
+        match self {
+            Self::Constant => BTreeSet::new(),
+            Self::Extent(width) => BTreeSet::from([*width]),
+            Self::Computed(widths) => widths.clone(),
+        }
+    }
+
+    pub(crate) fn join(elements: &[&Element]) -> Self {
+        let widths: BTreeSet<Width> = elements.iter().flat_map(|e| e.widths()).collect();
+        if widths.is_empty() { Self::Constant } else { Self::Computed(widths) }
+    }
+}
+
+/// A sum over an axis: where the entries of a width end, and removing one that is zero changes nothing.
+#[derive(Clone, Debug)]
+pub struct Contraction {
+    /// The node that sums.
+    pub node: NodeId,
+    /// The operand whose entries are summed and that depends on the input; masks go here.
+    pub slot: usize,
+    /// The operand's axis.
+    pub axis: usize,
+    /// What is summed over: the axis itself, or the inner factor of a grouped convolution's channels.
+    pub width: Width,
+    /// The constant operand and its axis that the sum runs over, if the other operand is constant.
+    pub weight: Option<(usize, usize)>,
+    /// The axis of the node's first result that holds its features, if it has one.
+    pub feature: Option<usize>,
+}
+
+/// Multiply-accumulates of a node: a constant times the product of widths.
+#[derive(Clone, Debug)]
+pub struct Macs {
+    /// The node.
+    pub node: NodeId,
+    /// What the widths do not say, such as a kernel's area.
+    pub factor: u64,
+    /// The extents that multiply it.
+    pub widths: Vec<Width>,
+}
+
+/// The typed model: a width for every axis, and what the operators said about them.
+#[derive(Clone, Debug)]
+pub struct Widths {
+    /// The width variables.
+    pub table: WidthTable,
+    /// Axes of each value that a node computes or the caller feeds; `None` where no shape was observed.
+    pub(crate) values: Vec<Option<Vec<Width>>>,
+    /// Axes of each use of a constant. Uses of one constant are typed apart: shared ones are copied before they are sliced.
+    pub(crate) constants: BTreeMap<Use, Vec<Width>>,
+    /// For integer values that say sizes: what each element says.
+    pub(crate) sizes: Vec<Option<Vec<Element>>>,
+    /// Where widths end.
+    pub contractions: Vec<Contraction>,
+    /// What the operators cost, at the batch that was observed.
+    pub macs: Vec<Macs>,
+    /// Batch axes of products of two activations: attention heads are among them.
+    pub batched: BTreeSet<(NodeId, Width)>,
+    /// Widths contracted or produced between two activations: the inside of attention heads.
+    pub paired: BTreeSet<Width>,
+    /// The batch: the first axis of the first input, where that is symbolic.
+    pub batch: Option<Width>,
+}
+
+impl Widths {
+    /// No widths yet, for a model of `values` values.
+    pub(crate) fn new(values: usize) -> Self {
+        Self {
+            table: WidthTable::default(),
+            values: vec![None; values],
+            constants: BTreeMap::new(),
+            sizes: vec![None; values],
+            contractions: Vec::new(),
+            macs: Vec::new(),
+            batched: BTreeSet::new(),
+            paired: BTreeSet::new(),
+            batch: None,
+        }
+    }
+
+    /// Axes of a value.
+    pub fn value(&self, value: ValueId) -> Option<&[Width]> {
+        self.values[value.index()].as_deref()
+    }
+
+    /// Axes of an operand.
+    pub fn operand(&self, graph: &Graph, at: Use) -> Option<&[Width]> {
+        match self.constants.get(&at) {
+            Some(axes) => Some(axes),
+            None => self.value((*graph.node(at.node).inputs.get(at.slot)?)?),
+        }
+    }
+
+    /// All typed uses of constants.
+    pub fn constants(&self) -> impl Iterator<Item = (Use, &[Width])> {
+        self.constants.iter().map(|(at, axes)| (*at, axes.as_slice()))
+    }
+
+    /// What the elements of an integer value say about sizes; `None` when nothing.
+    pub fn sizes(&self, value: ValueId) -> Option<&[Element]> {
+        self.sizes[value.index()].as_deref()
+    }
+}

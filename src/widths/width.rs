@@ -1,0 +1,412 @@
+//! Width variables and their unification.
+//!
+//! A width is the extent of a tensor axis, as a type: two axes that must shrink together have the same width. A width may
+//! turn out to be a product of others (`3·H·E`, what Reshape makes) or a concatenation (`A + B`, what Concat and Split
+//! make). Unification finds the coarsest widths that satisfy all operators; where two structures of one axis cannot be
+//! refined into a common one, the widths involved are pinned: they keep their extent.
+
+use super::Pin;
+
+/// A width variable. Extents of one share [`Width::ONE`], which nothing can shrink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Width(pub(super) u32);
+
+impl Width {
+    /// The width of axes of extent one.
+    pub const ONE: Width = Width(0);
+}
+
+/// What a width is known to be made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    /// Nothing is known: it may shrink as it likes.
+    Free,
+    /// Row-major product: the outermost factor first.
+    Product(Vec<Width>),
+    /// Concatenation: the first segment first.
+    Concat(Vec<Width>),
+}
+
+#[derive(Clone, Debug)]
+struct Variable {
+    size: usize,
+    parent: Option<Width>,
+    form: Form,
+    pins: Vec<Pin>,
+}
+
+/// All width variables of a model.
+#[derive(Clone, Debug)]
+pub struct WidthTable {
+    variables: Vec<Variable>,
+}
+
+impl Default for WidthTable {
+    fn default() -> Self {
+        let one = Variable { size: 1, parent: None, form: Form::Free, pins: Vec::new() };
+        Self { variables: vec![one] }
+    }
+}
+
+/// Two structures of one axis that have no common refinement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Irreconcilable;
+
+impl WidthTable {
+    /// A new width of this extent.
+    pub fn fresh(&mut self, size: usize) -> Width {
+        if size == 1 {
+            return Width::ONE;
+        }
+        self.variables.push(Variable { size, parent: None, form: Form::Free, pins: Vec::new() });
+        Width(self.variables.len() as u32 - 1)
+    }
+
+    /// A new width made of others, outermost factor first.
+    pub fn product(&mut self, factors: &[Width]) -> Width {
+        let factors = self.factors(factors);
+        match factors.as_slice() {
+            [] => Width::ONE,
+            [one] => *one,
+            _ => {
+                let size = factors.iter().map(|f| self.size(*f)).product();
+                self.with_form(size, Form::Product(factors))
+            }
+        }
+    }
+
+    /// A new width made of others, laid end to end. Empty segments are left out.
+    pub fn concat(&mut self, segments: &[Width]) -> Width {
+        let segments: Vec<_> = segments.iter().copied().filter(|s| self.size(*s) > 0).collect();
+        match segments.as_slice() {
+            [] => self.fresh(0),
+            [one] => *one,
+            _ => {
+                let size = segments.iter().map(|s| self.size(*s)).sum();
+                self.with_form(size, Form::Concat(segments))
+            }
+        }
+    }
+
+    fn with_form(&mut self, size: usize, form: Form) -> Width {
+        let width = self.fresh(size);
+        if width != Width::ONE {
+            self.variables[width.0 as usize].form = form;
+        }
+        width
+    }
+
+    /// The representative of everything unified with `width`.
+    pub fn root(&self, mut width: Width) -> Width {
+        while let Some(parent) = self.variables[width.0 as usize].parent {
+            width = parent;
+        }
+        width
+    }
+
+    /// Extent before pruning.
+    pub fn size(&self, width: Width) -> usize {
+        self.variables[self.root(width).0 as usize].size
+    }
+
+    /// Extent when the free widths it is made of have the extents that `free` gives.
+    pub fn size_with(&self, width: Width, free: &impl Fn(Width) -> usize) -> usize {
+        match self.form(width) {
+            Form::Free => free(self.root(width)),
+            Form::Product(parts) => parts.iter().map(|p| self.size_with(*p, free)).product(),
+            Form::Concat(parts) => parts.iter().map(|p| self.size_with(*p, free)).sum(),
+        }
+    }
+
+    /// What the width is made of.
+    pub fn form(&self, width: Width) -> &Form {
+        &self.variables[self.root(width).0 as usize].form
+    }
+
+    /// Why the width itself may not shrink; empty when nothing forbids it.
+    pub fn pins(&self, width: Width) -> &[Pin] {
+        &self.variables[self.root(width).0 as usize].pins
+    }
+
+    /// Forbids the width to shrink.
+    pub fn pin(&mut self, width: Width, pin: Pin) {
+        let root = self.root(width);
+        let pins = &mut self.variables[root.0 as usize].pins;
+        if root != Width::ONE && !pins.contains(&pin) {
+            pins.push(pin);
+        }
+    }
+
+    /// All free widths that `width` is made of, each once.
+    pub fn atoms(&self, width: Width) -> Vec<Width> {
+        let mut atoms = Vec::new();
+        self.collect_atoms(width, &mut atoms);
+        atoms
+    }
+
+    fn collect_atoms(&self, width: Width, atoms: &mut Vec<Width>) {
+        match self.form(width) {
+            Form::Free => {
+                let root = self.root(width);
+                if root != Width::ONE && !atoms.contains(&root) {
+                    atoms.push(root);
+                }
+            }
+            Form::Product(parts) | Form::Concat(parts) => {
+                for part in parts {
+                    self.collect_atoms(*part, atoms);
+                }
+            }
+        }
+    }
+
+    /// Whether `part` is `whole` or something that `whole` is made of.
+    pub fn contains(&self, whole: Width, part: Width) -> bool {
+        self.root(whole) == self.root(part)
+            || match self.form(whole) {
+                Form::Free => false,
+                Form::Product(parts) | Form::Concat(parts) => parts.iter().any(|p| self.contains(*p, part)),
+            }
+    }
+
+    /// Makes two widths one. Where that is impossible both are pinned by what `pin` makes of their descriptions.
+    pub fn unify(&mut self, a: Width, b: Width, pin: impl FnOnce(String, String) -> Pin) {
+        if self.try_unify(a, b).is_err() {
+            let pin = pin(self.describe(a), self.describe(b));
+            self.pin(a, pin.clone());
+            self.pin(b, pin);
+        }
+    }
+
+    fn try_unify(&mut self, a: Width, b: Width) -> Result<(), Irreconcilable> {
+        let (a, b) = (self.root(a), self.root(b));
+        if a == b {
+            return Ok(());
+        }
+        if self.size(a) != self.size(b) || self.size(a) == 0 {
+            return Err(Irreconcilable);
+        }
+        match (self.form(a).clone(), self.form(b).clone()) {
+            (Form::Free, _) => self.bind(a, b),
+            (_, Form::Free) => self.bind(b, a),
+            (Form::Product(x), Form::Product(y)) => {
+                self.unify_products(&x, &y)?;
+                self.bind(a, b)
+            }
+            (Form::Concat(x), Form::Concat(y)) => {
+                self.unify_concats(&x, &y)?;
+                self.bind(a, b)
+            }
+            (Form::Product(x), Form::Concat(y)) => {
+                self.unify_mixed(&x, &y)?;
+                self.bind(b, a)
+            }
+            (Form::Concat(x), Form::Product(y)) => {
+                self.unify_mixed(&y, &x)?;
+                self.bind(a, b)
+            }
+        }
+    }
+
+    /// Makes `b` the representative of `a`. The two may have become related while their parts were unified.
+    fn bind(&mut self, a: Width, b: Width) -> Result<(), Irreconcilable> {
+        let (a, b) = (self.root(a), self.root(b));
+        if a == b {
+            return Ok(());
+        }
+        if self.contains(b, a) || self.contains(a, b) {
+            return Err(Irreconcilable);
+        }
+        self.variables[a.0 as usize].parent = Some(b);
+        for pin in std::mem::take(&mut self.variables[a.0 as usize].pins) {
+            self.pin(b, pin);
+        }
+        Ok(())
+    }
+
+    /// `Π x = Π y`: walks both from the outside in and splits the larger factor where they disagree.
+    fn unify_products(&mut self, x: &[Width], y: &[Width]) -> Result<(), Irreconcilable> {
+        let (mut x, mut y) = (self.factors(x), self.factors(y));
+        x.reverse();
+        y.reverse();
+        while let (Some(a), Some(b)) = (x.pop(), y.pop()) {
+            let (m, n) = (self.size(a), self.size(b));
+            if m == n {
+                self.try_unify(a, b)?;
+            } else if m % n == 0 {
+                let rest = self.fresh(m / n);
+                let whole = self.product(&[b, rest]);
+                self.try_unify(a, whole)?;
+                x.push(rest);
+            } else if n % m == 0 {
+                let rest = self.fresh(n / m);
+                let whole = self.product(&[a, rest]);
+                self.try_unify(b, whole)?;
+                y.push(rest);
+            } else {
+                return Err(Irreconcilable);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Σ x = Σ y`: walks both from the start and splits the longer segment where they disagree.
+    fn unify_concats(&mut self, x: &[Width], y: &[Width]) -> Result<(), Irreconcilable> {
+        let (mut x, mut y) = (self.segments(x), self.segments(y));
+        x.reverse();
+        y.reverse();
+        while let (Some(a), Some(b)) = (x.pop(), y.pop()) {
+            let (m, n) = (self.size(a), self.size(b));
+            if m == n {
+                self.try_unify(a, b)?;
+            } else if m > n {
+                let rest = self.fresh(m - n);
+                let whole = self.concat(&[b, rest]);
+                self.try_unify(a, whole)?;
+                x.push(rest);
+            } else {
+                let rest = self.fresh(n - m);
+                let whole = self.concat(&[a, rest]);
+                self.try_unify(b, whole)?;
+                y.push(rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Π product = Σ segments`, where each segment is a whole number of the product's outermost steps: the outermost
+    /// factor is then itself a concatenation (of ones where a fused QKV projection is split in three).
+    fn unify_mixed(&mut self, product: &[Width], segments: &[Width]) -> Result<(), Irreconcilable> {
+        let factors = self.factors(product);
+        let Some((outer, inner)) = factors.split_first() else { return Err(Irreconcilable) };
+        let step: usize = inner.iter().map(|w| self.size(*w)).product();
+        let mut counts = Vec::with_capacity(segments.len());
+        for segment in self.segments(segments) {
+            if self.size(segment) % step != 0 {
+                return Err(Irreconcilable);
+            }
+            let count = self.fresh(self.size(segment) / step);
+            let parts: Vec<_> = std::iter::once(count).chain(inner.iter().copied()).collect();
+            let whole = self.product(&parts);
+            self.try_unify(segment, whole)?;
+            counts.push(count);
+        }
+        let counts = self.concat(&counts);
+        self.try_unify(*outer, counts)
+    }
+
+    /// Factors with nested products opened and ones left out.
+    fn factors(&self, parts: &[Width]) -> Vec<Width> {
+        let mut out = Vec::new();
+        for &part in parts {
+            match self.form(part) {
+                Form::Product(inner) => out.extend(self.factors(inner)),
+                _ if self.root(part) == Width::ONE => {}
+                _ => out.push(self.root(part)),
+            }
+        }
+        out
+    }
+
+    /// Segments with nested concatenations opened.
+    fn segments(&self, parts: &[Width]) -> Vec<Width> {
+        let mut out = Vec::new();
+        for &part in parts {
+            match self.form(part) {
+                Form::Concat(inner) => out.extend(self.segments(inner)),
+                _ => out.push(self.root(part)),
+            }
+        }
+        out
+    }
+
+    /// The width in extents, such as `3·6·64` or `256+128`.
+    pub fn describe(&self, width: Width) -> String {
+        let joined = |parts: &[Width], sep: &str| {
+            parts.iter().map(|p| self.describe_part(*p)).collect::<Vec<_>>().join(sep)
+        };
+        match self.form(width) {
+            Form::Free => self.size(width).to_string(),
+            Form::Product(parts) => joined(parts, "·"),
+            Form::Concat(parts) => joined(parts, "+"),
+        }
+    }
+
+    fn describe_part(&self, width: Width) -> String {
+        match self.form(width) {
+            Form::Concat(_) => format!("({})", self.describe(width)),
+            _ => self.describe(width),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clash(_: String, _: String) -> Pin {
+        Pin::new("test", crate::widths::Reason::Output)
+    }
+
+    fn sizes(table: &WidthTable, width: Width) -> Vec<usize> {
+        table.atoms(width).iter().map(|a| table.size(*a)).collect()
+    }
+
+    #[test]
+    fn a_product_refines_a_coarser_one() {
+        let mut t = WidthTable::default();
+        let (three, heads, dim) = (t.fresh(3), t.fresh(6), t.fresh(64));
+        let fine = t.product(&[three, heads, dim]);
+        let (a, b) = (t.fresh(18), t.fresh(64));
+        let coarse = t.product(&[a, b]);
+        t.unify(fine, coarse, clash);
+        assert!(t.pins(fine).is_empty());
+        assert_eq!(t.describe(a), "3·6");
+        assert_eq!(t.root(b), t.root(dim));
+    }
+
+    #[test]
+    fn products_without_a_common_refinement_are_pinned() {
+        let mut t = WidthTable::default();
+        let (a, b, c, d) = (t.fresh(2), t.fresh(9), t.fresh(3), t.fresh(6));
+        let (x, y) = (t.product(&[a, b]), t.product(&[c, d]));
+        t.unify(x, y, clash);
+        assert!(!t.pins(x).is_empty() && !t.pins(y).is_empty());
+    }
+
+    #[test]
+    fn splitting_a_product_in_three_ties_the_parts() {
+        let mut t = WidthTable::default();
+        let (three, rest) = (t.fresh(3), t.fresh(64));
+        let fused = t.product(&[three, rest]);
+        let parts = [t.fresh(64), t.fresh(64), t.fresh(64)];
+        let split = t.concat(&parts);
+        t.unify(fused, split, clash);
+        assert!(t.pins(fused).is_empty());
+        assert!(parts.iter().all(|p| t.root(*p) == t.root(rest)));
+    }
+
+    #[test]
+    fn concatenations_split_at_all_boundaries() {
+        let mut t = WidthTable::default();
+        let (a, b, c) = (t.fresh(100), t.fresh(200), t.fresh(150));
+        let d = t.fresh(150);
+        let (x, y) = (t.concat(&[a, b]), t.concat(&[c, d]));
+        t.unify(x, y, clash);
+        assert_eq!(sizes(&t, x), [100, 50, 150]);
+    }
+
+    #[test]
+    fn a_width_never_contains_itself() {
+        let mut t = WidthTable::default();
+        let (a, b) = (t.fresh(4), t.fresh(4));
+        let ab = t.product(&[a, b]);
+        let c = t.fresh(16);
+        t.unify(ab, c, clash);
+        let (d, e) = (t.fresh(2), t.fresh(2));
+        let de = t.product(&[d, e]);
+        t.unify(a, de, clash);
+        t.unify(d, e, clash);
+        assert_eq!(sizes(&t, c).iter().product::<usize>(), 8);
+    }
+}
