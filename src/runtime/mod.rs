@@ -1,27 +1,18 @@
 //! Running models: one trait, two engines. ONNX Runtime is loaded at run time; tract is compiled in.
 
-use crate::{onnx::proto::ModelProto, tensor::Tensor};
+mod error;
+mod install;
+pub mod locate;
+mod ort;
+mod signature;
+mod tract;
 
-/// Why a runtime could not be used, or a model not be run.
-#[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
-    /// The engine refused the model.
-    #[error("{engine} cannot load the model: {reason}")]
-    Load {
-        /// Name of the engine.
-        engine: &'static str,
-        /// What the engine said.
-        reason: String,
-    },
-    /// The engine failed while running.
-    #[error("{engine} failed to run the model: {reason}")]
-    Run {
-        /// Name of the engine.
-        engine: &'static str,
-        /// What the engine said.
-        reason: String,
-    },
-}
+use std::path::PathBuf;
+
+pub use error::RuntimeError;
+pub use install::install;
+
+use crate::{onnx::proto::ModelProto, tensor::Tensor};
 
 /// Something that runs ONNX models.
 pub trait Engine {
@@ -35,6 +26,65 @@ pub trait Engine {
 /// A model made ready to run.
 pub trait Session {
     /// Runs once. `inputs` are matched by name, all graph inputs must be there; returns one tensor per graph output, in
-    /// the order of `graph.output`.
+    /// the order of `graph.output`. A graph input that an initializer backs is a constant, and is not fed.
     fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError>;
+}
+
+/// Which engine runs the models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum RuntimeChoice {
+    /// ONNX Runtime when a library is found, else tract.
+    #[default]
+    Auto,
+    /// ONNX Runtime, loaded from a shared library.
+    Ort,
+    /// tract, compiled in; on the CPU, one thread.
+    Tract,
+}
+
+/// Where ONNX Runtime computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Provider {
+    /// CUDA when the library supports it and a device answers, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+}
+
+/// What [`open`] is to open.
+#[derive(Clone, Debug, Default)]
+pub struct RuntimeOptions {
+    /// Which engine.
+    pub runtime: RuntimeChoice,
+    /// Where ONNX Runtime computes.
+    pub provider: Provider,
+    /// Threads within an operator; 0 means all cores that this process may use. tract always takes one.
+    pub threads: usize,
+    /// The ONNX Runtime library, in place of searching for one.
+    pub ort_lib: Option<PathBuf>,
+}
+
+/// Opens the engine that `options` ask for.
+///
+/// # Errors
+/// A choice that cannot be honoured is an error, never silently another engine or device. Only
+/// [`RuntimeChoice::Auto`] without a CUDA demand and without a named library falls back to tract.
+pub fn open(options: &RuntimeOptions) -> Result<Box<dyn Engine>, RuntimeError> {
+    if options.runtime == RuntimeChoice::Tract {
+        return match options.provider {
+            Provider::Cuda => Err(RuntimeError::CudaOnTract),
+            Provider::Auto | Provider::Cpu => Ok(Box::new(tract::Tract)),
+        };
+    }
+    let search = locate::find(options.ort_lib.as_deref())?;
+    match &search.library {
+        Some(path) => Ok(Box::new(ort::Ort::open(path, options)?)),
+        None if options.runtime == RuntimeChoice::Auto && options.provider != Provider::Cuda => {
+            Ok(Box::new(tract::Tract))
+        }
+        None => Err(RuntimeError::NotFound { search }),
+    }
 }

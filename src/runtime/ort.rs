@@ -1,0 +1,324 @@
+//! ONNX Runtime, from a shared library that is loaded at run time.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use ::ort::{
+    environment::Environment,
+    ep::{self, ExecutionProvider},
+    session::{Session as OrtSession, SessionInputValue, builder::SessionBuilder},
+    value::{DynValue, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
+};
+use ndarray::{ArrayD, IxDyn};
+use prost::Message;
+use tempfile::TempDir;
+
+use super::{Engine, Provider, RuntimeError, RuntimeOptions, Session, locate, signature::Signature};
+use crate::{
+    for_each_dtype,
+    onnx::proto::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto,
+        TypeProto, ValueInfoProto, tensor_proto::DataLocation, type_proto,
+    },
+    tensor::{DType, Tensor},
+};
+
+const NAME: &str = "ONNX Runtime";
+
+/// Protobuf cannot parse a message longer than this, and ONNX Runtime parses the whole model as one.
+const LARGEST_MESSAGE: usize = i32::MAX as usize;
+
+/// External tensors begin at multiples of this, so that they can be mapped into memory (onnx.proto, `external_data`).
+const PAGE: u64 = 4096;
+
+/// Tensors below this many bytes stay in the protobuf: shape inference reads them, and ONNX Runtime wants them inside.
+const SMALLEST_EXTERNAL: usize = 1024;
+
+/// The library in use. A process can load but one and can create its environment only once, so both stay for good.
+static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// The library that this process has loaded.
+pub(super) fn loaded() -> Option<PathBuf> {
+    let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    loaded.as_ref().map(|(path, _)| path.clone())
+}
+
+/// Loads the library at `path` into the process, unless it is loaded already.
+pub(super) fn load(path: &Path) -> Result<(), RuntimeError> {
+    environment(path).map(drop)
+}
+
+fn environment(path: &Path) -> Result<Environment, RuntimeError> {
+    let unusable = |reason: String| RuntimeError::LibraryUnusable { path: path.to_path_buf(), reason };
+    let path = path.canonicalize().map_err(|e| unusable(e.to_string()))?;
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((path_loaded, environment)) = loaded.as_ref() {
+        return if *path_loaded == path {
+            Ok(environment.clone())
+        } else {
+            Err(RuntimeError::AlreadyLoaded { loaded: path_loaded.clone(), wanted: path })
+        };
+    }
+    let builder = ::ort::init_from(&path).map_err(|e| {
+        unusable(match e {
+            ::ort::LoadDynamicError::Dlopen { error, .. } => error.to_string(),
+            ::ort::LoadDynamicError::MissingApi { .. } => "it is not an ONNX Runtime library".to_owned(),
+            ::ort::LoadDynamicError::BadVersion { version_str, .. } => {
+                format!(
+                    "it is version {version_str}, and version 1.{} or newer is needed",
+                    ::ort::MINOR_VERSION
+                )
+            }
+            other => other.to_string(),
+        })
+    })?;
+    let environment = builder.with_telemetry(false).build().map_err(|e| unusable(e.to_string()))?;
+    *loaded = Some((path, environment.clone()));
+    Ok(environment)
+}
+
+/// ONNX Runtime on one device.
+pub(super) struct Ort {
+    library: PathBuf,
+    environment: Environment,
+    threads: usize,
+    cuda: bool,
+    /// For people: the device, and why it is not another.
+    device: String,
+}
+
+impl Ort {
+    /// Opens the library at `path` on the device that `options` ask for.
+    pub fn open(path: &Path, options: &RuntimeOptions) -> Result<Self, RuntimeError> {
+        let threads = match options.threads {
+            0 => thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        };
+        let mut engine = Self {
+            library: path.to_path_buf(),
+            environment: environment(path)?,
+            threads,
+            cuda: false,
+            device: "CPU".to_owned(),
+        };
+        if options.provider == Provider::Cpu {
+            return Ok(engine);
+        }
+        match (engine.try_cuda(), options.provider) {
+            (Ok(()), _) => {
+                engine.cuda = true;
+                engine.device = "CUDA".to_owned();
+            }
+            (Err(reason), Provider::Cuda) => {
+                return Err(RuntimeError::CudaUnavailable { path: path.to_path_buf(), reason });
+            }
+            (Err(reason), _) if cuda_library(path).is_some() => {
+                engine.device = format!("CPU, as CUDA fails: {reason}");
+            }
+            _ => {}
+        }
+        Ok(engine)
+    }
+
+    /// Whether CUDA computes: a model is run, as registering the provider alone does not touch the device.
+    fn try_cuda(&self) -> Result<(), String> {
+        if cuda_library(&self.library).is_none() {
+            return Err("the CUDA provider is not beside it".to_owned());
+        }
+        let run = || -> ::ort::Result<()> {
+            let mut session = self.builder(true)?.commit_from_memory(&identity_model().encode_to_vec())?;
+            let input = OrtTensor::from_array(([1_i64], vec![1_f32]))?;
+            session.run(vec![("x", input)]).map(drop)
+        };
+        run().map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn builder(&self, cuda: bool) -> ::ort::Result<SessionBuilder> {
+        let mut builder = OrtSession::builder(&self.environment)?
+            .with_log_level(::ort::logging::LogLevel::Error)?
+            .with_intra_threads(self.threads)?
+            // Spinning threads double the time on a machine that does anything else.
+            .with_intra_op_spinning(false)?
+            .with_deterministic_compute(true)?;
+        if cuda {
+            // TF32 keeps 10 bits of the mantissa, too few to verify results; and the default search for the fastest
+            // convolution picks by timing, so that results would change from run to run.
+            ep::CUDA::default()
+                .with_tf32(false)
+                .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+                .register(&mut builder)?;
+        }
+        // Named, since `ort` else lets the library choose the device that draws the least power.
+        ep::CPU::default().with_arena_allocator(true).register(&mut builder)?;
+        Ok(builder)
+    }
+
+    fn commit(&self, model: &ModelProto) -> Result<(OrtSession, Option<TempDir>), String> {
+        let mut builder = self.builder(self.cuda).map_err(|e| e.to_string())?;
+        if model.encoded_len() <= LARGEST_MESSAGE {
+            let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(|e| e.to_string())?;
+            return Ok((session, None));
+        }
+        let (folder, file) =
+            write_external(model).map_err(|e| format!("it cannot be written to a file: {e}"))?;
+        let session = builder.commit_from_file(file).map_err(|e| e.to_string())?;
+        Ok((session, Some(folder)))
+    }
+}
+
+impl Engine for Ort {
+    fn describe(&self) -> String {
+        let version =
+            locate::version(&self.library).map_or_else(String::new, |version| format!(" {version}"));
+        format!("{NAME}{version} ({}, {})", self.device, self.library.display())
+    }
+
+    fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        let refused = |reason| RuntimeError::Load { engine: NAME, reason };
+        let signature = Signature::of(model).map_err(refused)?;
+        let (session, folder) = self.commit(model).map_err(refused)?;
+        Ok(Box::new(Loaded { session, signature, _folder: folder }))
+    }
+}
+
+struct Loaded {
+    session: OrtSession,
+    signature: Signature,
+    /// The weights of a model over 2 GiB, which the session maps into memory. After the session, so dropped after it.
+    _folder: Option<TempDir>,
+}
+
+impl Session for Loaded {
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
+        let failed = |reason: String| RuntimeError::Run { engine: NAME, reason };
+        let tensors = self.signature.arrange(inputs)?;
+        let values = self.signature.inputs.iter().zip(tensors).map(|(input, tensor)| {
+            let value = value_of(tensor).map_err(|e| failed(e.to_string()))?;
+            Ok((input.name.as_str(), value))
+        });
+        let values = values.collect::<Result<Vec<_>, RuntimeError>>()?;
+        // On CUDA the copies from and to the host are ONNX Runtime's: inputs and outputs are small beside the work.
+        let results = self.session.run(values).map_err(|e| failed(e.to_string()))?;
+        let outputs = &self.signature.outputs;
+        outputs
+            .iter()
+            .map(|output| {
+                let value =
+                    results.get(&output.name).ok_or_else(|| format!("no output `{}` came", output.name));
+                value.and_then(|v| tensor_of(v).map_err(|e| format!("the output `{}`: {e}", output.name)))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(failed)
+    }
+}
+
+/// A view of the tensor for ONNX Runtime; a copy where it is not in row-major order.
+fn value_of(tensor: &Tensor) -> ::ort::Result<SessionInputValue<'_>> {
+    let shape: Vec<i64> = tensor.shape().iter().map(|&extent| extent as i64).collect();
+    Ok(for_each_dtype!(tensor, array => match array.as_slice() {
+        Some(data) => TensorRef::from_array_view((shape, data))?.into(),
+        None => OrtTensor::from_array((shape, array.iter().copied().collect::<Vec<_>>()))?.into(),
+    }))
+}
+
+fn tensor_of(value: &DynValue) -> Result<Tensor, String> {
+    let ValueType::Tensor { ty, .. } = value.dtype() else {
+        return Err(format!("a value of type {}, not a tensor", value.dtype()));
+    };
+    macro_rules! extract {
+        ($($element:ident => $variant:ident),* $(,)?) => {
+            match ty {
+                $(TensorElementType::$element => Tensor::$variant(array_of(value)?),)*
+                other => return Err(format!("elements of type {other} are not supported")),
+            }
+        };
+    }
+    Ok(extract! {
+        Float32 => F32, Float64 => F64, Float16 => F16, Bfloat16 => BF16, Int8 => I8, Int16 => I16, Int32 => I32,
+        Int64 => I64, Uint8 => U8, Uint16 => U16, Uint32 => U32, Uint64 => U64, Bool => Bool,
+    })
+}
+
+fn array_of<T: ::ort::value::PrimitiveTensorElementType + Copy>(
+    value: &DynValue,
+) -> Result<ArrayD<T>, String> {
+    let (shape, data) = value.try_extract_tensor::<T>().map_err(|e| e.to_string())?;
+    let shape: Vec<usize> = shape.iter().map(|&extent| extent as usize).collect();
+    ArrayD::from_shape_vec(IxDyn(&shape), data.to_vec()).map_err(|e| e.to_string())
+}
+
+/// The CUDA provider that belongs to the library at `path`.
+fn cuda_library(path: &Path) -> Option<PathBuf> {
+    let name =
+        if cfg!(windows) { "onnxruntime_providers_cuda.dll" } else { "libonnxruntime_providers_cuda.so" };
+    // ONNX Runtime looks beside itself, where links to it do not count.
+    let provider = path.canonicalize().ok()?.with_file_name(name);
+    provider.is_file().then_some(provider)
+}
+
+/// A model that returns its one number.
+fn identity_model() -> ModelProto {
+    let value = |name: &str| ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: Some(DType::F32.onnx()),
+                shape: Some(TensorShapeProto { dim: vec![Default::default()] }),
+            })),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let node = NodeProto {
+        input: vec!["x".to_owned()],
+        output: vec!["y".to_owned()],
+        op_type: Some("Identity".to_owned()),
+        ..Default::default()
+    };
+    let graph = GraphProto {
+        name: Some("identity".to_owned()),
+        node: vec![node],
+        input: vec![value("x")],
+        output: vec![value("y")],
+        ..Default::default()
+    };
+    let opset = OperatorSetIdProto { domain: None, version: Some(13) };
+    ModelProto { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..Default::default() }
+}
+
+/// Writes `model` into a folder of its own, with the large initializers in a file beside it, and returns the folder and
+/// the model file.
+fn write_external(model: &ModelProto) -> io::Result<(TempDir, PathBuf)> {
+    const WEIGHTS: &str = "weights";
+    let folder = tempfile::tempdir()?;
+    let mut weights = BufWriter::new(File::create(folder.path().join(WEIGHTS))?);
+    let mut offset = 0;
+    // Cheap: tensors share their bytes.
+    let mut model = model.clone();
+    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        let Some(data) = tensor.raw_data.take_if(|data| data.len() >= SMALLEST_EXTERNAL) else { continue };
+        let start = u64::next_multiple_of(offset, PAGE);
+        io::copy(&mut io::Read::take(io::repeat(0), start - offset), &mut weights)?;
+        weights.write_all(&data)?;
+        offset = start + data.len() as u64;
+        let entry = |key: &str, value: String| StringStringEntryProto {
+            key: Some(key.to_owned()),
+            value: Some(value),
+        };
+        tensor.external_data = vec![
+            entry("location", WEIGHTS.to_owned()),
+            entry("offset", start.to_string()),
+            entry("length", data.len().to_string()),
+        ];
+        tensor.set_data_location(DataLocation::External);
+    }
+    weights.flush()?;
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, model.encode_to_vec())?;
+    Ok((folder, file))
+}

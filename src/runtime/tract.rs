@@ -1,0 +1,208 @@
+//! tract, compiled in: the engine of a machine without ONNX Runtime.
+
+use std::{
+    any::Any,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
+
+use ndarray::{ArrayD, IxDyn};
+use prost::Message;
+use tract_onnx::{
+    pb,
+    prelude::{
+        DatumType, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TractResult,
+        TypedRunnableModel,
+    },
+    tract_core::prelude as core,
+};
+
+use super::{
+    Engine, RuntimeError, Session,
+    signature::{Declared, Signature},
+};
+use crate::{
+    onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto},
+    tensor::Tensor,
+};
+
+const NAME: &str = "tract";
+
+/// Kept equal to the version in Cargo.toml, as the crate does not tell its own.
+const VERSION: &str = "0.23.9";
+
+/// The compiled-in engine.
+pub(super) struct Tract;
+
+impl Engine for Tract {
+    fn describe(&self) -> String {
+        format!("{NAME} {VERSION} (embedded)")
+    }
+
+    fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        let refused = |reason| RuntimeError::Load { engine: NAME, reason };
+        let signature = Signature::of(model).map_err(refused)?;
+        if let Some(graph) = &model.graph {
+            check_operators(graph)?;
+        }
+        let model = guarded(|| parse(model)).map_err(refused)?;
+        Ok(Box::new(Loaded { model, signature, plan: None }))
+    }
+}
+
+struct Loaded {
+    model: InferenceModel,
+    signature: Signature,
+    /// The shapes of the last run with the model made ready for them: tract cannot type most models otherwise.
+    plan: Option<(Vec<Vec<usize>>, Arc<TypedRunnableModel>)>,
+}
+
+impl Session for Loaded {
+    fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
+        let failed = |reason| RuntimeError::Run { engine: NAME, reason };
+        let fed = self.signature.arrange(inputs)?;
+        let fed = fed.into_iter().map(to_tract).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let plan = self.plan_for(&fed).map_err(failed)?;
+        let values = fed.into_iter().map(IntoTValue::into_tvalue).collect();
+        let results = guarded(|| plan.run(values)).map_err(failed)?;
+        let outputs = self.signature.outputs.iter().zip(results);
+        outputs
+            .map(|(declared, value)| from_tract(declared, &value))
+            .collect::<Result<_, _>>()
+            .map_err(failed)
+    }
+}
+
+impl Loaded {
+    fn plan_for(&mut self, fed: &[core::Tensor]) -> Result<Arc<TypedRunnableModel>, String> {
+        let shapes: Vec<_> = fed.iter().map(|tensor| tensor.shape().to_vec()).collect();
+        if let Some((planned, plan)) = &self.plan
+            && *planned == shapes
+        {
+            return Ok(plan.clone());
+        }
+        // Two plans would hold the weights twice.
+        self.plan = None;
+        let plan = guarded(|| concrete(&self.model, fed)?.into_optimized()?.into_runnable())
+            // An optimised model computes what the typed one does: where only the optimiser fails, that one is as good.
+            .or_else(|_| guarded(|| concrete(&self.model, fed)?.into_typed()?.into_runnable()))?;
+        self.plan = Some((shapes, plan.clone()));
+        Ok(plan)
+    }
+}
+
+/// Refuses what tract would run with wrong results, or does not tell apart from something else.
+fn check_operators(graph: &GraphProto) -> Result<(), RuntimeError> {
+    for node in &graph.node {
+        check_operator(node)?;
+        for body in node.attribute.iter().flat_map(subgraphs) {
+            check_operators(body)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_operator(node: &NodeProto) -> Result<(), RuntimeError> {
+    // tract looks operators up by type alone, so that one of a foreign domain would pass for the standard one.
+    let foreign = !matches!(node.domain(), "" | "ai.onnx" | "ai.onnx.ml");
+    if foreign {
+        return Err(RuntimeError::OperatorOnTract { op: format!("{}.{}", node.domain(), node.op_type()) });
+    }
+    if WRONG_OPERATORS.contains(&node.op_type()) {
+        return Err(RuntimeError::OperatorOnTract { op: node.op_type().to_owned() });
+    }
+    Ok(())
+}
+
+/// Operators that run and return wrong numbers: `Attention` takes a mask of truth values for one to add.
+const WRONG_OPERATORS: [&str; 1] = ["Attention"];
+
+fn subgraphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
+    attribute.g.iter().chain(&attribute.graphs)
+}
+
+fn parse(model: &ModelProto) -> TractResult<InferenceModel> {
+    let model = pb::ModelProto::decode(model.encode_to_vec().as_slice())?;
+    // Shapes in the file hold symbols, which do not unify with the extents of the feeds.
+    let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+    let parsed = onnx.parse(&model, None)?;
+    if let Some(name) = parsed.unresolved_inputs.first() {
+        return Err(core::TractError::msg(format!("no node computes `{name}`")));
+    }
+    Ok(parsed.model)
+}
+
+/// The model for inputs of exactly these types and shapes.
+fn concrete(model: &InferenceModel, fed: &[core::Tensor]) -> TractResult<InferenceModel> {
+    let mut model = model.clone();
+    for (index, tensor) in fed.iter().enumerate() {
+        model.set_input_fact(index, InferenceFact::dt_shape(tensor.datum_type(), tensor.shape()))?;
+    }
+    Ok(model)
+}
+
+/// Runs `f`, turning its error into text, and a panic too: tract indexes and unwraps on what models contain.
+fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
+    match panic::catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(|e| format!("{e:#}")),
+        Err(panic) => Err(message_of(panic.as_ref())),
+    }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked").to_owned()
+}
+
+fn to_tract(tensor: &Tensor) -> Result<core::Tensor, String> {
+    fn copy<T: core::Datum + Copy>(array: &ArrayD<T>) -> Result<core::Tensor, String> {
+        let array = array.as_standard_layout();
+        core::Tensor::from_shape(array.shape(), array.as_slice().unwrap_or_default())
+            .map_err(|e| format!("{e:#}"))
+    }
+    match tensor {
+        Tensor::F32(a) => copy(a),
+        Tensor::F64(a) => copy(a),
+        Tensor::F16(a) => copy(a),
+        Tensor::BF16(_) => Err("it has no bfloat16".to_owned()),
+        Tensor::I8(a) => copy(a),
+        Tensor::I16(a) => copy(a),
+        Tensor::I32(a) => copy(a),
+        Tensor::I64(a) => copy(a),
+        Tensor::U8(a) => copy(a),
+        Tensor::U16(a) => copy(a),
+        Tensor::U32(a) => copy(a),
+        Tensor::U64(a) => copy(a),
+        Tensor::Bool(a) => copy(a),
+    }
+}
+
+fn from_tract(declared: &Declared, value: &core::Tensor) -> Result<Tensor, String> {
+    fn copy<T: core::Datum + Clone>(value: &core::Tensor) -> Result<ArrayD<T>, String> {
+        let view = value.to_plain_array_view::<T>().map_err(|e| format!("{e:#}"))?;
+        ArrayD::from_shape_vec(IxDyn(view.shape()), view.iter().cloned().collect()).map_err(|e| e.to_string())
+    }
+    let tensor = match value.datum_type() {
+        DatumType::F32 => Tensor::F32(copy(value)?),
+        DatumType::F64 => Tensor::F64(copy(value)?),
+        DatumType::F16 => Tensor::F16(copy(value)?),
+        DatumType::I8 => Tensor::I8(copy(value)?),
+        DatumType::I16 => Tensor::I16(copy(value)?),
+        DatumType::I32 => Tensor::I32(copy(value)?),
+        DatumType::I64 => Tensor::I64(copy(value)?),
+        DatumType::U8 => Tensor::U8(copy(value)?),
+        DatumType::U16 => Tensor::U16(copy(value)?),
+        DatumType::U32 => Tensor::U32(copy(value)?),
+        DatumType::U64 => Tensor::U64(copy(value)?),
+        DatumType::Bool => Tensor::Bool(copy(value)?),
+        // What tract computes shapes with.
+        DatumType::TDim => Tensor::I64(copy(&*value.cast_to::<i64>().map_err(|e| format!("{e:#}"))?)?),
+        other => return Err(format!("the output `{}` has elements of type {other:?}", declared.name)),
+    };
+    match declared.dtype {
+        Some(expected) if expected != tensor.dtype() => {
+            Err(format!("the output `{}` is {expected}, but came as {}", declared.name, tensor.dtype()))
+        }
+        _ => Ok(tensor),
+    }
+}
