@@ -1,4 +1,105 @@
 //! ONNX files: reading, writing and the protobuf types between.
+//!
+//! [`load`] maps a file, resolves external data, inlines model-local functions and checks once what every later stage
+//! relies on: each tensor holds as many bytes as its shape says, each value is produced once, and nodes stand after the
+//! nodes they depend on. [`save`] writes a model so that the file before it survives every failure.
 
+mod error;
+mod external;
+mod inline;
+mod load;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
+mod save;
+pub mod tensor;
+mod validate;
+mod visit;
+
+pub use error::OnnxError;
+pub use inline::inline_functions;
+pub use load::{Source, load};
+pub use save::{encode, save};
+pub use validate::validate;
+
+use crate::tensor::Tensor;
+use proto::{AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+
+/// The attribute of `node` with this name.
+pub fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
+    node.attribute.iter().find(|a| a.name() == name)
+}
+
+/// The attribute of `node` with this name, if it has this type.
+fn typed<'a>(node: &'a NodeProto, name: &str, kind: AttributeType) -> Option<&'a AttributeProto> {
+    attribute(node, name).filter(|a| a.r#type() == kind)
+}
+
+/// The integer attribute with this name.
+pub fn attr_int(node: &NodeProto, name: &str) -> Option<i64> {
+    typed(node, name, AttributeType::Int).map(|a| a.i())
+}
+
+/// The attribute with this name that is a list of integers.
+pub fn attr_ints<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [i64]> {
+    typed(node, name, AttributeType::Ints).map(|a| a.ints.as_slice())
+}
+
+/// The floating-point attribute with this name.
+pub fn attr_float(node: &NodeProto, name: &str) -> Option<f32> {
+    typed(node, name, AttributeType::Float).map(|a| a.f())
+}
+
+/// The string attribute with this name, if it is valid UTF-8.
+pub fn attr_str<'a>(node: &'a NodeProto, name: &str) -> Option<&'a str> {
+    let attribute = typed(node, name, AttributeType::String)?;
+    std::str::from_utf8(attribute.s.as_deref().unwrap_or_default()).ok()
+}
+
+/// The tensor attribute with this name.
+pub fn attr_tensor<'a>(node: &'a NodeProto, name: &str) -> Option<&'a TensorProto> {
+    typed(node, name, AttributeType::Tensor)?.t.as_ref()
+}
+
+/// The version of an operator set that `model` imports, 0 if it does not. The standard domain goes by two names, the
+/// empty one and `ai.onnx`.
+pub fn opset(model: &ModelProto, domain: &str) -> i64 {
+    let wanted = canonical_domain(domain);
+    let import = model.opset_import.iter().find(|o| canonical_domain(o.domain()) == wanted);
+    import.map_or(0, |o| o.version())
+}
+
+/// The one spelling of an operator domain that comparisons use.
+fn canonical_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+/// The value of a Constant node, whichever attribute holds it, under the name of the node's output. `None` for other
+/// nodes, and for constants of strings or sparse tensors. No weights are copied.
+pub fn node_constant(node: &NodeProto) -> Option<TensorProto> {
+    if node.op_type() != "Constant" || !canonical_domain(node.domain()).is_empty() {
+        return None;
+    }
+    let name = node.output.first()?;
+    if let Some(value) = attr_tensor(node, "value") {
+        return Some(TensorProto { name: Some(name.clone()), ..value.clone() });
+    }
+    let value = if let Some(x) = attr_float(node, "value_float") {
+        Tensor::f32(&[], vec![x])?
+    } else if let Some(floats) = typed(node, "value_floats", AttributeType::Floats) {
+        Tensor::f32(&[floats.floats.len()], floats.floats.clone())?
+    } else if let Some(i) = attr_int(node, "value_int") {
+        Tensor::int(i)
+    } else {
+        Tensor::ints(attr_ints(node, "value_ints")?)
+    };
+    Some(tensor::from_tensor(name, &value))
+}
+
+/// What to call a node in a message: its name, or what it makes when it has none.
+fn label(node: &NodeProto) -> String {
+    match (node.name(), node.output.first()) {
+        ("", Some(output)) => format!("{} that makes `{output}`", node.op_type()),
+        ("", None) => format!("{} without outputs", node.op_type()),
+        (name, _) => format!("{} `{name}`", node.op_type()),
+    }
+}

@@ -1,0 +1,89 @@
+//! Reading a model file.
+
+use super::{OnnxError, external, inline_functions, proto::ModelProto, validate};
+use bytes::Bytes;
+use memmap2::Mmap;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+/// A model and the file it came from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The model, checked by [`validate`]: functions inlined, external data resolved to views of the mapped files.
+    pub model: ModelProto,
+    /// SHA-256 of the .onnx file, in lower-case hexadecimal digits.
+    pub sha256: String,
+    /// Size of the .onnx file and of the external data that it uses, in bytes.
+    pub bytes: u64,
+    /// Whether there was external data.
+    pub external: bool,
+}
+
+/// Reads the model at `path` and the external data beside it. The files are mapped, not copied: weights take no memory
+/// until they are touched, and the files must not be cut while the model lives (replacing them is safe).
+///
+/// # Errors
+/// When the file cannot be read, is not an ONNX model of a known version, has external data out of bounds, or fails
+/// [`validate`].
+pub fn load(path: &Path) -> Result<Source, OnnxError> {
+    let file = map(path)?;
+    let mut model = decode(path, &file)?;
+    validate::versions(&model)?;
+    let external = external::resolve(&mut model, path)?;
+    inline_functions(&mut model)?;
+    validate(&mut model)?;
+    let sha256 = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes = (file.len() as u64).saturating_add(external.unwrap_or(0));
+    Ok(Source { model, sha256, bytes, external: external.is_some() })
+}
+
+/// The model in the bytes of the file at `path`, as it is; its byte fields are views of `file`.
+pub(super) fn decode(path: &Path, file: &Bytes) -> Result<ModelProto, OnnxError> {
+    let path = path.to_path_buf();
+    if file.is_empty() {
+        return Err(OnnxError::Empty { path });
+    }
+    if file.starts_with(b"version https://git-lfs") {
+        return Err(OnnxError::LfsPointer { path });
+    }
+    match (ModelProto::decode(file.clone()), text(file)) {
+        (Ok(model), _) if model.graph.is_some() => Ok(model),
+        (_, Some(begins)) => Err(OnnxError::Text { path, begins }),
+        (Ok(_), None) => Err(OnnxError::NoGraph),
+        (Err(source), None) => Err(OnnxError::Decode { path, source }),
+    }
+}
+
+/// The first characters of `file` if it seems to be text.
+fn text(file: &[u8]) -> Option<String> {
+    let start = file.get(..256).unwrap_or(file);
+    let is_text = |c: &u8| c.is_ascii_graphic() || c.is_ascii_whitespace() || *c >= 0x80;
+    let text = start.iter().all(is_text).then(|| String::from_utf8_lossy(start))?;
+    Some(text.lines().next().unwrap_or_default().chars().take(40).collect())
+}
+
+/// The bytes of a regular file, mapped into memory.
+pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => OnnxError::NotFound { path: path.into() },
+        _ => OnnxError::Io { action: "read", path: path.into(), source },
+    };
+    // Before opening: that of a pipe would wait for a writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(OnnxError::NotAFile { path: path.into() });
+    }
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the mapping is read-only and lives as long as the `Bytes` made of it. Rust has no way to exclude that
+    // another program changes the file meanwhile; this one never does: it writes a new file and renames it.
+    #[allow(unsafe_code)]
+    let mapped = unsafe { Mmap::map(&file) }.map_err(failed)?;
+    Ok(Bytes::from_owner(mapped))
+}
