@@ -1,6 +1,6 @@
-//! What can be wrong with calibration data. Messages contain their causes, so there is no chain of sources to print.
+//! What can be wrong with calibration data.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use ndarray_npy::ReadNpzError;
 
@@ -17,7 +17,9 @@ pub enum CalibrationError {
     #[error("model input `{input}` is not a tensor of numbers or truth values, which is all that can be fed")]
     UnsupportedInput { input: String },
     /// The number of axes is unknown.
-    #[error("the model does not declare the shape of its input `{input}`: give it, as in --shape {input}=1x3x224x224")]
+    #[error(
+        "the model does not declare the shape of its input `{input}`: give it, as in --shape {input}=1x3x224x224"
+    )]
     UnknownRank { input: String },
     /// A shape was given for something that is not an input.
     #[error("a shape was given for `{name}`, which is not an input of the model (inputs: {})", inputs.join(", "))]
@@ -29,63 +31,57 @@ pub enum CalibrationError {
     #[error("zero samples were asked for, and calibration needs at least one")]
     ZeroSamples,
     /// Random inputs of this shape exceed the memory.
-    #[error("input `{input}` of shape {shape:?} does not fit into memory: ask for fewer samples or a smaller shape")]
+    #[error(
+        "input `{input}` of shape {shape:?} does not fit into memory: ask for fewer samples or a smaller shape"
+    )]
     TooLarge { input: String, shape: Vec<usize> },
 
     /// The operating system refused.
-    #[error("cannot read {}: {cause}", path.display())]
-    Io { path: PathBuf, cause: std::io::Error },
+    #[error("cannot read `{path}`: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
     /// The file name says nothing known.
     #[error(
-        "{} is in no known format: give a .npz file, a .npy file, or a folder with test_data_set_N/input_I.pb",
-        path.display()
+        "`{path}` is in no known format: give a .npz file, a .npy file, or a folder with test_data_set_N/input_I.pb"
     )]
     UnknownFormat { path: PathBuf },
     /// The file is no NumPy archive.
-    #[error("cannot read {} as a NumPy archive: {cause}", path.display())]
-    Npz { path: PathBuf, cause: ReadNpzError },
+    #[error("cannot read `{path}` as a NumPy archive: {source}")]
+    Npz { path: PathBuf, source: ReadNpzError },
     /// An array is damaged.
-    #[error("cannot read the array `{array}` of {}: {cause}", path.display())]
-    Array { path: PathBuf, array: String, cause: ReadNpzError },
+    #[error("cannot read the array `{array}` of `{path}`: {source}")]
+    Array { path: PathBuf, array: String, source: ReadNpzError },
     /// The array is of a type without a counterpart in ONNX, such as objects or dates.
     #[error(
-        "the array `{array}` of {} has elements of the NumPy type {found}, which cannot be fed: \
-         store booleans, integers or floats",
-        path.display()
+        "the array `{array}` of `{path}` has elements of the NumPy type {found}, which cannot be fed: \
+         store booleans, integers or floats"
     )]
     ArrayType { path: PathBuf, array: String, found: String },
     /// A `.npy` file has no names in it.
-    #[error("{} holds one array without a name, but the model has the inputs {}: use a .npz file", path.display(), inputs.join(", "))]
+    #[error(
+        "`{path}` holds one array without a name, but the model has the inputs {}: use a .npz file",
+        inputs.join(", ")
+    )]
     Unnamed { path: PathBuf, inputs: Vec<String> },
     /// No `input_I.pb` where they were looked for.
-    #[error("the folder {} holds neither test_data_set_N folders nor input_I.pb files", path.display())]
+    #[error("the folder `{path}` holds neither test_data_set_N folders nor input_I.pb files")]
     NoTestData { path: PathBuf },
     /// The file is no serialized tensor.
-    #[error("cannot read {} as a TensorProto: {cause}", path.display())]
-    Protobuf { path: PathBuf, cause: prost::DecodeError },
+    #[error("cannot read `{path}` as a TensorProto: {source}")]
+    Protobuf { path: PathBuf, source: prost::DecodeError },
     /// The tensor inside is damaged.
-    #[error("cannot read the tensor in {}: {cause}", path.display())]
-    Tensor { path: PathBuf, cause: OnnxError },
+    #[error("cannot read the tensor in `{path}`: {source}")]
+    Tensor { path: PathBuf, source: OnnxError },
     /// More `input_I.pb` files than inputs.
-    #[error("{} is for input number {index}, but the model has {inputs} inputs, counted from 0", path.display())]
+    #[error("`{path}` is for input number {index}, but the model has {inputs} inputs, counted from 0")]
     SurplusInput { path: PathBuf, index: usize, inputs: usize },
     /// Two sets cannot be put into one array.
-    #[error(
-        "input `{input}` is {first_dtype} {first_shape:?} in {} but {second_dtype} {second_shape:?} in {}: \
-         apart from the batch axis, all sets must agree",
-        first.display(), second.display()
-    )]
-    SetsDiffer {
-        input: String,
-        first: PathBuf,
-        first_dtype: DType,
-        first_shape: Vec<usize>,
-        second: PathBuf,
-        second_dtype: DType,
-        second_shape: Vec<usize>,
-    },
+    #[error("input `{input}` is {first} but {second}: apart from the batch axis, all sets must agree")]
+    SetsDiffer { input: String, first: Box<SetTensor>, second: Box<SetTensor> },
     /// An input without a batch axis can have one value only.
-    #[error("input `{input}` has no batch axis, so it must be the same in all sets, but it differs between {} and {}", first.display(), second.display())]
+    #[error(
+        "input `{input}` has no batch axis, so it must be the same in all sets, \
+         but it differs between `{first}` and `{second}`"
+    )]
     WholeDiffers { input: String, first: PathBuf, second: PathBuf },
 
     /// The data were read but do not suit the model.
@@ -113,7 +109,9 @@ pub enum CalibrationError {
     #[error("input `{input}` must be finite, but holds {value} at {position:?}")]
     NotFinite { input: String, value: f64, position: Vec<usize> },
     /// An index points beyond its table.
-    #[error("input `{input}` indexes a table that has room for ids below {rows}, but holds {id} at {position:?}")]
+    #[error(
+        "input `{input}` indexes a table that has room for ids below {rows}, but holds {id} at {position:?}"
+    )]
     IdOutOfRange { input: String, rows: usize, id: i64, position: Vec<usize> },
     /// Leading axes disagree.
     #[error("input `{first}` has {first_count} samples but input `{second}` has {second_count}")]
@@ -129,10 +127,28 @@ pub enum CalibrationError {
     NoSuchBatch { start: usize, end: usize, count: usize, fixed: Option<usize> },
 }
 
+/// A tensor as it is in a set of test data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SetTensor {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// The folder of the set.
+    pub set: PathBuf,
+}
+
+impl fmt::Display for SetTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} in `{}`", self.dtype, self.shape, self.set.display())
+    }
+}
+
 /// What to do about elements of the wrong kind.
 fn advice(expected: DType, found: DType) -> &'static str {
     match (expected.is_float(), found) {
-        (true, DType::U8) => ": apply the preprocessing the model was trained with (scale, mean, deviation) first",
+        (true, DType::U8) => {
+            ": apply the preprocessing the model was trained with (scale, mean, deviation) first"
+        }
         (true, _) => ": integers are not taken for features; convert them as the model expects",
         (false, _) => ": floats are not rounded to integers",
     }

@@ -13,11 +13,12 @@ mod synthetic;
 
 use std::path::{Path, PathBuf};
 
-pub use error::CalibrationError;
+pub use error::{CalibrationError, SetTensor};
 pub use roles::{InputRole, input_roles};
 pub use samples::{Note, Origin, Samples};
 
-use crate::{onnx::proto::ModelProto, tensor::Tensor};
+use crate::onnx::proto::ModelProto;
+use read::Arrays;
 use spec::InputSpecs;
 
 /// What the user says about calibration data.
@@ -68,10 +69,7 @@ pub fn load(
     })
 }
 
-fn read_file(
-    path: &Path,
-    specs: &InputSpecs,
-) -> Result<(Vec<(String, Tensor)>, Vec<Note>), CalibrationError> {
+fn read_file(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
     match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
         Some("npz") => read::npz(path, specs),
         Some("npy") => Ok((read::npy(path, specs)?, Vec::new())),

@@ -14,7 +14,7 @@ use py_literal::Value;
 
 use crate::{
     calibration::{
-        CalibrationError,
+        CalibrationError, SetTensor,
         samples::Note,
         spec::{InputSpec, InputSpecs},
     },
@@ -22,11 +22,12 @@ use crate::{
     tensor::Tensor,
 };
 
-type Arrays = Vec<(String, Tensor)>;
+/// Arrays by the name of the input they are for.
+pub(super) type Arrays = Vec<(String, Tensor)>;
 
 /// The arrays of a `.npz` file that are inputs of the model, and the other names. Only the former are read.
 pub(super) fn npz(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
-    let damaged = |cause| CalibrationError::Npz { path: path.into(), cause };
+    let damaged = |source| CalibrationError::Npz { path: path.into(), source };
     let mut reader = NpzReader::new(BufReader::new(open(path)?)).map_err(damaged)?;
     let (mut arrays, mut notes) = (Vec::new(), Vec::new());
     for name in reader.names().map_err(damaged)? {
@@ -76,10 +77,10 @@ impl Source for Entry<'_> {
 
 /// Reads the element type first, then the array, which is decoded straight into its memory.
 fn read_tensor(source: &mut impl Source, path: &Path, array: &str) -> Result<Tensor, CalibrationError> {
-    let damaged = |cause| CalibrationError::Array { path: path.into(), array: array.into(), cause };
+    let damaged = |source| CalibrationError::Array { path: path.into(), array: array.into(), source };
     let descriptor = match source.read::<Descriptor>() {
         Err(ReadNpzError::Npy(ReadNpyError::WrongDescriptor(Value::String(descriptor)))) => descriptor,
-        Err(cause) => return Err(damaged(cause)),
+        Err(source) => return Err(damaged(source)),
         Ok(_) => String::new(),
     };
     // The first character is the byte order.
@@ -113,7 +114,11 @@ fn row_major<T: Clone>(array: ArrayD<T>) -> ArrayD<T> {
 struct Descriptor;
 
 impl ReadableElement for Descriptor {
-    fn read_to_end_exact_vec<R: Read>(_: R, descriptor: &Value, _: usize) -> Result<Vec<Self>, ReadDataError> {
+    fn read_to_end_exact_vec<R: Read>(
+        _: R,
+        descriptor: &Value,
+        _: usize,
+    ) -> Result<Vec<Self>, ReadDataError> {
         Err(ReadDataError::WrongDescriptor(descriptor.clone()))
     }
 }
@@ -186,10 +191,11 @@ fn test_data_set(folder: &Path, specs: &InputSpecs) -> Result<Arrays, Calibratio
 }
 
 fn read_proto(path: &Path) -> Result<(String, Tensor), CalibrationError> {
-    let bytes = std::fs::read(path).map_err(|cause| CalibrationError::Io { path: path.into(), cause })?;
+    let bytes = std::fs::read(path).map_err(|source| CalibrationError::Io { path: path.into(), source })?;
     let proto = TensorProto::decode(bytes.as_slice())
-        .map_err(|cause| CalibrationError::Protobuf { path: path.into(), cause })?;
-    let tensor = to_tensor(&proto).map_err(|cause| CalibrationError::Tensor { path: path.into(), cause })?;
+        .map_err(|source| CalibrationError::Protobuf { path: path.into(), source })?;
+    let tensor =
+        to_tensor(&proto).map_err(|source| CalibrationError::Tensor { path: path.into(), source })?;
     Ok((proto.name().to_owned(), tensor))
 }
 
@@ -209,14 +215,13 @@ fn join(input: &InputSpec, sets: &[(Arrays, PathBuf)]) -> Result<Option<(String,
             && first.rank() == second.rank()
             && first.shape().iter().skip(skipped).eq(second.shape().iter().skip(skipped));
         if !alike {
+            let described = |tensor: &Tensor, set: &Path| {
+                Box::new(SetTensor { dtype: tensor.dtype(), shape: tensor.shape().into(), set: set.into() })
+            };
             return Err(CalibrationError::SetsDiffer {
                 input: input.name.clone(),
-                first: first_folder.into(),
-                first_dtype: first.dtype(),
-                first_shape: first.shape().into(),
-                second: second_folder.into(),
-                second_dtype: second.dtype(),
-                second_shape: second.shape().into(),
+                first: described(first, first_folder),
+                second: described(second, second_folder),
             });
         }
         if !input.batched && first != second {
@@ -234,12 +239,13 @@ fn join(input: &InputSpec, sets: &[(Arrays, PathBuf)]) -> Result<Option<(String,
 
 /// The entries of `folder` that are called `prefix`, a number, `suffix`, by ascending number.
 fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, PathBuf)>, CalibrationError> {
-    let io = |cause| CalibrationError::Io { path: folder.into(), cause };
+    let io = |source| CalibrationError::Io { path: folder.into(), source };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok());
+        let number =
+            name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok());
         if let Some(number) = number {
             found.push((number, entry.path()));
         }
@@ -249,5 +255,5 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, Pat
 }
 
 fn open(path: &Path) -> Result<File, CalibrationError> {
-    File::open(path).map_err(|cause| CalibrationError::Io { path: path.into(), cause })
+    File::open(path).map_err(|source| CalibrationError::Io { path: path.into(), source })
 }

@@ -1,11 +1,15 @@
 //! What the graph does with each input, told from its structure alone: names of inputs carry no guarantee.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use crate::{
     calibration::spec::{runtime_inputs, tensor_type},
     onnx::{
-        proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto},
+        attr_int, node_constant,
+        proto::{GraphProto, ModelProto, NodeProto, TensorProto},
         tensor::to_tensor,
     },
     tensor::DType,
@@ -48,7 +52,7 @@ pub fn input_roles(model: &ModelProto) -> Vec<(String, InputRole)> {
 /// Who makes and who uses each value. Subgraphs may not reuse outer names (ONNX IR specification, "Names Within a
 /// Graph"), so their nodes stand beside those of the main graph.
 struct Flow<'a> {
-    constants: HashMap<&'a str, &'a TensorProto>,
+    constants: HashMap<&'a str, Cow<'a, TensorProto>>,
     producers: HashMap<&'a str, &'a NodeProto>,
     /// Node and position among its inputs.
     consumers: HashMap<&'a str, Vec<(&'a NodeProto, usize)>>,
@@ -56,20 +60,21 @@ struct Flow<'a> {
 
 impl<'a> Flow<'a> {
     fn new(graph: &'a GraphProto) -> Self {
-        let mut flow = Self { constants: HashMap::new(), producers: HashMap::new(), consumers: HashMap::new() };
+        let mut flow =
+            Self { constants: HashMap::new(), producers: HashMap::new(), consumers: HashMap::new() };
         flow.add(graph);
         flow
     }
 
     fn add(&mut self, graph: &'a GraphProto) {
-        self.constants.extend(graph.initializer.iter().map(|t| (t.name(), t)));
+        self.constants.extend(graph.initializer.iter().map(|t| (t.name(), Cow::Borrowed(t))));
         for node in &graph.node {
             for (slot, value) in node.input.iter().enumerate() {
                 self.consumers.entry(value).or_default().push((node, slot));
             }
             self.producers.extend(node.output.iter().map(|value| (value.as_str(), node)));
-            if let (Some(value), Some(tensor)) = (node.output.first(), constant(node)) {
-                self.constants.insert(value, tensor);
+            if let (Some(value), Some(tensor)) = (node.output.first(), node_constant(node)) {
+                self.constants.insert(value, Cow::Owned(tensor));
             }
             for attribute in &node.attribute {
                 attribute.g.iter().chain(&attribute.graphs).for_each(|body| self.add(body));
@@ -106,7 +111,7 @@ impl<'a> Flow<'a> {
                 let depth = self.bounds(node.input.get(1)?);
                 return Some(depth.and_then(|(depth, _)| usize::try_from(depth).ok()));
             }
-            ("" | "ai.onnx", "Gather", 1) => (0, int(node, "axis").unwrap_or(0)),
+            ("" | "ai.onnx", "Gather", 1) => (0, attr_int(node, "axis").unwrap_or(0)),
             // Ids, segments and positions, each with a table of its own.
             ("com.microsoft", "EmbedLayerNormalization", 0) => (2, 0),
             ("com.microsoft", "EmbedLayerNormalization", 1) => (4, 0),
@@ -144,8 +149,8 @@ impl<'a> Flow<'a> {
             ("Cast", 0) => keeps_integers(node).then_some(0),
             ("Where", 1 | 2) | ("Concat" | "Max" | "Min", _) => Some(0),
             (
-                "Clip" | "Expand" | "Flatten" | "Gather" | "GatherElements" | "GatherND" | "Identity" | "Mod" | "Pad"
-                | "Reshape" | "Slice" | "Split" | "Squeeze" | "Tile" | "Transpose" | "Unsqueeze",
+                "Clip" | "Expand" | "Flatten" | "Gather" | "GatherElements" | "GatherND" | "Identity" | "Mod"
+                | "Pad" | "Reshape" | "Slice" | "Split" | "Squeeze" | "Tile" | "Transpose" | "Unsqueeze",
                 0,
             ) => Some(0),
             _ => None,
@@ -165,24 +170,8 @@ fn valid_ids(rows: usize, offset: i64) -> Option<usize> {
     usize::try_from(ids).ok().filter(|&ids| ids > 0)
 }
 
-fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
-    node.attribute.iter().find(|attribute| attribute.name() == name)
-}
-
-fn int(node: &NodeProto, name: &str) -> Option<i64> {
-    attribute(node, name)?.i
-}
-
-/// The tensor a `Constant` node holds.
-fn constant(node: &NodeProto) -> Option<&TensorProto> {
-    if node.op_type() != "Constant" {
-        return None;
-    }
-    attribute(node, "value")?.t.as_ref()
-}
-
 /// Whether a `Cast` is to an integer type: floats are features, and truth values no longer tell ids apart.
 fn keeps_integers(node: &NodeProto) -> bool {
-    let to = int(node, "to").and_then(|code| DType::from_onnx(i32::try_from(code).ok()?));
+    let to = attr_int(node, "to").and_then(|code| DType::from_onnx(i32::try_from(code).ok()?));
     to.is_some_and(|dtype| !dtype.is_float() && dtype != DType::Bool)
 }

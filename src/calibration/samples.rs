@@ -54,10 +54,17 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ignored { array } => write!(f, "the array `{array}` is not used: the model has no such input"),
-            Self::Converted { input, from, to } => write!(f, "input `{input}` was converted from {from} to {to}"),
+            Self::Ignored { array } => {
+                write!(f, "the array `{array}` is not used: the model has no such input")
+            }
+            Self::Converted { input, from, to } => {
+                write!(f, "input `{input}` was converted from {from} to {to}")
+            }
             Self::Remainder { dropped, batch } => {
-                write!(f, "the last {dropped} samples are not used: the model runs on batches of exactly {batch}")
+                write!(
+                    f,
+                    "the last {dropped} samples are not used: the model runs on batches of exactly {batch}"
+                )
             }
         }
     }
@@ -149,7 +156,12 @@ impl Samples {
     pub fn batch(&self, start: usize, end: usize) -> Result<Vec<(String, Tensor)>, CalibrationError> {
         let fits = self.fixed_batch.is_none_or(|n| end.checked_sub(start) == Some(n));
         if start >= end || end > self.count || !fits {
-            return Err(CalibrationError::NoSuchBatch { start, end, count: self.count, fixed: self.fixed_batch });
+            return Err(CalibrationError::NoSuchBatch {
+                start,
+                end,
+                count: self.count,
+                fixed: self.fixed_batch,
+            });
         }
         Ok(self.pick(|tensor| tensor.narrow(0, start, end)))
     }
@@ -190,7 +202,9 @@ impl Samples {
     fn pick(&self, part: impl Fn(&Tensor) -> Tensor) -> Vec<(String, Tensor)> {
         let inputs = self.inputs.iter().zip(&self.batched);
         inputs
-            .map(|((name, tensor), &batched)| (name.clone(), if batched { part(tensor) } else { tensor.clone() }))
+            .map(|((name, tensor), &batched)| {
+                (name.clone(), if batched { part(tensor) } else { tensor.clone() })
+            })
             .collect()
     }
 }

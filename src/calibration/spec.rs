@@ -124,7 +124,9 @@ fn dims(shape: &TensorShapeProto) -> Vec<Dim> {
             Ok(n) if n > 0 => Dim::Fixed(n),
             _ => Dim::Free,
         },
-        Some(dimension::Value::DimParam(name)) if !matches!(name.as_str(), "" | "?") => Dim::Symbol(name.clone()),
+        Some(dimension::Value::DimParam(name)) if !matches!(name.as_str(), "" | "?") => {
+            Dim::Symbol(name.clone())
+        }
         _ => Dim::Free,
     };
     shape.dim.iter().map(|d| dim(&d.value)).collect()
