@@ -1,0 +1,155 @@
+//! What can be wrong with calibration data.
+
+use std::{fmt, path::PathBuf};
+
+use ndarray_npy::ReadNpzError;
+
+use crate::{calibration::Origin, onnx::OnnxError, tensor::DType};
+
+/// Why there are no samples to calibrate with.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum CalibrationError {
+    /// All inputs are constants.
+    #[error("the model has no inputs, so there is nothing to calibrate")]
+    NoInputs,
+    /// Sequences, maps, optionals and strings cannot be fed.
+    #[error("model input `{input}` is not a tensor of numbers or truth values, which is all that can be fed")]
+    UnsupportedInput { input: String },
+    /// The number of axes is unknown.
+    #[error(
+        "the model does not declare the shape of its input `{input}`: give it, as in --shape {input}=1x3x224x224"
+    )]
+    UnknownRank { input: String },
+    /// A shape was given for something that is not an input.
+    #[error("a shape was given for `{name}`, which is not an input of the model (inputs: {})", inputs.join(", "))]
+    UnknownShape { name: String, inputs: Vec<String> },
+    /// A given shape contradicts the model, or has an empty axis.
+    #[error("the shape {given:?} given for input `{input}` does not fit the shape {declared} in the model")]
+    ShapeConflict { input: String, given: Vec<usize>, declared: String },
+    /// The user asked for none.
+    #[error("zero samples were asked for, and calibration needs at least one")]
+    ZeroSamples,
+    /// Random inputs of this shape exceed the memory.
+    #[error(
+        "input `{input}` of shape {shape:?} does not fit into memory: ask for fewer samples or a smaller shape"
+    )]
+    TooLarge { input: String, shape: Vec<usize> },
+
+    /// The operating system refused.
+    #[error("cannot read `{path}`: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    /// The file name says nothing known.
+    #[error(
+        "`{path}` is in no known format: give a .npz file, a .npy file, or a folder with test_data_set_N/input_I.pb"
+    )]
+    UnknownFormat { path: PathBuf },
+    /// The file is no NumPy archive.
+    #[error("cannot read `{path}` as a NumPy archive: {source}")]
+    Npz { path: PathBuf, source: ReadNpzError },
+    /// An array is damaged.
+    #[error("cannot read the array `{array}` of `{path}`: {source}")]
+    Array { path: PathBuf, array: String, source: ReadNpzError },
+    /// The array is of a type without a counterpart in ONNX, such as objects or dates.
+    #[error(
+        "the array `{array}` of `{path}` has elements of the NumPy type {found}, which cannot be fed: \
+         store booleans, integers or floats"
+    )]
+    ArrayType { path: PathBuf, array: String, found: String },
+    /// A `.npy` file has no names in it.
+    #[error(
+        "`{path}` holds one array without a name, but the model has the inputs {}: use a .npz file",
+        inputs.join(", ")
+    )]
+    Unnamed { path: PathBuf, inputs: Vec<String> },
+    /// No `input_I.pb` where they were looked for.
+    #[error("the folder `{path}` holds neither test_data_set_N folders nor input_I.pb files")]
+    NoTestData { path: PathBuf },
+    /// The file is no serialized tensor.
+    #[error("cannot read `{path}` as a TensorProto: {source}")]
+    Protobuf { path: PathBuf, source: prost::DecodeError },
+    /// The tensor inside is damaged.
+    #[error("cannot read the tensor in `{path}`: {source}")]
+    Tensor { path: PathBuf, source: OnnxError },
+    /// More `input_I.pb` files than inputs.
+    #[error("`{path}` is for input number {index}, but the model has {inputs} inputs, counted from 0")]
+    SurplusInput { path: PathBuf, index: usize, inputs: usize },
+    /// Two sets cannot be put into one array.
+    #[error("input `{input}` is {first} but {second}: apart from the batch axis, all sets must agree")]
+    SetsDiffer { input: String, first: Box<SetTensor>, second: Box<SetTensor> },
+    /// An input without a batch axis can have one value only.
+    #[error(
+        "input `{input}` has no batch axis, so it must be the same in all sets, \
+         but it differs between `{first}` and `{second}`"
+    )]
+    WholeDiffers { input: String, first: PathBuf, second: PathBuf },
+
+    /// The data were read but do not suit the model.
+    #[error("{origin}: {problem}")]
+    Unsuitable { origin: Origin, problem: Box<CalibrationError> },
+    /// An input got no array.
+    #[error("there is no array for the model input `{input}` (arrays: {})", if found.is_empty() { "none".into() } else { found.join(", ") })]
+    MissingInput { input: String, found: Vec<String> },
+    /// The number of axes is wrong.
+    #[error("input `{input}` must have the {} axes {expected}, but the array has shape {found:?}", rank)]
+    Rank { input: String, rank: usize, expected: String, found: Vec<usize> },
+    /// An extent is not what the model declares.
+    #[error("axis {axis} of input `{input}` must have extent {expected}, but the array has shape {found:?}")]
+    Extent { input: String, axis: usize, expected: usize, found: Vec<usize> },
+    /// An array without elements.
+    #[error("the array for input `{input}` is empty: its shape is {found:?}")]
+    Empty { input: String, found: Vec<usize> },
+    /// The element type is wrong and no conversion keeps the meaning.
+    #[error("input `{input}` must be {expected}, but the array is {found}{}", advice(*expected, *found))]
+    ElementType { input: String, expected: DType, found: DType },
+    /// Some integer is outside the range of the input's type.
+    #[error("input `{input}` must be {expected}, and some values of the {found} array do not fit that type")]
+    DoesNotFit { input: String, expected: DType, found: DType },
+    /// NaN or infinity.
+    #[error("input `{input}` must be finite, but holds {value} at {position:?}")]
+    NotFinite { input: String, value: f64, position: Vec<usize> },
+    /// An index points beyond its table.
+    #[error(
+        "input `{input}` indexes a table that has room for ids below {rows}, but holds {id} at {position:?}"
+    )]
+    IdOutOfRange { input: String, rows: usize, id: i64, position: Vec<usize> },
+    /// Leading axes disagree.
+    #[error("input `{first}` has {first_count} samples but input `{second}` has {second_count}")]
+    Counts { first: String, first_count: usize, second: String, second_count: usize },
+    /// Not even one batch.
+    #[error("the model runs on batches of exactly {batch}, but there are only {count} samples")]
+    LessThanABatch { batch: usize, count: usize },
+    /// A caller asked for samples that are not there, or for a batch the model does not run on.
+    #[error(
+        "samples {start}..{end} are no batch: there are {count} samples{}",
+        fixed.map_or(String::new(), |n| format!(", and the model runs on batches of exactly {n}"))
+    )]
+    NoSuchBatch { start: usize, end: usize, count: usize, fixed: Option<usize> },
+}
+
+/// A tensor as it is in a set of test data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SetTensor {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// The folder of the set.
+    pub set: PathBuf,
+}
+
+impl fmt::Display for SetTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} in `{}`", self.dtype, self.shape, self.set.display())
+    }
+}
+
+/// What to do about elements of the wrong kind.
+fn advice(expected: DType, found: DType) -> &'static str {
+    match (expected.is_float(), found) {
+        (true, DType::U8) => {
+            ": apply the preprocessing the model was trained with (scale, mean, deviation) first"
+        }
+        (true, _) => ": integers are not taken for features; convert them as the model expects",
+        (false, _) => ": floats are not rounded to integers",
+    }
+}

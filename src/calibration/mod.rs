@@ -1,0 +1,91 @@
+//! Calibration data: from a model and what the user has to samples that are ready to be fed.
+//!
+//! Readers and the generator of synthetic inputs deliver arrays; [`Samples`] checks them against the model and cuts them
+//! into batches.
+
+mod cast;
+mod error;
+mod read;
+mod roles;
+mod samples;
+mod spec;
+mod synthetic;
+
+use std::path::{Path, PathBuf};
+
+pub use error::{CalibrationError, SetTensor};
+pub use roles::{InputRole, input_roles};
+pub use samples::{Note, Origin, Samples};
+
+use crate::onnx::proto::ModelProto;
+use read::Arrays;
+use spec::InputSpecs;
+
+/// What the user says about calibration data.
+#[derive(Clone, Debug, Default)]
+pub struct CalibrationOptions {
+    /// A `.npz` file (arrays by input name), a `.npy` file (for a model with one input), or a folder with
+    /// `test_data_set_N/input_I.pb` or just `input_I.pb`. The leading axis counts samples.
+    pub calib: Option<PathBuf>,
+    /// Extents for dynamic axes by input name, as in `--shape name=1x3x224x224`. The extent of a dynamic batch axis is not
+    /// used.
+    pub shapes: Vec<(String, Vec<usize>)>,
+    /// How many samples to use; all of a file, or 8 synthetic ones, by default.
+    pub samples: Option<usize>,
+    /// Seed of all random choices.
+    pub seed: u64,
+}
+
+/// Samples for `model`, which was read from `model_path`.
+///
+/// They come from `options.calib` or else, in this order, from folders `test_data_set_N` beside the model, from
+/// `<stem>.calib.npz` beside the model, or from a random generator.
+pub fn load(
+    model: &ModelProto,
+    model_path: &Path,
+    options: &CalibrationOptions,
+) -> Result<Samples, CalibrationError> {
+    if options.samples == Some(0) {
+        return Err(CalibrationError::ZeroSamples);
+    }
+    let specs = InputSpecs::new(model, &options.shapes)?;
+    let origin = match &options.calib {
+        Some(path) if path.is_dir() => Origin::TestData(path.clone()),
+        Some(path) => Origin::File(path.clone()),
+        None => beside(model_path),
+    };
+    let (arrays, notes) = match &origin {
+        Origin::File(path) => read_file(path, &specs)?,
+        Origin::TestData(folder) => (read::test_data(folder, &specs)?, Vec::new()),
+        Origin::Synthetic | Origin::Memory => {
+            (synthetic::draw(&specs, options.samples, options.seed)?, Vec::new())
+        }
+    };
+    let samples = Samples::assemble(&specs, arrays, origin.clone(), notes)
+        .map_err(|problem| CalibrationError::Unsuitable { origin, problem: Box::new(problem) })?;
+    Ok(match (options.samples, samples.origin()) {
+        (Some(n), Origin::File(_) | Origin::TestData(_)) => samples.take(n, options.seed),
+        _ => samples,
+    })
+}
+
+fn read_file(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
+    match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+        Some("npz") => read::npz(path, specs),
+        Some("npy") => Ok((read::npy(path, specs)?, Vec::new())),
+        _ => Err(CalibrationError::UnknownFormat { path: path.into() }),
+    }
+}
+
+/// The data that lie beside the model.
+fn beside(model_path: &Path) -> Origin {
+    let folder = match model_path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if read::test_data_sets(folder).is_ok_and(|sets| !sets.is_empty()) {
+        return Origin::TestData(folder.into());
+    }
+    let file = model_path.with_extension("calib.npz");
+    if file.is_file() { Origin::File(file) } else { Origin::Synthetic }
+}
