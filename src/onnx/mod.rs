@@ -60,6 +60,11 @@ pub fn attr_tensor<'a>(node: &'a NodeProto, name: &str) -> Option<&'a TensorProt
     typed(node, name, AttributeType::Tensor)?.t.as_ref()
 }
 
+/// Whether the tensor's elements are floating-point numbers.
+pub fn is_float(tensor: &TensorProto) -> bool {
+    crate::tensor::DType::from_onnx(tensor.data_type()).is_some_and(crate::tensor::DType::is_float)
+}
+
 /// The version of an operator set that `model` imports, 0 if it does not. The standard domain goes by two names, the
 /// empty one and `ai.onnx`.
 pub fn opset(model: &ModelProto, domain: &str) -> i64 {

@@ -63,7 +63,7 @@ impl<'a> NodeEditor<'a> {
 
     /// An attribute of integers.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        onnx::attr_ints(&self.node.proto, name)
+        onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
     }
 
     /// Whether the operand is there.

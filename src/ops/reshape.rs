@@ -155,7 +155,7 @@ fn groups(from: &[usize], to: &[usize]) -> Option<Vec<(Span, Span)>> {
     while i < from.len() || j < to.len() {
         let (start_i, start_j) = (i, j);
         let (mut p, mut q) = (1usize, 1usize);
-        let mut take = |n: &mut usize, sizes: &[usize], product: &mut usize| -> Option<()> {
+        let take = |n: &mut usize, sizes: &[usize], product: &mut usize| -> Option<()> {
             *product = product.checked_mul(*sizes.get(*n)?)?;
             *n += 1;
             Some(())

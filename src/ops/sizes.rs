@@ -79,7 +79,7 @@ impl<'a> SizeFlow<'a> {
 
     /// The integers of an attribute.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        crate::onnx::attr_ints(&self.node.proto, name)
+        crate::onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
     }
 
     /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each

@@ -44,12 +44,12 @@ impl<'a> NodeTyper<'a> {
 
     /// An attribute of integers.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        onnx::attr_ints(&self.node.proto, name)
+        onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
     }
 
     /// A string attribute.
     pub fn string(&self, name: &str) -> Option<String> {
-        onnx::attr_str(&self.node.proto, name)
+        onnx::attr_str(&self.node.proto, name).map(str::to_owned)
     }
 
     /// Number of input slots, left-out ones included.

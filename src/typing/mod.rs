@@ -4,8 +4,10 @@
 //! a prunable [`Dimension`].
 
 mod dimension;
+mod observe;
 
-pub use dimension::{Dimension, Kind, Owned, dimensions};
+pub use dimension::{Dimension, Dimensions, Kind, Owned, Pinned, dimensions};
+pub use observe::observe;
 
 use std::collections::BTreeSet;
 

@@ -57,6 +57,12 @@ impl Kept {
         table.size_with(width, &|root| self.kept.get(&root).map_or(table.size(root), Vec::len))
     }
 
+    /// The same, for the free widths that `whole` is made of alone.
+    pub fn within(&self, table: &WidthTable, whole: Width) -> Self {
+        let kept = self.kept.iter().filter(|(width, _)| table.contains(whole, **width));
+        Self { kept: kept.map(|(width, entries)| (*width, entries.clone())).collect() }
+    }
+
     /// Whether nothing is removed.
     pub fn is_everything(&self) -> bool {
         self.kept.is_empty()

@@ -104,6 +104,11 @@ impl WidthTable {
         width
     }
 
+    /// Every representative.
+    pub fn roots(&self) -> impl Iterator<Item = Width> {
+        (1..self.variables.len() as u32).map(Width).filter(|w| self.root(*w) == *w)
+    }
+
     /// Extent before pruning.
     pub fn size(&self, width: Width) -> usize {
         self.variables[self.root(width).0 as usize].size

@@ -1,0 +1,263 @@
+//! Prunable dimensions: free widths that weights own, with the names that people know them by.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    graph::{Graph, NodeId, Use},
+    onnx,
+    ops,
+    widths::{Contraction, Pin, Reason, Width, Widths},
+};
+
+/// What people call a dimension's units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Attention heads: a batch axis of the two products around a softmax.
+    Head,
+    /// Neurons between two projections.
+    Neuron,
+    /// Channels of convolutions.
+    Channel,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Head => "head",
+            Self::Neuron => "neuron",
+            Self::Channel => "channel",
+        })
+    }
+}
+
+/// An axis of a constant operand along which a dimension's units own slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owned {
+    /// The constant operand.
+    pub at: Use,
+    /// Its axis.
+    pub axis: usize,
+}
+
+/// A free width that can be pruned.
+#[derive(Clone, Debug)]
+pub struct Dimension {
+    /// Unique; after the layer that makes it.
+    pub name: String,
+    /// What its units are.
+    pub kind: Kind,
+    /// Its place among the dimensions of its kind, from the input on.
+    pub layer: usize,
+    /// The free width.
+    pub width: Width,
+    /// Number of units.
+    pub size: usize,
+    /// Slices of constants that its units own.
+    pub owned: Vec<Owned>,
+    /// Sums that its units end in: indices into [`Widths::contractions`].
+    pub consumers: Vec<usize>,
+}
+
+impl Dimension {
+    /// The sums that the units end in.
+    pub fn contractions<'a>(&'a self, widths: &'a Widths) -> impl Iterator<Item = &'a Contraction> {
+        self.consumers.iter().filter_map(|i| widths.contractions.get(*i))
+    }
+}
+
+/// A width that weights own and that keeps its extent, with every reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pinned {
+    /// After the layer that makes it.
+    pub name: String,
+    /// Its extent.
+    pub size: usize,
+    /// Why it keeps its extent.
+    pub reasons: Vec<Pin>,
+}
+
+/// What can be pruned, in the order of the network, and what cannot and why.
+#[derive(Clone, Debug, Default)]
+pub struct Dimensions {
+    /// Prunable dimensions.
+    pub prunable: Vec<Dimension>,
+    /// Widths of weights that keep their extent.
+    pub pinned: Vec<Pinned>,
+}
+
+/// Finds the prunable dimensions of a typed model.
+pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
+    let owners = owners(graph, widths);
+    let consumers = consumers(widths);
+    let pins = effective_pins(widths, owners.keys().copied());
+    let mut names = Names::default();
+    let mut found = Dimensions::default();
+    let mut candidates: Vec<(NodeId, Width)> = owners
+        .keys()
+        .filter_map(|width| Some((owners.get(width)?.first()?.at.node, *width)))
+        .collect();
+    candidates.sort();
+    let inner = inner_widths(widths);
+    for (_, width) in candidates {
+        let owned = &owners[&width];
+        let producers = producers(graph, widths, width, owned);
+        let mut reasons = pins.get(&width).cloned().unwrap_or_default();
+        let ends = consumers.get(&width).cloned().unwrap_or_default();
+        let kind = kind(graph, widths, width, owned);
+        if inner.contains(&width) && kind != Kind::Head {
+            reasons.push(Pin::new(producer_name(graph, &producers), Reason::HeadDimension));
+        }
+        // A width that no sum ends is of no use to the result: nothing to score it by.
+        if producers.is_empty() || (ends.is_empty() && reasons.is_empty()) {
+            continue;
+        }
+        let size = widths.table.size(width);
+        let name = names.unique(&producer_name(graph, &producers), kind);
+        if reasons.is_empty() {
+            let owned = owned.clone();
+            found.prunable.push(Dimension { name, kind, layer: 0, width, size, owned, consumers: ends });
+        } else {
+            found.pinned.push(Pinned { name, size, reasons });
+        }
+    }
+    found.prunable.sort_by_key(|d| (d.consumers.iter().map(|c| widths.contractions[*c].node).min(), d.width));
+    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+    for dimension in &mut found.prunable {
+        let count = counts.entry(dimension.kind).or_default();
+        dimension.layer = *count;
+        *count += 1;
+    }
+    found
+}
+
+/// The constant slices that each free width owns.
+fn owners(graph: &Graph, widths: &Widths) -> BTreeMap<Width, Vec<Owned>> {
+    let mut owners: BTreeMap<Width, Vec<Owned>> = BTreeMap::new();
+    for (at, axes) in widths.constants() {
+        let tensor = graph.node(at.node).inputs[at.slot].and_then(|v| graph.constant(v));
+        if !tensor.is_some_and(onnx::is_float) {
+            continue;
+        }
+        for (axis, width) in axes.iter().enumerate() {
+            for atom in widths.table.atoms(*width) {
+                owners.entry(atom).or_default().push(Owned { at, axis });
+            }
+        }
+    }
+    owners
+}
+
+/// The sums that each free width ends in.
+fn consumers(widths: &Widths) -> BTreeMap<Width, Vec<usize>> {
+    let mut consumers: BTreeMap<Width, Vec<usize>> = BTreeMap::new();
+    for (index, contraction) in widths.contractions.iter().enumerate() {
+        for atom in widths.table.atoms(contraction.width) {
+            consumers.entry(atom).or_default().push(index);
+        }
+    }
+    consumers
+}
+
+/// Reasons why free widths may not shrink: their own, and those of every width that they are a part of.
+fn effective_pins(widths: &Widths, atoms: impl Iterator<Item = Width>) -> BTreeMap<Width, Vec<Pin>> {
+    let mut pins: BTreeMap<Width, Vec<Pin>> = BTreeMap::new();
+    for root in widths.table.roots() {
+        let own = widths.table.pins(root);
+        if own.is_empty() {
+            continue;
+        }
+        for atom in widths.table.atoms(root) {
+            let list = pins.entry(atom).or_default();
+            list.extend(own.iter().filter(|pin| !list.contains(pin)).cloned().collect::<Vec<_>>());
+        }
+    }
+    let wanted: BTreeSet<Width> = atoms.collect();
+    pins.retain(|atom, _| wanted.contains(atom));
+    pins
+}
+
+/// Free widths inside attention heads: summed or made between two activations.
+fn inner_widths(widths: &Widths) -> BTreeSet<Width> {
+    widths.paired.iter().flat_map(|w| widths.table.atoms(*w)).collect()
+}
+
+/// Weighted nodes whose results have the width as (part of) an axis: those that own it on an axis they do not sum over.
+fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> Vec<NodeId> {
+    let summed: BTreeSet<(NodeId, usize, usize)> = widths
+        .contractions
+        .iter()
+        .filter(|c| widths.table.contains(c.width, width))
+        .filter_map(|c| c.weight.map(|(slot, axis)| (c.node, slot, axis)))
+        .collect();
+    let matrices = owned.iter().filter(|o| {
+        let rank = widths.operand(graph, o.at).map_or(0, <[Width]>::len);
+        rank >= 2 && !summed.contains(&(o.at.node, o.at.slot, o.axis))
+    });
+    let costly: BTreeSet<NodeId> = widths.macs.iter().map(|m| m.node).collect();
+    let mut nodes: Vec<NodeId> = matrices.map(|o| o.at.node).collect();
+    if nodes.iter().any(|n| costly.contains(n)) {
+        nodes.retain(|n| costly.contains(n));
+    }
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> Kind {
+    let batches = widths.batched.iter().filter(|(_, w)| widths.table.contains(*w, width)).count();
+    if batches >= 2 && under_softmax(graph, widths, width) {
+        return Kind::Head;
+    }
+    let convolves = owned.iter().any(|o| widths.operand(graph, o.at).is_some_and(|axes| axes.len() >= 3));
+    if convolves { Kind::Channel } else { Kind::Neuron }
+}
+
+/// Whether a softmax runs for each entry of the width by itself.
+fn under_softmax(graph: &Graph, widths: &Widths, width: Width) -> bool {
+    graph.nodes().any(|(id, node)| {
+        ops::find(&node.proto).is_some_and(|rule| rule.normalises())
+            && widths
+                .operand(graph, Use { node: id, slot: 0 })
+                .is_some_and(|axes| axes.iter().any(|a| widths.table.contains(*a, width)))
+    })
+}
+
+/// The path that the producers' names share, as exporters write module paths; the first one's name when they share none.
+fn producer_name(graph: &Graph, producers: &[NodeId]) -> String {
+    let labels: Vec<Vec<&str>> = producers
+        .iter()
+        .map(|id| graph.node(*id).label().split('/').filter(|part| !part.is_empty()).collect())
+        .collect();
+    let Some((first, rest)) = labels.split_first() else { return String::new() };
+    let shared = rest.iter().fold(first.len(), |n, label| {
+        first.iter().zip(label).take(n).take_while(|(a, b)| a == b).count()
+    });
+    let path = match shared {
+        0 => first.as_slice(),
+        n if n == first.len() && n > 1 => &first[..n - 1],
+        n => &first[..n],
+    };
+    path.join("/")
+}
+
+/// Hands out names that are unique.
+#[derive(Default)]
+struct Names {
+    taken: BTreeSet<String>,
+}
+
+impl Names {
+    fn unique(&mut self, wanted: &str, kind: Kind) -> String {
+        let base = if wanted.is_empty() { kind.to_string() } else { wanted.to_owned() };
+        let mut name = base.clone();
+        let mut n = 2;
+        while !self.taken.insert(name.clone()) {
+            name = format!("{base}#{n}");
+            n += 1;
+        }
+        name
+    }
+}
