@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 /// messages, three for each graph.
 const MAX_DEPTH: usize = 30;
 /// Bytes that all inlined bodies may take together: functions that call others twice grow exponentially.
-const MAX_SIZE: usize = 1 << 30;
+const MAX_SIZE: usize = 1 << 28;
 
 /// Domain, name and overload.
 type Key<'a> = (&'a str, &'a str, &'a str);
@@ -84,7 +84,7 @@ struct Inliner<'a> {
     names: HashSet<String>,
     /// How many names were made from the same parts.
     made: HashMap<String, usize>,
-    /// Bytes of the bodies inlined so far.
+    /// Bytes of the nodes made so far.
     size: usize,
 }
 
@@ -141,12 +141,6 @@ impl<'a> Inliner<'a> {
         function: &'a FunctionProto,
     ) -> Result<Vec<NodeProto>, OnnxError> {
         check_arity(call, function)?;
-        // Nodes take more memory than bytes on the disk.
-        let size = |n: &NodeProto| n.encoded_len().saturating_add(size_of::<NodeProto>());
-        self.size = function.node.iter().map(size).fold(self.size, usize::saturating_add);
-        if self.size > MAX_SIZE {
-            return Err(too_much(function, "more than 1 GiB"));
-        }
         if !self.called.iter().any(|f| std::ptr::eq(*f, function)) {
             self.called.push(function);
         }
@@ -172,10 +166,17 @@ impl<'a> Inliner<'a> {
                 names.insert(output.clone(), self.fresh(prefix, output));
             }
         }
-        let mut nodes = function.node.clone();
-        for node in &mut nodes {
-            self.rename(node, &names, prefix);
-            substitute(node, call, function);
+        let mut nodes = Vec::with_capacity(function.node.len());
+        for template in &function.node {
+            let mut node = template.clone();
+            self.rename(&mut node, &names, prefix);
+            substitute(&mut node, call, function);
+            // Nodes take more memory than bytes on the disk.
+            self.size = self.size.saturating_add(node.encoded_len()).saturating_add(size_of::<NodeProto>());
+            if self.size > MAX_SIZE {
+                return Err(too_much(function, "more than 256 MiB"));
+            }
+            nodes.push(node);
         }
         nodes.extend(results);
         Ok(nodes)

@@ -7,7 +7,7 @@ use super::{
 };
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet},
     ops::RangeInclusive,
 };
 
@@ -30,7 +30,7 @@ pub fn validate(model: &mut ModelProto) -> Result<(), OnnxError> {
     visit::tensors(model, &mut |t| tensor::check(t))?;
     let graph = model.graph.as_mut().ok_or(OnnxError::NoGraph)?;
     sort(graph)?;
-    check(graph, None)
+    check_references(graph, None)
 }
 
 /// Checks that the format and the standard operators are of a version known here.
@@ -52,6 +52,7 @@ pub(super) fn versions(model: &ModelProto) -> Result<(), OnnxError> {
 /// Sorts the nodes of `graph`, and of the graphs inside it.
 fn sort(graph: &mut GraphProto) -> Result<(), OnnxError> {
     graph.node.iter_mut().flat_map(visit::subgraphs_mut).try_for_each(sort)?;
+    check_names(graph)?;
     let order = order(graph)?;
     if !order.is_sorted() {
         let mut nodes: Vec<_> = std::mem::take(&mut graph.node).into_iter().map(Some).collect();
@@ -60,15 +61,32 @@ fn sort(graph: &mut GraphProto) -> Result<(), OnnxError> {
     Ok(())
 }
 
+/// Checks that `graph` itself names all its inputs and initializers, and defines each value once.
+fn check_names(graph: &GraphProto) -> Result<(), OnnxError> {
+    let unique = |names: &mut HashSet<String>, name: &str, kind| match name {
+        "" => Err(OnnxError::Unnamed { graph: graph.name().into(), kind }),
+        _ if !names.insert(name.to_owned()) => {
+            Err(OnnxError::Redefined { graph: graph.name().into(), value: name.into() })
+        }
+        _ => Ok(()),
+    };
+    let (mut names, mut initializers) = (HashSet::new(), HashSet::new());
+    graph.input.iter().try_for_each(|input| unique(&mut names, input.name(), "input"))?;
+    let mut tensors = visit::initializers(graph);
+    tensors.try_for_each(|tensor| unique(&mut initializers, tensor.name(), "initializer"))?;
+    // An initializer may share its name with an input, whose default value it then is.
+    names.extend(initializers);
+    let mut outputs = graph.node.iter().flat_map(|n| &n.output).filter(|o| !o.is_empty());
+    outputs.try_for_each(|output| unique(&mut names, output, "output"))
+}
+
 /// The topological order of the nodes that keeps closest to the given one: of the nodes that can come next, always the
 /// first (Kahn's algorithm over a heap).
 fn order(graph: &GraphProto) -> Result<Vec<usize>, OnnxError> {
     let mut producer = HashMap::new();
     for (i, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().filter(|o| !o.is_empty()) {
-            if producer.insert(output.as_str(), i).is_some() {
-                return Err(redefined(graph, output));
-            }
+            producer.insert(output.as_str(), i);
         }
     }
     let mut waits_for = vec![0usize; graph.node.len()];
@@ -100,11 +118,11 @@ fn order(graph: &GraphProto) -> Result<Vec<usize>, OnnxError> {
 }
 
 /// The values that `node` needs from its graph or those around it: its inputs, and what its subgraphs capture.
-fn reads(node: &NodeProto) -> HashSet<&str> {
-    let mut names: HashSet<_> = node.input.iter().map(String::as_str).filter(|i| !i.is_empty()).collect();
+fn reads(node: &NodeProto) -> BTreeSet<&str> {
+    let mut names: BTreeSet<_> = node.input.iter().map(String::as_str).filter(|i| !i.is_empty()).collect();
     for graph in visit::subgraphs(node) {
         let outputs = graph.output.iter().map(|o| o.name());
-        let mut used: HashSet<_> = graph.node.iter().flat_map(reads).chain(outputs).collect();
+        let mut used: BTreeSet<_> = graph.node.iter().flat_map(reads).chain(outputs).collect();
         for defined in visit::definitions(graph) {
             used.remove(defined);
         }
@@ -125,40 +143,18 @@ impl Scope<'_> {
     }
 }
 
-/// Checks names and references in `graph`, whose nodes are sorted, and in the graphs inside it.
-fn check(graph: &GraphProto, outer: Option<&Scope<'_>>) -> Result<(), OnnxError> {
-    let named = |name: &str, kind| match name {
-        "" => Err(OnnxError::Unnamed { graph: graph.name().into(), kind }),
-        _ => Ok(()),
-    };
-    let mut scope = Scope { names: HashSet::new(), outer };
-    for input in &graph.input {
-        named(input.name(), "input")?;
-        if !scope.names.insert(input.name()) {
-            return Err(redefined(graph, input.name()));
-        }
-    }
-    // An initializer may share its name with an input, whose default value it then is.
-    let mut initializers = HashSet::new();
-    let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
-    for tensor in graph.initializer.iter().chain(sparse) {
-        named(tensor.name(), "initializer")?;
-        if !initializers.insert(tensor.name()) {
-            return Err(redefined(graph, tensor.name()));
-        }
-    }
-    scope.names.extend(initializers);
+/// Checks that every input of a node in `graph`, whose nodes are sorted, and every result names a value in scope.
+fn check_references(graph: &GraphProto, outer: Option<&Scope<'_>>) -> Result<(), OnnxError> {
+    let inputs = graph.input.iter().map(|i| i.name());
+    let names = visit::initializers(graph).map(|t| t.name()).chain(inputs).collect();
+    let mut scope = Scope { names, outer };
     for node in &graph.node {
         if let Some(value) = node.input.iter().find(|i| !i.is_empty() && !scope.has(i)) {
             return Err(OnnxError::Unresolved { node: label(node), value: value.clone() });
         }
         check_attributes(node)?;
-        visit::subgraphs(node).try_for_each(|g| check(g, Some(&scope)))?;
-        for output in node.output.iter().filter(|o| !o.is_empty()) {
-            if !scope.names.insert(output) {
-                return Err(redefined(graph, output));
-            }
-        }
+        visit::subgraphs(node).try_for_each(|g| check_references(g, Some(&scope)))?;
+        scope.names.extend(node.output.iter().map(String::as_str).filter(|o| !o.is_empty()));
     }
     match graph.output.iter().find(|o| !scope.has(o.name())) {
         Some(output) => Err(OnnxError::NoOutput { graph: graph.name().into(), value: output.name().into() }),
@@ -178,8 +174,4 @@ fn check_attributes(node: &NodeProto) -> Result<(), OnnxError> {
         }
     }
     Ok(())
-}
-
-fn redefined(graph: &GraphProto, value: &str) -> OnnxError {
-    OnnxError::Redefined { graph: graph.name().into(), value: value.into() }
 }

@@ -15,13 +15,16 @@ pub(super) fn subgraphs_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut G
     node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs))
 }
 
+/// The initializers of `graph`; the values of a sparse one carry its name.
+pub(super) fn initializers(graph: &GraphProto) -> impl Iterator<Item = &TensorProto> {
+    graph.initializer.iter().chain(graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()))
+}
+
 /// The values that `graph` itself defines.
 pub(super) fn definitions(graph: &GraphProto) -> impl Iterator<Item = &str> {
-    let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
-    let initializers = graph.initializer.iter().chain(sparse).map(|t| t.name());
     let inputs = graph.input.iter().map(|i| i.name());
     let outputs = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
-    inputs.chain(initializers).chain(outputs)
+    inputs.chain(initializers(graph).map(|t| t.name())).chain(outputs)
 }
 
 /// Calls `visit` with each tensor of the model, wherever it is, until one fails.
