@@ -1,11 +1,21 @@
 //! Prunes trained ONNX models to a FLOPs budget: no retraining, no labels, no PyTorch.
 
 pub mod calibration;
+pub mod cli;
 pub mod graph;
 pub mod masks;
 pub mod onnx;
 pub mod ops;
+mod pipeline;
+pub mod plan;
+pub mod report;
+pub mod rewrite;
 pub mod runtime;
+pub mod score;
 pub mod tensor;
+pub mod trajectory;
 pub mod typing;
+pub mod verify;
 pub mod widths;
+
+pub use pipeline::{Error, Options, Typed, run};

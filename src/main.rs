@@ -1,1 +1,5 @@
-fn main() {}
+//! The `optin-onnx` program.
+
+fn main() -> std::process::ExitCode {
+    optin_onnx::cli::main()
+}

@@ -98,4 +98,3 @@ fn multiply(patch: &mut Patch, graph: &Graph, contraction: &Contraction, mask: S
     patch.insert(contraction.node, node);
     patch.rewire(Use { node: contraction.node, slot: contraction.slot }, masked);
 }
-

@@ -60,7 +60,9 @@ fn upstream(graph: &Graph, outputs: &[ValueId], within: &BTreeSet<NodeId>) -> BT
     while let Some(id) = stack.pop() {
         if within.contains(&id) && needed.insert(id) {
             let node = graph.node(id);
-            stack.extend(node.inputs.iter().flatten().chain(&node.captures).filter_map(|v| graph.producer(*v)));
+            stack.extend(
+                node.inputs.iter().flatten().chain(&node.captures).filter_map(|v| graph.producer(*v)),
+            );
         }
     }
     needed

@@ -110,6 +110,8 @@ pub struct Graph {
     by_name: HashMap<String, ValueId>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
+    /// Initializers are the first values.
+    initializers: usize,
     opset: i64,
 }
 
@@ -122,6 +124,7 @@ impl Graph {
         for tensor in &proto.initializer {
             builder.define(tensor.name(), Origin::Constant(tensor.clone()));
         }
+        let initializers = builder.values.len();
         let inputs: Vec<ValueId> = proto
             .input
             .iter()
@@ -136,7 +139,7 @@ impl Graph {
         }
         let outputs = proto.output.iter().map(|output| builder.resolve(output.name())).collect();
         let Builder { dag, values, by_name, .. } = builder;
-        Self { dag, values, by_name, inputs, outputs, opset: onnx::opset(model, "") }
+        Self { dag, values, by_name, inputs, outputs, initializers, opset: onnx::opset(model, "") }
     }
 
     /// Version of the default operator set.
@@ -185,6 +188,11 @@ impl Graph {
             Origin::Constant(tensor) => Some(tensor),
             _ => None,
         }
+    }
+
+    /// Whether the value is an initializer (and not the value of a Constant node).
+    pub fn is_initializer(&self, id: ValueId) -> bool {
+        self.constant(id).is_some() && id.index() < self.initializers
     }
 
     /// The node that computes the value, if one does.
@@ -277,8 +285,7 @@ impl Builder {
 
     fn add(&mut self, id: NodeId, proto: &NodeProto) {
         let inputs: Vec<_> = proto.input.iter().map(|name| self.operand(name)).collect();
-        let mut names = BTreeSet::new();
-        captured(proto, &mut names);
+        let names = captured_names(proto);
         let captures: Vec<_> =
             names.iter().filter(|name| self.by_name.contains_key(*name)).map(|n| self.by_name[n]).collect();
         let constant = onnx::node_constant(proto);
@@ -319,7 +326,13 @@ impl Builder {
     }
 }
 
-/// Names that the subgraphs of a node read from outside.
+/// Names that the subgraphs of a node (If, Loop, Scan) read from outside.
+pub fn captured_names(node: &NodeProto) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    captured(node, &mut names);
+    names
+}
+
 fn captured(node: &NodeProto, names: &mut BTreeSet<String>) {
     for graph in node.attribute.iter().flat_map(subgraphs) {
         let mut inner = BTreeSet::new();

@@ -50,7 +50,7 @@ impl Patch {
         self.replaced.get(&id)
     }
 
-    /// Adds an initializer.
+    /// Adds an initializer, or replaces the one of the same name.
     pub fn constant(&mut self, tensor: TensorProto) {
         self.initializers.push(tensor);
     }
@@ -89,7 +89,12 @@ impl Patch {
                 placed.input[at.slot] = name.clone();
             }
         }
-        graph.initializer.extend(self.initializers.iter().cloned());
+        for tensor in &self.initializers {
+            match graph.initializer.iter_mut().find(|old| old.name() == tensor.name()) {
+                Some(old) => *old = tensor.clone(),
+                None => graph.initializer.push(tensor.clone()),
+            }
+        }
         graph.input.extend(self.inputs.iter().cloned());
         if self.only_outputs {
             graph.output.clear();

@@ -48,7 +48,11 @@ impl<'a> NodeEditor<'a> {
 
     /// An error about this node.
     pub fn error(&self, what: impl Into<String>) -> EditError {
-        EditError { node: self.node.label().to_owned(), op: self.node.op_type().to_owned(), what: what.into() }
+        EditError {
+            node: self.node.label().to_owned(),
+            op: self.node.op_type().to_owned(),
+            what: what.into(),
+        }
     }
 
     /// Version of the default operator set.
@@ -144,14 +148,16 @@ impl<'a> NodeEditor<'a> {
 
     /// Sets an integer attribute.
     pub fn set_int(&mut self, name: &str, value: i64) {
-        let mut attribute = AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
+        let mut attribute =
+            AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
         attribute.set_type(AttributeType::Int);
         self.set_attribute(attribute);
     }
 
     /// Sets an attribute of integers.
     pub fn set_ints(&mut self, name: &str, values: Vec<i64>) {
-        let mut attribute = AttributeProto { name: Some(name.to_owned()), ints: values, ..Default::default() };
+        let mut attribute =
+            AttributeProto { name: Some(name.to_owned()), ints: values, ..Default::default() };
         attribute.set_type(AttributeType::Ints);
         self.set_attribute(attribute);
     }

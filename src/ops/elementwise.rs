@@ -17,6 +17,23 @@ impl Operator for Elementwise {
     }
 }
 
+/// Add and Sum.
+pub(super) struct Add;
+
+impl Operator for Add {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.combine()
+    }
+
+    fn adds(&self) -> bool {
+        true
+    }
+}
+
 /// Identity and Cast: the same elements under another name or type.
 pub(super) struct Rename;
 

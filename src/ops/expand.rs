@@ -20,7 +20,8 @@ impl Operator for Expand {
                 continue;
             }
             // An axis made by repetition is as wide as what its extent was read from.
-            let element = (i + asked).checked_sub(shape.len()).and_then(|j| node.elements(1)?.get(j).cloned());
+            let element =
+                (i + asked).checked_sub(shape.len()).and_then(|j| node.elements(1)?.get(j).cloned());
             let axis = match element {
                 Some(Element::Extent(width)) if node.size(width) == size => width,
                 _ => node.fresh(size),

@@ -22,7 +22,8 @@ impl Operator for Gather {
         let elements = flow.elements_or_constants(0)?;
         let n = elements.len() as i64;
         let indices = flow.contents(1)?;
-        let picked = indices.iter().map(|&i| elements.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?));
+        let picked =
+            indices.iter().map(|&i| elements.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?));
         let picked: Vec<_> = picked.map(|e| e.cloned()).collect::<Option<_>>()?;
         flow.set(picked)
     }

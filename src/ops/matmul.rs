@@ -66,4 +66,3 @@ impl Operator for Gemm {
         Ok(())
     }
 }
-

@@ -53,6 +53,11 @@ pub trait Operator: Sync {
         Ok(())
     }
 
+    /// Whether the result is the sum of the operands: a bias or a residual connection.
+    fn adds(&self) -> bool {
+        false
+    }
+
     /// Whether the result holds probabilities over an axis: logits went in.
     fn normalises(&self) -> bool {
         false

@@ -18,7 +18,8 @@ impl Operator for LayerNormalization {
         node.set(0, axes.clone());
         // Mean and inverse deviation keep the axes, with extent one where the statistics ran.
         for slot in 1..node.output_count() {
-            let statistics = axes[..first].iter().copied().chain(axes[first..].iter().map(|_| crate::widths::Width::ONE));
+            let statistics =
+                axes[..first].iter().copied().chain(axes[first..].iter().map(|_| crate::widths::Width::ONE));
             node.set(slot, statistics.collect());
         }
         Ok(())
@@ -69,8 +70,11 @@ impl Operator for GroupNormalization {
         let x = node.axes(0)?;
         let groups = node.int("num_groups").unwrap_or(0);
         let Some(&channels) = x.get(1) else { return Err(node.form("operand without a channel axis")) };
-        let groups = usize::try_from(groups).ok().filter(|g| *g > 0 && node.size(channels).is_multiple_of(*g));
-        let Some(groups) = groups else { return Err(node.form("channels that are no multiple of the group count")) };
+        let groups =
+            usize::try_from(groups).ok().filter(|g| *g > 0 && node.size(channels).is_multiple_of(*g));
+        let Some(groups) = groups else {
+            return Err(node.form("channels that are no multiple of the group count"));
+        };
         let per_group = node.size(channels) / groups;
         let parts = node.split_product(channels, &[groups, per_group]);
         node.pin(parts[1], Reason::Normalised);

@@ -7,11 +7,13 @@ use super::{
     concat::{Concat, Split},
     conv::{Conv, ConvTranspose},
     einsum::Einsum,
-    elementwise::{Elementwise, Rename},
+    elementwise::{Add, Elementwise, Rename},
     expand::{Expand, Tile},
     gather::Gather,
     matmul::{Gemm, MatMul},
-    normalization::{BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization, LpNormalization},
+    normalization::{
+        BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization, LpNormalization,
+    },
     pad::Pad,
     pool::{GlobalPool, Pool},
     reduce::{Additive, Statistic},
@@ -31,7 +33,7 @@ const MICROSOFT: &str = "com.microsoft";
 static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
     ("", "Abs", &Elementwise),
     ("", "Acos", &Elementwise),
-    ("", "Add", &Elementwise),
+    ("", "Add", &Add),
     ("", "And", &Elementwise),
     ("", "Asin", &Elementwise),
     ("", "Atan", &Elementwise),
@@ -127,7 +129,7 @@ static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
     ("", "Sqrt", &Elementwise),
     ("", "Squeeze", &Squeeze),
     ("", "Sub", &Elementwise),
-    ("", "Sum", &Elementwise),
+    ("", "Sum", &Add),
     ("", "Swish", &Elementwise),
     ("", "Tan", &Elementwise),
     ("", "Tanh", &Elementwise),
@@ -146,7 +148,8 @@ static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
 /// The rules of the node's operator, if it has any.
 pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
     static TABLE: OnceLock<HashMap<(&str, &str), &dyn Operator>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| OPERATORS.iter().map(|(domain, name, op)| ((*domain, *name), *op)).collect());
+    let table =
+        TABLE.get_or_init(|| OPERATORS.iter().map(|(domain, name, op)| ((*domain, *name), *op)).collect());
     let domain = if node.domain() == "ai.onnx" { "" } else { node.domain() };
     table.get(&(domain, node.op_type())).copied()
 }

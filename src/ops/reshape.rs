@@ -31,7 +31,8 @@ impl Operator for Reshape {
             return Ok(());
         }
         // -1 stays: the runtime infers it from the others.
-        let changes: Vec<_> = changed.iter().zip(asked).map(|(c, asked)| c.filter(|_| *asked != -1)).collect();
+        let changes: Vec<_> =
+            changed.iter().zip(asked).map(|(c, asked)| c.filter(|_| *asked != -1)).collect();
         node.adjust_operand(1, &changes)
     }
 }
@@ -108,7 +109,8 @@ pub(super) struct Unsqueeze;
 impl Operator for Unsqueeze {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let x = node.axes(0)?;
-        let listed = node.ints_or_operand("axes", 1).ok_or_else(|| node.form("axes that were not observed"))?;
+        let listed =
+            node.ints_or_operand("axes", 1).ok_or_else(|| node.form("axes that were not observed"))?;
         let rank = x.len() + listed.len();
         let added: Vec<usize> = listed.iter().map(|&a| node.axis(a, rank)).collect::<Result<_, _>>()?;
         let mut rest = x.into_iter();

@@ -43,7 +43,8 @@ impl<'a> SizeFlow<'a> {
     }
 
     fn pin(&mut self, slot: usize) {
-        let widths: BTreeSet<Width> = self.elements(slot).into_iter().flatten().flat_map(Element::widths).collect();
+        let widths: BTreeSet<Width> =
+            self.elements(slot).into_iter().flatten().flat_map(Element::widths).collect();
         for width in widths {
             self.widths.table.pin(width, Pin::new(self.node.label(), Reason::Counted));
         }

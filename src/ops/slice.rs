@@ -65,7 +65,8 @@ impl Operator for Slice {
             return Err(node.error("its bounds were not observed"));
         };
         let numbers = |slot| node.contents(slot).map(<[i64]>::to_vec);
-        let ranges = parse(&shape, starts, ends, numbers(3), numbers(4)).ok_or_else(|| node.error("bounds"))?;
+        let ranges =
+            parse(&shape, starts, ends, numbers(3), numbers(4)).ok_or_else(|| node.error("bounds"))?;
         let mut bounds = (vec![None; ranges.len()], vec![None; ranges.len()]);
         for (i, range) in ranges.iter().enumerate() {
             let Some(kept) = node.entries(axes[range.axis]) else { continue };
@@ -79,7 +80,8 @@ impl Operator for Slice {
 }
 
 fn ranges(node: &NodeTyper<'_>, shape: &[usize]) -> Result<Vec<Range>, Reason> {
-    let starts = node.ints_or_operand("starts", 1).ok_or_else(|| node.form("bounds that were not observed"))?;
+    let starts =
+        node.ints_or_operand("starts", 1).ok_or_else(|| node.form("bounds that were not observed"))?;
     let ends = node.ints_or_operand("ends", 2).ok_or_else(|| node.form("bounds that were not observed"))?;
     let steps = node.contents(4).map(<[i64]>::to_vec);
     parse(shape, &starts, &ends, node.ints_or_operand("axes", 3), steps)

@@ -264,7 +264,8 @@ impl<'a> NodeTyper<'a> {
             };
             let typed = self.widths.values[value.index()].clone();
             let fits = typed.as_ref().is_some_and(|axes| {
-                axes.len() == fact.shape.len() && axes.iter().zip(&fact.shape).all(|(a, s)| self.size(*a) == *s)
+                axes.len() == fact.shape.len()
+                    && axes.iter().zip(&fact.shape).all(|(a, s)| self.size(*a) == *s)
             });
             if !fits {
                 let reason = self.form("result typed otherwise than observed");

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     graph::{Graph, NodeId, Use},
-    onnx,
-    ops,
+    onnx, ops,
     widths::{Contraction, Pin, Reason, Width, Widths},
 };
 
 /// What people call a dimension's units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Attention heads: a batch axis of the two products around a softmax.
@@ -95,10 +96,8 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
     let pins = effective_pins(widths, owners.keys().copied());
     let mut names = Names::default();
     let mut found = Dimensions::default();
-    let mut candidates: Vec<(NodeId, Width)> = owners
-        .keys()
-        .filter_map(|width| Some((owners.get(width)?.first()?.at.node, *width)))
-        .collect();
+    let mut candidates: Vec<(NodeId, Width)> =
+        owners.keys().filter_map(|width| Some((owners.get(width)?.first()?.at.node, *width))).collect();
     candidates.sort();
     let inner = inner_widths(widths);
     for (_, width) in candidates {
@@ -115,8 +114,9 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
             continue;
         }
         let size = widths.table.size(width);
-        let name = names.unique(&producer_name(graph, &producers), kind);
+        let name = producer_name(graph, &producers);
         if reasons.is_empty() {
+            let name = names.unique(&name, kind);
             let owned = owned.clone();
             found.prunable.push(Dimension { name, kind, layer: 0, width, size, owned, consumers: ends });
         } else {
@@ -232,9 +232,9 @@ fn producer_name(graph: &Graph, producers: &[NodeId]) -> String {
         .map(|id| graph.node(*id).label().split('/').filter(|part| !part.is_empty()).collect())
         .collect();
     let Some((first, rest)) = labels.split_first() else { return String::new() };
-    let shared = rest.iter().fold(first.len(), |n, label| {
-        first.iter().zip(label).take(n).take_while(|(a, b)| a == b).count()
-    });
+    let shared = rest
+        .iter()
+        .fold(first.len(), |n, label| first.iter().zip(label).take(n).take_while(|(a, b)| a == b).count());
     let path = match shared {
         0 => first.as_slice(),
         n if n == first.len() && n > 1 => &first[..n - 1],

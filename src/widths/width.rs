@@ -165,6 +165,19 @@ impl WidthTable {
         }
     }
 
+    /// For each entry of `whole`, the entry of the free width `atom` that it belongs to; `None` where it has no part in it.
+    pub fn units(&self, whole: Width, atom: Width) -> Vec<Option<usize>> {
+        match self.form(whole) {
+            Form::Free if self.root(whole) == self.root(atom) => (0..self.size(whole)).map(Some).collect(),
+            Form::Free => vec![None; self.size(whole)],
+            Form::Concat(segments) => segments.iter().flat_map(|s| self.units(*s, atom)).collect(),
+            Form::Product(factors) => factors.iter().fold(vec![None], |outer, factor| {
+                let inner = self.units(*factor, atom);
+                outer.iter().flat_map(|o| inner.iter().map(move |i| i.or(*o))).collect()
+            }),
+        }
+    }
+
     /// Whether `part` is `whole` or something that `whole` is made of.
     pub fn contains(&self, whole: Width, part: Width) -> bool {
         self.root(whole) == self.root(part)

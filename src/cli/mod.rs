@@ -1,0 +1,271 @@
+//! The command line: flags, progress, exit codes.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use indicatif::ProgressBar;
+use regex::Regex;
+
+use crate::{
+    Error, Options,
+    calibration::CalibrationOptions,
+    plan::{Budget, Limits},
+    runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
+    score::Method,
+    typing::Kind,
+};
+
+/// Prune a trained ONNX model to a FLOPs budget: no retraining, no labels, no PyTorch.
+#[derive(Debug, Parser)]
+#[command(
+    name = "optin-onnx",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    prune: Option<Prune>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show or install ONNX Runtime.
+    Runtime {
+        #[command(subcommand)]
+        action: RuntimeAction,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum RuntimeAction {
+    /// Download ONNX Runtime's library from PyPI (needs python3 with pip).
+    Install,
+    /// Say which library would be used, and where it was looked for.
+    Which,
+}
+
+#[derive(Debug, Args)]
+struct Prune {
+    /// The trained model.
+    input: PathBuf,
+    /// Where the pruned model goes (not needed for --dry-run).
+    output: Option<PathBuf>,
+    /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
+    #[arg(long, value_name = "BUDGET", conflicts_with = "params")]
+    flops: Option<Budget>,
+    /// Parameters to keep, instead of FLOPs.
+    #[arg(long, value_name = "BUDGET")]
+    params: Option<Budget>,
+    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
+    #[arg(long, value_name = "PATH")]
+    calib: Option<PathBuf>,
+    /// Shape of an input where the model leaves it open.
+    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
+    shape: Vec<(String, Vec<usize>)>,
+    /// Use that many samples.
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Samples per run of the model.
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    batch: usize,
+    /// How units are scored.
+    #[arg(long, value_enum, default_value_t = Method::Wanda)]
+    score: Method,
+    /// Prune only these kinds.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Neurons and channels stay in multiples of this.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    align: usize,
+    /// The largest share of a layer that may go.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
+    max_prune: f64,
+    /// Layers whose names match keep everything.
+    #[arg(long, value_name = "REGEX")]
+    keep: Vec<Regex>,
+    /// Prune only layers whose names match.
+    #[arg(long, value_name = "REGEX")]
+    only: Vec<Regex>,
+    /// Plan from the scores of an earlier run.
+    #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
+    scores: Option<PathBuf>,
+    /// Save the scores.
+    #[arg(long, value_name = "FILE")]
+    save_scores: Option<PathBuf>,
+    /// Plan, but write no model.
+    #[arg(long)]
+    dry_run: bool,
+    /// Allow the output to replace the input.
+    #[arg(long)]
+    in_place: bool,
+    /// Write a report as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Runtime for calibration and proof.
+    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    runtime: RuntimeChoice,
+    /// Where ONNX Runtime computes.
+    #[arg(long, value_enum, default_value_t = Provider::Auto)]
+    provider: Provider,
+    /// ONNX Runtime's library.
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+    /// Threads; 0 takes all cores.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Print the time of each stage.
+    #[arg(long)]
+    timings: bool,
+    /// Print nothing but errors.
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what was not pruned, and why.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let wrong = || format!("`{text}` is not NAME=1x3x224x224");
+    let (name, sizes) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let sizes = sizes.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    Ok((name.to_owned(), sizes))
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("`{text}` is not a number from 0 to 1")),
+    }
+}
+
+/// Runs the program: exit code 0 when the job was done, 1 when it ran and was not done, 2 when it could not start.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match (cli.command, cli.prune) {
+        (Some(Command::Runtime { action }), _) => runtime_command(action),
+        (None, Some(prune)) => prune_command(&prune),
+        (None, None) => unreachable_usage(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            print_error(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { code: if error.ran() { 1 } else { 2 }, message: error.to_string() }
+    }
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure { message: message.into(), code: 2 }
+}
+
+fn unreachable_usage() -> Result<(), Failure> {
+    Err(usage("name a model: optin-onnx in.onnx out.onnx --flops 0.5"))
+}
+
+fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
+    match action {
+        RuntimeAction::Install => {
+            let path = runtime::install().map_err(|e| usage(e.to_string()))?;
+            print(&format!("installed {}", path.display()));
+        }
+        RuntimeAction::Which => {
+            let search = locate::find(None).map_err(|e| usage(e.to_string()))?;
+            print(&search.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn prune_command(prune: &Prune) -> Result<(), Failure> {
+    let output = match (&prune.output, prune.dry_run) {
+        (_, true) => None,
+        (Some(output), false) => Some(output.clone()),
+        (None, false) => return Err(usage("name the output file, or say --dry-run")),
+    };
+    if let Some(output) = output.as_ref().filter(|_| !prune.in_place)
+        && same_file(&prune.input, output)
+    {
+        return Err(Error::InPlace(output.clone()).into());
+    }
+    let options = Options {
+        input: prune.input.clone(),
+        output,
+        flops: prune.flops,
+        params: prune.params,
+        calibration: CalibrationOptions {
+            calib: prune.calib.clone(),
+            shapes: prune.shape.clone(),
+            samples: prune.samples,
+            seed: prune.seed,
+        },
+        runtime: RuntimeOptions {
+            runtime: prune.runtime,
+            provider: prune.provider,
+            threads: prune.threads,
+            ort_lib: prune.ort_lib.clone(),
+        },
+        score: prune.score,
+        limits: Limits {
+            align: prune.align.max(1),
+            max_prune: prune.max_prune,
+            kinds: prune.kinds.clone(),
+            keep: prune.keep.clone(),
+            only: prune.only.clone(),
+        },
+        scores: prune.scores.clone(),
+        save_scores: prune.save_scores.clone(),
+        batch: prune.batch.max(1),
+    };
+    let spinner = if prune.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    let report = crate::run(&options, &mut |stage| spinner.set_message(stage.to_owned()));
+    spinner.finish_and_clear();
+    let report = report?;
+    if let Some(path) = &prune.report {
+        let text = serde_json::to_string_pretty(&report).map_err(|e| usage(e.to_string()))?;
+        std::fs::write(path, text).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    }
+    if !prune.quiet {
+        print(&report.text(prune.verbose));
+        if prune.timings && !prune.verbose {
+            print(&report.stage_table());
+        }
+    }
+    Ok(())
+}
+
+fn same_file(a: &std::path::Path, b: &std::path::Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+/// Prints to the terminal; a reader that went away is no error of ours.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+fn print_error(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "optin-onnx: {text}");
+}

@@ -1,0 +1,346 @@
+//! The whole run: load → type → score → plan → rewrite → verify → save.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    calibration::{self, CalibrationError, CalibrationOptions, Samples},
+    graph::{Facts, Graph},
+    masks,
+    onnx::{self, OnnxError, Source, proto::StringStringEntryProto},
+    plan::{self, Budget, Cost, Limits, Plan, PlanError},
+    report::{Change, Clock, Report},
+    rewrite::{self, RewriteError},
+    runtime::{self, Engine, RuntimeError, RuntimeOptions},
+    score::{self, Method, ScoreError, Scores},
+    typing::{self, Dimensions},
+    verify::{self, Proof, VerifyError},
+    widths::Widths,
+};
+
+/// What the user asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The dense model.
+    pub input: PathBuf,
+    /// Where the pruned model goes; `None` for a dry run.
+    pub output: Option<PathBuf>,
+    /// FLOPs budget.
+    pub flops: Option<Budget>,
+    /// Parameter budget; used when there is no FLOPs budget.
+    pub params: Option<Budget>,
+    /// Calibration data.
+    pub calibration: CalibrationOptions,
+    /// The runtime.
+    pub runtime: RuntimeOptions,
+    /// How units are scored.
+    pub score: Method,
+    /// What may be removed.
+    pub limits: Limits,
+    /// Scores of an earlier run to plan from.
+    pub scores: Option<PathBuf>,
+    /// Where scores are saved.
+    pub save_scores: Option<PathBuf>,
+    /// Samples per run of the model.
+    pub batch: usize,
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The model could not be run on synthetic inputs.
+    #[error(
+        "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
+    )]
+    Synthetic(RuntimeError),
+    /// Output and input are one file.
+    #[error("the output {0} is the input; say --in-place if it is to be replaced")]
+    InPlace(PathBuf),
+    /// The proof failed: nothing is written.
+    #[error(
+        "the pruned model differs from the masked original by {difference:.1e} on output {output}; nothing was written"
+    )]
+    Disproved { output: String, difference: f64 },
+    /// The counted FLOPs are not the planned ones.
+    #[error("the pruned model needs {found} FLOPs where {planned} were planned; nothing was written")]
+    Miscounted { found: u64, planned: u64 },
+    /// A scores or report file.
+    #[error("{}: {reason}", path.display())]
+    File { path: PathBuf, reason: String },
+}
+
+impl Error {
+    /// Whether the job ran and was not done (exit code 1), rather than not being understood (2).
+    pub fn ran(&self) -> bool {
+        matches!(self, Self::Disproved { .. } | Self::Miscounted { .. } | Self::Verify(_) | Self::Rewrite(_))
+            || matches!(self, Self::Plan(PlanError::Nothing(_)))
+    }
+}
+
+/// A loaded and typed model, with all that later stages need.
+pub struct Typed {
+    /// The file.
+    pub source: Source,
+    /// Its graph.
+    pub graph: Graph,
+    /// What one run showed.
+    pub facts: Facts,
+    /// The width of every axis.
+    pub widths: Widths,
+    /// What can be pruned.
+    pub dimensions: Dimensions,
+    /// Calibration samples.
+    pub samples: Samples,
+    /// Samples per run.
+    pub batch: usize,
+}
+
+/// Prunes a model. `progress` is told the stage that begins.
+pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
+    let engine = runtime::open(&options.runtime)?;
+    let mut clock = Clock::default();
+    progress("load");
+    let source = clock.time("load", || onnx::load(&options.input))?;
+    progress("type");
+    let typed = type_model(&*engine, source, options, &mut clock)?;
+    let prunable = &typed.dimensions.prunable;
+    if prunable.is_empty() {
+        return Err(PlanError::Nothing(why_pinned(&typed.dimensions)).into());
+    }
+    let cost = Cost::flops(&typed.widths, prunable, typed.facts.samples);
+    let parameters = Cost::parameters(&typed.graph, &typed.widths, prunable);
+    let (budget_cost, unit, budget) = match (options.flops, options.params) {
+        (None, Some(budget)) => (&parameters, "parameters", budget),
+        (budget, _) => (&cost, "FLOPs", budget.unwrap_or(Budget::Share(0.5))),
+    };
+    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
+    let target = budget.target(budget_cost.total(&sizes));
+    check_reachable(budget_cost, &typed.dimensions, &options.limits, target, unit)?;
+    progress("score");
+    let scores = clock.time("score", || scores(&*engine, &typed, options))?;
+    progress("plan");
+    let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
+    let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
+    let change = |cost: &Cost| Change {
+        before: cost.total(&sizes),
+        after: cost.total(&kept_sizes),
+        minimum: plan::minimum(cost, prunable, &options.limits),
+    };
+    let mut report = Report {
+        tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
+        source_sha256: typed.source.sha256.clone(),
+        runtime: engine.describe(),
+        calibration: typed.samples.origin().to_string(),
+        synthetic: matches!(typed.samples.origin(), calibration::Origin::Synthetic),
+        samples: typed.samples.len(),
+        score: scores.score.to_string(),
+        stages: Vec::new(),
+        flops: change(&cost),
+        params: change(&parameters),
+        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        dimensions: Report::dimensions_of(&plan),
+        pinned: typed.dimensions.pinned.clone(),
+        proof: None,
+        notes: typed.samples.notes().iter().map(ToString::to_string).collect(),
+    };
+    if report.synthetic {
+        report
+            .notes
+            .push("scores come from made-up inputs (noise): give calibration data by --calib".to_owned());
+    }
+    if let Some(output) = &options.output {
+        let (proof, bytes) = write(
+            &*engine,
+            &typed,
+            &plan,
+            &report,
+            &budget.to_string(),
+            options,
+            output,
+            (&mut clock, progress),
+        )?;
+        report.proof = Some(proof);
+        report.bytes.after = bytes;
+    }
+    report.stages = clock.stages("forward");
+    Ok(report)
+}
+
+fn type_model(
+    engine: &dyn Engine,
+    source: Source,
+    options: &Options,
+    clock: &mut Clock,
+) -> Result<Typed, Error> {
+    let samples = calibration::load(&source.model, &options.input, &options.calibration)?;
+    let graph = Graph::new(&source.model);
+    let explain = |error: RuntimeError| match samples.origin() {
+        calibration::Origin::Synthetic => Error::Synthetic(error),
+        _ => Error::Runtime(error),
+    };
+    // Two samples tell the batch axis from axes of extent one.
+    let first = samples.ranges(2).next().unwrap_or(0..1);
+    let feed = samples.batch(first.start, first.end)?;
+    let facts = clock.time("observe", || typing::observe(engine, &source.model, &graph, &feed, first.len()));
+    let facts = facts.map_err(explain)?;
+    let batched = if samples.fixed_batch().is_none() {
+        graph.inputs().iter().copied().collect()
+    } else {
+        BTreeSet::new()
+    };
+    let (widths, dimensions) = clock.time("type", || {
+        let widths = typing::infer(&graph, &facts, &batched);
+        let dimensions = typing::dimensions(&graph, &widths);
+        (widths, dimensions)
+    });
+    let batch = options.batch;
+    let mut session = engine.load(&source.model)?;
+    clock.time("forward", || {
+        samples
+            .ranges(batch)
+            .try_for_each(|r| session.run(&samples.batch(r.start, r.end)?).map(|_| ()).map_err(Error::from))
+    })?;
+    drop(session);
+    Ok(Typed { source, graph, facts, widths, dimensions, samples, batch })
+}
+
+fn why_pinned(dimensions: &Dimensions) -> String {
+    let reasons: BTreeSet<String> =
+        dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| pin.reason.to_string()).collect();
+    match reasons.is_empty() {
+        true => "no weight has an axis that could shrink".to_owned(),
+        false => reasons.into_iter().collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn check_reachable(
+    cost: &Cost,
+    dimensions: &Dimensions,
+    limits: &Limits,
+    target: u64,
+    unit: &'static str,
+) -> Result<(), PlanError> {
+    let sizes: Vec<usize> = dimensions.prunable.iter().map(|d| d.size).collect();
+    let (dense, minimum) = (cost.total(&sizes), plan::minimum(cost, &dimensions.prunable, limits));
+    if minimum <= target {
+        return Ok(());
+    }
+    let share = 100.0 * minimum as f64 / dense.max(1) as f64;
+    let why = format!("what keeps its extent does so because: {}", why_pinned(dimensions));
+    Err(PlanError::Infeasible { asked: target, unit, minimum, share, why })
+}
+
+fn scores(engine: &dyn Engine, typed: &Typed, options: &Options) -> Result<Scores, Error> {
+    if let Some(path) = &options.scores {
+        let text = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
+        let scores: Scores = serde_json::from_str(&text).map_err(|e| file_error(path, e))?;
+        if scores.model != typed.source.sha256 {
+            return Err(PlanError::Scores("they are of another file".to_owned()).into());
+        }
+        return Ok(scores);
+    }
+    let prunable = &typed.dimensions.prunable;
+    let dimensions = match options.score {
+        Method::Magnitude => score::magnitude(&typed.graph, &typed.widths, prunable)?,
+        Method::Wanda => {
+            let model = &typed.source.model;
+            score::wanda(engine, model, &typed.graph, &typed.widths, prunable, &typed.samples, typed.batch)?
+        }
+        Method::Exact => score::exact(engine, typed.view(), &score::ExactOptions::default())?,
+    };
+    let scores = Scores {
+        score: options.score,
+        model: typed.source.sha256.clone(),
+        calibration: typed.samples.origin().to_string(),
+        samples: typed.samples.len(),
+        seed: options.calibration.seed,
+        dimensions,
+    };
+    if let Some(path) = &options.save_scores {
+        let text = serde_json::to_string(&scores).map_err(|e| file_error(path, e))?;
+        std::fs::write(path, text).map_err(|e| file_error(path, e))?;
+    }
+    Ok(scores)
+}
+
+impl Typed {
+    /// What scoring needs to see.
+    pub fn view(&self) -> score::ModelView<'_> {
+        score::ModelView {
+            model: &self.source.model,
+            graph: &self.graph,
+            facts: &self.facts,
+            widths: &self.widths,
+            dimensions: &self.dimensions.prunable,
+            samples: &self.samples,
+            batch: self.batch,
+        }
+    }
+}
+
+fn file_error(path: &Path, error: impl std::fmt::Display) -> Error {
+    Error::File { path: path.to_owned(), reason: error.to_string() }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn write(
+    engine: &dyn Engine,
+    typed: &Typed,
+    plan: &Plan,
+    report: &Report,
+    budget: &str,
+    options: &Options,
+    output: &Path,
+    (clock, progress): (&mut Clock, &mut dyn FnMut(&str)),
+) -> Result<(Proof, u64), Error> {
+    let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
+    let model = &typed.source.model;
+    progress("rewrite");
+    let mut pruned = clock
+        .time("rewrite", || rewrite::rewrite(model, &typed.graph, &typed.facts, &typed.widths, &kept))?;
+    progress("verify");
+    let masked = masks::constant(&typed.graph, &typed.facts, &typed.widths, &kept).apply(model);
+    let first = typed.samples.ranges(2).next().map_or(1, |r| r.len());
+    let proof = clock.time("verify", || verify::verify(engine, &masked, &pruned, &typed.samples, first))?;
+    if let Some(worst) =
+        proof.outputs.iter().find(|o| o.difference > verify::TOLERANCE || o.difference.is_nan())
+    {
+        return Err(Error::Disproved { output: worst.name.clone(), difference: worst.difference });
+    }
+    if proof.flops != report.flops.after {
+        return Err(Error::Miscounted { found: proof.flops, planned: report.flops.after });
+    }
+    for (key, value) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("source_sha256", &typed.source.sha256),
+        ("budget", budget),
+        ("score", &report.score),
+        ("calibration", if report.synthetic { "synthetic (noise)" } else { "data" }),
+        ("seed", &options.calibration.seed.to_string()),
+    ] {
+        pruned.metadata_props.push(StringStringEntryProto {
+            key: Some(format!("optin-onnx.{key}")),
+            value: Some(value.to_owned()),
+        });
+    }
+    progress("save");
+    let bytes = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
+    Ok((proof, bytes))
+}

@@ -1,0 +1,79 @@
+//! Budgets as people write them: `0.5`, `50%`, `4.2G`.
+
+use std::str::FromStr;
+
+/// A share of the dense model, or an absolute number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Of the dense model's cost, between 0 and 1.
+    Share(f64),
+    /// FLOPs or parameters.
+    Absolute(f64),
+}
+
+/// What was not understood.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a budget: write a share such as 0.5 or 50%, or a number such as 4.2G, 300M or 1e9")]
+pub struct ParseBudgetError(String);
+
+impl FromStr for Budget {
+    type Err = ParseBudgetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseBudgetError(text.to_owned());
+        let (number, scale) = match text.trim().char_indices().last() {
+            Some((i, unit)) if unit.is_ascii_alphabetic() || unit == '%' => (&text.trim()[..i], Some(unit)),
+            _ => (text.trim(), None),
+        };
+        let number: f64 = number.trim().parse().map_err(|_| error())?;
+        let budget = match scale {
+            Some('%') => Self::Share(number / 100.0),
+            Some('k' | 'K') => Self::Absolute(number * 1e3),
+            Some('M') => Self::Absolute(number * 1e6),
+            Some('G') => Self::Absolute(number * 1e9),
+            Some('T') => Self::Absolute(number * 1e12),
+            Some(_) => return Err(error()),
+            None if number <= 1.0 => Self::Share(number),
+            None => Self::Absolute(number),
+        };
+        match budget {
+            Self::Share(share) if share > 0.0 && share <= 1.0 => Ok(budget),
+            Self::Absolute(count) if count >= 1.0 && count.is_finite() => Ok(budget),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl Budget {
+    /// The budget in absolute terms, for a dense model of cost `dense`.
+    pub fn target(self, dense: u64) -> u64 {
+        match self {
+            Self::Share(share) => (share * dense as f64).floor() as u64,
+            Self::Absolute(count) => count as u64,
+        }
+    }
+}
+
+impl std::fmt::Display for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Share(share) => write!(f, "{}%", share * 100.0),
+            Self::Absolute(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_read_as_people_write_them() {
+        assert_eq!("0.5".parse::<Budget>().unwrap(), Budget::Share(0.5));
+        assert_eq!("50%".parse::<Budget>().unwrap(), Budget::Share(0.5));
+        assert_eq!("4.2G".parse::<Budget>().unwrap(), Budget::Absolute(4.2e9));
+        for wrong in ["", "half", "-1", "0", "150%", "3Q", "NaN", "é"] {
+            assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+        }
+    }
+}

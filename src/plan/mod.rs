@@ -1,0 +1,258 @@
+//! Planning: which units stay, so that a budget is met and the least importance is lost.
+//!
+//! Costs are polynomials in the widths, so they are exact after any pruning. Removal is greedy by importance per cost saved
+//! at the current widths. Savings only fall as widths shrink, so a stale entry of the queue is never too dear: popping,
+//! recomputing and pushing back finds the true minimum.
+
+mod budget;
+mod cost;
+
+pub use budget::{Budget, ParseBudgetError};
+pub use cost::Cost;
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    score::Scores,
+    typing::{Dimension, Kind},
+    widths::{Kept, WidthTable},
+};
+
+/// What may be removed.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Neurons and channels go, and stay, in multiples of this.
+    pub align: usize,
+    /// The largest share of a dimension that may go.
+    pub max_prune: f64,
+    /// Kinds that may be pruned; empty: all.
+    pub kinds: Vec<Kind>,
+    /// Dimensions whose names match keep everything.
+    pub keep: Vec<Regex>,
+    /// If any are given, only dimensions whose names match are pruned.
+    pub only: Vec<Regex>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { align: 8, max_prune: 1.0, kinds: Vec::new(), keep: Vec::new(), only: Vec::new() }
+    }
+}
+
+impl Limits {
+    /// Units that go at once.
+    fn granule(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Head => 1,
+            Kind::Neuron | Kind::Channel => self.align.max(1),
+        }
+    }
+
+    /// The fewest units that a dimension keeps: one granule, or what `max_prune` asks for, rounded up to whole granules.
+    pub fn floor(&self, dimension: &Dimension) -> usize {
+        let named = |list: &[Regex]| list.iter().any(|r| r.is_match(&dimension.name));
+        let open = (self.kinds.is_empty() || self.kinds.contains(&dimension.kind))
+            && !named(&self.keep)
+            && (self.only.is_empty() || named(&self.only));
+        if !open {
+            return dimension.size;
+        }
+        let granule = self.granule(dimension.kind);
+        let asked = ((1.0 - self.max_prune) * dimension.size as f64).ceil() as usize;
+        asked.max(1).next_multiple_of(granule).min(dimension.size)
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Even with everything removed that may go, the budget is not met.
+    #[error(
+        "the budget of {asked} {unit} cannot be met: {minimum} ({share:.1} % of the model) is the least that is reachable; {why}"
+    )]
+    Infeasible {
+        /// The budget.
+        asked: u64,
+        /// FLOPs or parameters.
+        unit: &'static str,
+        /// The reachable minimum.
+        minimum: u64,
+        /// The minimum as a share of the dense model, in percent.
+        share: f64,
+        /// What holds the rest.
+        why: String,
+    },
+    /// Nothing in the model can be pruned.
+    #[error("nothing in this model can be pruned: {0}")]
+    Nothing(String),
+    /// The scores are of another model.
+    #[error("the scores do not fit the model: {0}; score it again")]
+    Scores(String),
+}
+
+/// What stays of one dimension.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DimensionPlan {
+    /// The dimension's name.
+    pub name: String,
+    /// What its units are.
+    pub kind: Kind,
+    /// Units before.
+    pub size: usize,
+    /// Units that stay, ascending.
+    pub kept: Vec<usize>,
+}
+
+/// What stays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// One entry per prunable dimension.
+    pub dimensions: Vec<DimensionPlan>,
+}
+
+impl Plan {
+    /// The plan in terms of widths. `dimensions` are those that it was made for.
+    pub fn kept(&self, table: &WidthTable, dimensions: &[Dimension]) -> Kept {
+        let mut kept = Kept::default();
+        for (plan, dimension) in self.dimensions.iter().zip(dimensions) {
+            kept.keep(table, dimension.width, plan.kept.clone());
+        }
+        kept
+    }
+}
+
+/// The least cost that `limits` allow.
+pub fn minimum(cost: &Cost, dimensions: &[Dimension], limits: &Limits) -> u64 {
+    let floors: Vec<usize> = dimensions.iter().map(|d| limits.floor(d)).collect();
+    cost.total(&floors)
+}
+
+/// The first plan on the greedy path whose cost is at most `target`.
+pub fn plan(
+    cost: &Cost,
+    dimensions: &[Dimension],
+    scores: &Scores,
+    limits: &Limits,
+    target: u64,
+) -> Result<Plan, PlanError> {
+    let mut search = Search::new(cost, dimensions, scores, limits)?;
+    while cost.total(&search.sizes) > target {
+        if !search.remove_next() {
+            break;
+        }
+    }
+    Ok(search.finish())
+}
+
+struct Search<'a> {
+    cost: &'a Cost,
+    dimensions: &'a [Dimension],
+    limits: &'a Limits,
+    /// Units of each dimension, the least important first.
+    orders: Vec<Vec<usize>>,
+    scores: Vec<&'a [f64]>,
+    sizes: Vec<usize>,
+    queue: BinaryHeap<Reverse<(Priority, usize)>>,
+}
+
+/// Importance per cost saved; ordered like the number, NaN last.
+#[derive(Clone, Copy, PartialEq)]
+struct Priority(f64);
+
+impl Eq for Priority {}
+
+impl Ord for Priority {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Priority {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        cost: &'a Cost,
+        dimensions: &'a [Dimension],
+        scores: &'a Scores,
+        limits: &'a Limits,
+    ) -> Result<Self, PlanError> {
+        let mut orders = Vec::with_capacity(dimensions.len());
+        let mut values = Vec::with_capacity(dimensions.len());
+        for dimension in dimensions {
+            let found = scores.dimensions.iter().find(|s| s.name == dimension.name);
+            let found =
+                found.ok_or_else(|| PlanError::Scores(format!("{} has no scores", dimension.name)))?;
+            if found.scores.len() != dimension.size {
+                let (name, size, n) = (&dimension.name, dimension.size, found.scores.len());
+                return Err(PlanError::Scores(format!("{name} has {size} units and {n} scores")));
+            }
+            let mut order: Vec<usize> = (0..dimension.size).collect();
+            order.sort_by(|a, b| found.scores[*a].total_cmp(&found.scores[*b]));
+            orders.push(order);
+            values.push(found.scores.as_slice());
+        }
+        let sizes = dimensions.iter().map(|d| d.size).collect();
+        let queue = BinaryHeap::new();
+        let mut search = Self { cost, dimensions, limits, orders, scores: values, sizes, queue };
+        for dimension in 0..dimensions.len() {
+            search.enqueue(dimension);
+        }
+        Ok(search)
+    }
+
+    /// Units that a dimension has after its next removal; `None` at its floor.
+    fn next_size(&self, dimension: usize) -> Option<usize> {
+        let granule = self.limits.granule(self.dimensions[dimension].kind);
+        let next = (self.sizes[dimension] - 1) / granule * granule;
+        (next >= self.limits.floor(&self.dimensions[dimension])).then_some(next)
+    }
+
+    fn priority(&self, dimension: usize, next: usize) -> Priority {
+        let (order, size) = (&self.orders[dimension], self.sizes[dimension]);
+        let removed = &order[order.len() - size..order.len() - next];
+        let importance: f64 = removed.iter().map(|u| self.scores[dimension][*u]).sum();
+        let saved = self.cost.saving(&self.sizes, dimension, next);
+        Priority(if saved == 0 { f64::INFINITY } else { importance / saved as f64 })
+    }
+
+    fn enqueue(&mut self, dimension: usize) {
+        if let Some(next) = self.next_size(dimension) {
+            self.queue.push(Reverse((self.priority(dimension, next), dimension)));
+        }
+    }
+
+    fn remove_next(&mut self) -> bool {
+        while let Some(Reverse((stale, dimension))) = self.queue.pop() {
+            let Some(next) = self.next_size(dimension) else { continue };
+            let current = self.priority(dimension, next);
+            if current > stale {
+                self.queue.push(Reverse((current, dimension)));
+                continue;
+            }
+            self.sizes[dimension] = next;
+            self.enqueue(dimension);
+            return true;
+        }
+        false
+    }
+
+    fn finish(self) -> Plan {
+        let kept = self.orders.iter().zip(&self.sizes).map(|(order, size)| {
+            let mut kept = order[order.len() - size..].to_vec();
+            kept.sort_unstable();
+            kept
+        });
+        let dimensions = self.dimensions.iter().zip(kept);
+        let dimensions = dimensions
+            .map(|(d, kept)| DimensionPlan { name: d.name.clone(), kind: d.kind, size: d.size, kept })
+            .collect();
+        Plan { dimensions }
+    }
+}

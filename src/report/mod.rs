@@ -1,0 +1,191 @@
+//! What was done, for people and for programs.
+
+use std::{fmt::Write, time::Duration};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::{
+    plan::Plan,
+    typing::{Kind, Pinned},
+    verify::Proof,
+};
+
+/// Time of one stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
+    pub forwards: Option<f64>,
+}
+
+/// A quantity before and after, and the least that was reachable.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Change {
+    /// In the dense model.
+    pub before: u64,
+    /// In the pruned model.
+    pub after: u64,
+    /// With everything removed that may go.
+    pub minimum: u64,
+}
+
+/// How much of a dimension stays.
+#[derive(Clone, Debug, Serialize)]
+pub struct DimensionReport {
+    /// Its name.
+    pub name: String,
+    /// What its units are.
+    pub kind: Kind,
+    /// Units before.
+    pub size: usize,
+    /// Units that stay.
+    pub kept: usize,
+}
+
+/// Everything there is to say about a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Name and version of this program.
+    pub tool: String,
+    /// SHA-256 of the dense file.
+    pub source_sha256: String,
+    /// The runtime that was used.
+    pub runtime: String,
+    /// Where the samples came from.
+    pub calibration: String,
+    /// Whether the samples are noise, for want of data.
+    pub synthetic: bool,
+    /// Number of samples.
+    pub samples: usize,
+    /// How units were scored.
+    pub score: String,
+    /// Time per stage.
+    pub stages: Vec<Stage>,
+    /// FLOPs (two per multiply-accumulate) of one sample.
+    pub flops: Change,
+    /// Floating-point parameters.
+    pub params: Change,
+    /// Bytes of the file.
+    pub bytes: Change,
+    /// What could be pruned, and what stays.
+    pub dimensions: Vec<DimensionReport>,
+    /// What could not be pruned, and why.
+    pub pinned: Vec<Pinned>,
+    /// The proof; absent for a dry run.
+    pub proof: Option<Proof>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Kept and total units per dimension.
+    pub fn dimensions_of(plan: &Plan) -> Vec<DimensionReport> {
+        let rows = plan.dimensions.iter();
+        rows.map(|d| DimensionReport { name: d.name.clone(), kind: d.kind, size: d.size, kept: d.kept.len() })
+            .collect()
+    }
+
+    /// Tables for the terminal. `verbose` adds what was pinned and the time per stage.
+    pub fn text(&self, verbose: bool) -> String {
+        let mut out = String::new();
+        let mut totals = table(&["", "before", "after", "share", "least"]);
+        for (name, change) in [("FLOPs", self.flops), ("parameters", self.params), ("bytes", self.bytes)] {
+            let share = 100.0 * change.after as f64 / change.before.max(1) as f64;
+            let minimum = if change.minimum == 0 { String::new() } else { metric(change.minimum) };
+            totals.add_row([
+                name,
+                &metric(change.before),
+                &metric(change.after),
+                &format!("{share:.1} %"),
+                &minimum,
+            ]);
+        }
+        let mut layers = table(&["layer", "kind", "kept", "of"]);
+        for d in &self.dimensions {
+            layers.add_row([d.name.clone(), d.kind.to_string(), d.kept.to_string(), d.size.to_string()]);
+        }
+        let _ = writeln!(out, "{layers}\n\n{totals}");
+        if verbose {
+            let mut pinned = table(&["not pruned", "size", "because"]);
+            for p in &self.pinned {
+                let more = p.reasons.len().saturating_sub(1);
+                let first = p.reasons.first().map_or(String::new(), ToString::to_string);
+                let because = if more > 0 { format!("{first}, and {more} more") } else { first };
+                pinned.add_row([p.name.clone(), p.size.to_string(), because]);
+            }
+            let _ = writeln!(out, "\n{pinned}\n\n{}", self.stage_table());
+        } else if !self.pinned.is_empty() {
+            let _ = writeln!(out, "\n{} axes of weights keep their extent; -v says why", self.pinned.len());
+        }
+        if let Some(proof) = &self.proof {
+            let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
+            let batches = proof.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let _ = writeln!(
+                out,
+                "\nproof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}; FLOPs recounted: {}",
+                metric(proof.flops)
+            );
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "note: {note}");
+        }
+        out
+    }
+
+    /// Time per stage, as a table.
+    pub fn stage_table(&self) -> String {
+        let mut stages = table(&["stage", "seconds", "forwards"]);
+        for s in &self.stages {
+            let forwards = s.forwards.map_or(String::new(), |f| format!("{f:.1}"));
+            stages.add_row([s.name.to_owned(), format!("{:.2}", s.seconds), forwards]);
+        }
+        stages.to_string()
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+/// A count with a metric prefix.
+fn metric(count: u64) -> String {
+    let steps = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let x = count as f64;
+    match steps.iter().find(|(scale, _)| x >= *scale) {
+        Some((scale, unit)) => format!("{:.3} {unit}", x / scale),
+        None => count.to_string(),
+    }
+}
+
+/// Collects the time of stages.
+#[derive(Debug, Default)]
+pub struct Clock {
+    stages: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    /// Runs a stage and remembers how long it took.
+    pub fn time<T>(&mut self, name: &'static str, stage: impl FnOnce() -> T) -> T {
+        let start = std::time::Instant::now();
+        let result = stage();
+        self.stages.push((name, start.elapsed()));
+        result
+    }
+
+    /// The stages, as multiples of the one called `forward`.
+    pub fn stages(&self, forward: &str) -> Vec<Stage> {
+        let unit = self.stages.iter().find(|(name, _)| *name == forward).map(|(_, d)| d.as_secs_f64());
+        let unit = unit.filter(|u| *u > 0.0);
+        let rows = self.stages.iter().map(|(name, duration)| {
+            let seconds = duration.as_secs_f64();
+            Stage { name, seconds, forwards: unit.map(|u| seconds / u) }
+        });
+        rows.collect()
+    }
+}

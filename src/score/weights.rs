@@ -1,0 +1,141 @@
+//! Baselines that look at weights: magnitude and Wanda.
+
+use std::collections::BTreeMap;
+
+use ndarray::{ArrayD, Axis};
+
+use super::DimensionScores;
+use crate::{
+    calibration::Samples,
+    graph::{Graph, Patch, Use, ValueId},
+    onnx::{proto::ModelProto, tensor::to_tensor},
+    runtime::Engine,
+    score::ScoreError,
+    typing::Dimension,
+    widths::Widths,
+};
+
+/// L2 norm of the slices of matrices and kernels that each unit owns.
+pub fn magnitude(
+    graph: &Graph,
+    widths: &Widths,
+    dimensions: &[Dimension],
+) -> Result<Vec<DimensionScores>, ScoreError> {
+    let mut all = Vec::with_capacity(dimensions.len());
+    for dimension in dimensions {
+        let mut squares = vec![0.0; dimension.size];
+        for owned in &dimension.owned {
+            let Some(weight) = constant(graph, owned.at)?.filter(|w| w.ndim() >= 2) else { continue };
+            let norms = squares_along(&weight, owned.axis);
+            add_to_units(widths, graph, dimension, (owned.at, owned.axis), &norms, &mut squares);
+        }
+        all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
+    }
+    Ok(all)
+}
+
+/// Wanda, summed over a unit's entries: ‖row of the reading weight‖ · ‖activation‖ (Sun et al., 2023, equation 1).
+pub fn wanda(
+    engine: &dyn Engine,
+    model: &ModelProto,
+    graph: &Graph,
+    widths: &Widths,
+    dimensions: &[Dimension],
+    samples: &Samples,
+    batch: usize,
+) -> Result<Vec<DimensionScores>, ScoreError> {
+    let moments = second_moments(engine, model, graph, widths, dimensions, samples, batch)?;
+    let mut all = Vec::with_capacity(dimensions.len());
+    for dimension in dimensions {
+        let mut squares = vec![0.0; dimension.size];
+        for contraction in dimension.contractions(widths) {
+            let at = Use { node: contraction.node, slot: contraction.slot };
+            let Some(activation) = moments.get(&(at, contraction.axis)) else { continue };
+            let weight = match contraction.weight {
+                Some((slot, axis)) => {
+                    constant(graph, Use { node: contraction.node, slot })?.map(|w| squares_along(&w, axis))
+                }
+                None => None,
+            };
+            // In a grouped convolution one weight entry serves the same channel of every group.
+            let product: Vec<f64> = activation
+                .iter()
+                .enumerate()
+                .map(|(i, x)| x * weight.as_ref().filter(|w| !w.is_empty()).map_or(1.0, |w| w[i % w.len()]))
+                .collect();
+            add_to_units(widths, graph, dimension, (at, contraction.axis), &product, &mut squares);
+        }
+        all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
+    }
+    Ok(all)
+}
+
+fn constant(graph: &Graph, at: Use) -> Result<Option<ArrayD<f32>>, ScoreError> {
+    let tensor = graph.node(at.node).inputs.get(at.slot).copied().flatten().and_then(|v| graph.constant(v));
+    match tensor {
+        Some(tensor) => Ok(to_tensor(tensor)?.to_f32()),
+        None => Ok(None),
+    }
+}
+
+fn squares_along(x: &ArrayD<f32>, axis: usize) -> Vec<f64> {
+    x.axis_iter(Axis(axis)).map(|slice| slice.iter().map(|v| f64::from(*v).powi(2)).sum()).collect()
+}
+
+/// Adds numbers per entry of an operand's axis to the units that the entries belong to.
+fn add_to_units(
+    widths: &Widths,
+    graph: &Graph,
+    dimension: &Dimension,
+    (at, axis): (Use, usize),
+    entries: &[f64],
+    units: &mut [f64],
+) {
+    let Some(&width) = widths.operand(graph, at).and_then(|axes| axes.get(axis)) else { return };
+    for (unit, entry) in widths.table.units(width, dimension.width).into_iter().zip(entries) {
+        if let Some(unit) = unit {
+            units[unit] += entry;
+        }
+    }
+}
+
+/// Sum of squares over the samples, per entry of the axis of each summed operand.
+fn second_moments(
+    engine: &dyn Engine,
+    model: &ModelProto,
+    graph: &Graph,
+    widths: &Widths,
+    dimensions: &[Dimension],
+    samples: &Samples,
+    batch: usize,
+) -> Result<BTreeMap<(Use, usize), Vec<f64>>, ScoreError> {
+    let mut taps: BTreeMap<ValueId, Vec<(Use, usize)>> = BTreeMap::new();
+    for contraction in dimensions.iter().flat_map(|d| d.contractions(widths)) {
+        let at = Use { node: contraction.node, slot: contraction.slot };
+        if let Some(value) = graph.node(at.node).inputs[at.slot] {
+            let list = taps.entry(value).or_default();
+            if !list.contains(&(at, contraction.axis)) {
+                list.push((at, contraction.axis));
+            }
+        }
+    }
+    let mut patch = Patch::default();
+    patch.only_exposed();
+    for value in taps.keys() {
+        patch.expose(&graph.value(*value).name);
+    }
+    let mut session = engine.load(&patch.apply(model))?;
+    let mut moments: BTreeMap<(Use, usize), Vec<f64>> = BTreeMap::new();
+    for range in samples.ranges(batch) {
+        let outputs = session.run(&samples.batch(range.start, range.end)?)?;
+        for (tensor, places) in outputs.iter().zip(taps.values()) {
+            let Some(x) = tensor.to_f32() else { continue };
+            for (at, axis) in places {
+                let squares = squares_along(&x, *axis);
+                let sum = moments.entry((*at, *axis)).or_insert_with(|| vec![0.0; squares.len()]);
+                sum.iter_mut().zip(&squares).for_each(|(sum, s)| *sum += s);
+            }
+        }
+    }
+    Ok(moments)
+}

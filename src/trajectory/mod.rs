@@ -1,0 +1,7 @@
+//! The trajectory of features: where it is watched, and how far two runs lie apart on it.
+
+mod distance;
+mod waypoint;
+
+pub use distance::{kullback_leibler, manifold, relative_l2};
+pub use waypoint::{Head, Waypoint, heads, waypoints};
