@@ -57,7 +57,7 @@ pub enum Origin {
     /// Fed by the caller.
     Input,
     /// An initializer or the value of a Constant node, which are treated alike.
-    Constant(TensorProto),
+    Constant(Box<TensorProto>),
     /// Computed by a node.
     Node(NodeId),
     /// Captured from nowhere we know: left alone.
@@ -122,7 +122,7 @@ impl Graph {
         let proto = model.graph.as_ref().unwrap_or(&empty);
         let mut builder = Builder::default();
         for tensor in &proto.initializer {
-            builder.define(tensor.name(), Origin::Constant(tensor.clone()));
+            builder.define(tensor.name(), Origin::Constant(Box::new(tensor.clone())));
         }
         let initializers = builder.values.len();
         let inputs: Vec<ValueId> = proto
@@ -295,7 +295,7 @@ impl Builder {
             .iter()
             .map(|name| match (&constant, alias) {
                 _ if name.is_empty() => None,
-                (Some(tensor), _) => Some(self.define(name, Origin::Constant(tensor.clone()))),
+                (Some(tensor), _) => Some(self.define(name, Origin::Constant(Box::new(tensor.clone())))),
                 (None, Some(original)) => {
                     self.by_name.insert(name.clone(), original);
                     None

@@ -300,7 +300,7 @@ impl WidthTable {
         let step: usize = inner.iter().map(|w| self.size(*w)).product();
         let mut counts = Vec::with_capacity(segments.len());
         for segment in self.segments(segments) {
-            if self.size(segment) % step != 0 {
+            if !self.size(segment).is_multiple_of(step) {
                 return Err(Irreconcilable);
             }
             let count = self.fresh(self.size(segment) / step);
