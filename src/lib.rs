@@ -18,4 +18,4 @@ pub mod typing;
 pub mod verify;
 pub mod widths;
 
-pub use pipeline::{Error, Options, Typed, run};
+pub use pipeline::{Error, Options, Progress, Typed, run};

@@ -15,7 +15,7 @@ use crate::{
     rewrite::{self, RewriteError},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, Method, ScoreError, Scores},
-    typing::{self, Dimensions},
+    typing::{self, Dimension, Dimensions},
     verify::{self, Proof, VerifyError},
     widths::Widths,
 };
@@ -112,13 +112,25 @@ pub struct Typed {
     pub batch: usize,
 }
 
-/// Prunes a model. `progress` is told the stage that begins.
-pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
+const NOISE: &str =
+    "no calibration data: the inputs are made up, and the scores come from noise; give data by --calib";
+
+/// What a run tells while it goes on.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// A stage begins.
+    Stage(&'static str),
+    /// Something to know before the result is there.
+    Say(String),
+}
+
+/// Prunes a model.
+pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
     let engine = runtime::open(&options.runtime)?;
     let mut clock = Clock::default();
-    progress("load");
+    progress(Progress::Stage("load"));
     let source = clock.time("load", || onnx::load(&options.input))?;
-    progress("type");
+    progress(Progress::Stage("type"));
     let typed = type_model(&*engine, source, options, &mut clock)?;
     let prunable = &typed.dimensions.prunable;
     if prunable.is_empty() {
@@ -132,10 +144,14 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, 
     };
     let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
     let target = budget.target(budget_cost.total(&sizes));
+    progress(Progress::Say(reachable(budget_cost, prunable, &options.limits, target, unit)));
+    if matches!(typed.samples.origin(), calibration::Origin::Synthetic) {
+        progress(Progress::Say(NOISE.to_owned()));
+    }
     check_reachable(budget_cost, &typed.dimensions, &options.limits, target, unit)?;
-    progress("score");
+    progress(Progress::Stage("score"));
     let scores = clock.time("score", || scores(&*engine, &typed, options))?;
-    progress("plan");
+    progress(Progress::Stage("plan"));
     let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
     let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
     let change = |cost: &Cost| Change {
@@ -230,6 +246,12 @@ fn why_pinned(dimensions: &Dimensions) -> String {
     }
 }
 
+fn reachable(cost: &Cost, prunable: &[Dimension], limits: &Limits, target: u64, unit: &str) -> String {
+    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
+    let (minimum, dense) = (plan::minimum(cost, prunable, limits), cost.total(&sizes));
+    format!("reachable: {minimum} to {dense} {unit}; asked: {target}")
+}
+
 fn check_reachable(
     cost: &Cost,
     dimensions: &Dimensions,
@@ -308,14 +330,14 @@ fn write(
     budget: &str,
     options: &Options,
     output: &Path,
-    (clock, progress): (&mut Clock, &mut dyn FnMut(&str)),
+    (clock, progress): (&mut Clock, &mut dyn FnMut(Progress)),
 ) -> Result<(Proof, u64), Error> {
     let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
     let model = &typed.source.model;
-    progress("rewrite");
+    progress(Progress::Stage("rewrite"));
     let mut pruned = clock
         .time("rewrite", || rewrite::rewrite(model, &typed.graph, &typed.facts, &typed.widths, &kept))?;
-    progress("verify");
+    progress(Progress::Stage("verify"));
     let masked = masks::constant(&typed.graph, &typed.facts, &typed.widths, &kept).apply(model);
     let first = typed.samples.ranges(2).next().map_or(1, |r| r.len());
     let proof = clock.time("verify", || verify::verify(engine, &masked, &pruned, &typed.samples, first))?;
@@ -340,7 +362,7 @@ fn write(
             value: Some(value.to_owned()),
         });
     }
-    progress("save");
+    progress(Progress::Stage("save"));
     let bytes = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
     Ok((proof, bytes))
 }

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use regex::Regex;
 
 use crate::{
-    Error, Options,
+    Error, Options, Progress,
     calibration::CalibrationOptions,
     plan::{Budget, Limits},
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
@@ -236,7 +236,11 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     };
     let spinner = if prune.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    let report = crate::run(&options, &mut |stage| spinner.set_message(stage.to_owned()));
+    let report = crate::run(&options, &mut |event| match event {
+        Progress::Stage(stage) => spinner.set_message(stage),
+        Progress::Say(text) if prune.quiet => drop(text),
+        Progress::Say(text) => spinner.suspend(|| print_note(&text)),
+    });
     spinner.finish_and_clear();
     let report = report?;
     if let Some(path) = &prune.report {
@@ -266,6 +270,10 @@ fn print(text: &str) {
 }
 
 fn print_error(text: &str) {
+    print_note(&format!("error: {text}"));
+}
+
+fn print_note(text: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "optin-onnx: {text}");
 }

@@ -1,0 +1,105 @@
+//! Exact scores against a naive implementation: one full forward pass per head, masks as constants, distances by hand.
+
+use std::{collections::BTreeSet, path::Path};
+
+use ndarray::{Array2, Axis};
+use optin_onnx::{
+    calibration::{self, CalibrationOptions},
+    graph::{Graph, Patch},
+    masks, onnx,
+    runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
+    score::{ExactOptions, ModelView, exact},
+    trajectory::waypoints,
+    typing::{self, Kind},
+    widths::Kept,
+};
+
+fn gram(tokens: &Array2<f32>) -> Array2<f64> {
+    let x = tokens.mapv(f64::from);
+    let norms = x.map_axis(Axis(1), |row| row.dot(&row).sqrt());
+    let unit = &x / &norms.insert_axis(Axis(1));
+    unit.dot(&unit.t())
+}
+
+fn softmax(z: &[f32]) -> Vec<f64> {
+    let e: Vec<f64> = z.iter().map(|x| f64::from(*x).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.into_iter().map(|x| x / sum).collect()
+}
+
+#[test]
+fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/vit.onnx");
+    let source = onnx::load(&path).unwrap();
+    let calib = Some(path.with_file_name("calib.npz"));
+    let options = CalibrationOptions { calib, samples: Some(4), ..Default::default() };
+    let samples = calibration::load(&source.model, &path, &options).unwrap();
+    let choice =
+        RuntimeOptions { runtime: RuntimeChoice::Auto, provider: Provider::Cpu, threads: 1, ort_lib: None };
+    let engine = runtime::open(&choice).unwrap();
+    let graph = Graph::new(&source.model);
+    let feed = samples.batch(0, 4).unwrap();
+    let facts = typing::observe(&*engine, &source.model, &graph, &feed, 4).unwrap();
+    let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
+    let widths = typing::infer(&graph, &facts, &batched);
+    let all = typing::dimensions(&graph, &widths).prunable;
+    let heads: Vec<_> = all.iter().filter(|d| d.kind == Kind::Head).cloned().collect();
+    assert_eq!(heads.iter().map(|h| h.size).collect::<Vec<_>>(), [4, 4, 4, 4]);
+
+    let points = waypoints(&graph, &widths, &heads);
+    let output = source.model.graph.as_ref().unwrap().output[0].name().to_owned();
+    let run = |kept: &Kept| {
+        let masked = masks::constant(&graph, &facts, &widths, kept).apply(&source.model);
+        let mut taps = Patch::default();
+        taps.only_exposed();
+        points.iter().for_each(|p| taps.expose(&graph.value(p.value).name));
+        taps.expose(&output);
+        engine.load(&taps.apply(&masked)).unwrap().run(&feed).unwrap()
+    };
+    let dense = run(&Kept::default());
+    let view = ModelView {
+        model: &source.model,
+        graph: &graph,
+        facts: &facts,
+        widths: &widths,
+        dimensions: &heads,
+        samples: &samples,
+        batch: 4,
+    };
+    let scored = exact(&*engine, view, &ExactOptions::default()).unwrap();
+    for (head, scores) in heads.iter().zip(&scored) {
+        let mut naive = Vec::new();
+        for unit in 0..head.size {
+            let mut kept = Kept::default();
+            kept.keep(&widths.table, head.width, (0..head.size).filter(|u| *u != unit).collect());
+            let masked = run(&kept);
+            let mut total = 0.0;
+            for (a, b) in dense.iter().zip(&masked).take(points.len()) {
+                let (a, b) = (a.to_f32().unwrap(), b.to_f32().unwrap());
+                for (a, b) in a.outer_iter().zip(b.outer_iter()) {
+                    let a = gram(&a.into_dimensionality().unwrap().to_owned());
+                    let b = gram(&b.into_dimensionality().unwrap().to_owned());
+                    total += (&a - &b).mapv(|x| x * x).mean().unwrap() / 4.0;
+                }
+            }
+            let (z, w) = (dense[points.len()].to_f32().unwrap(), masked[points.len()].to_f32().unwrap());
+            for (z, w) in z.outer_iter().zip(w.outer_iter()) {
+                let (p, q) = (
+                    softmax(&z.iter().copied().collect::<Vec<_>>()),
+                    softmax(&w.iter().copied().collect::<Vec<_>>()),
+                );
+                total += p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>() / 4.0;
+            }
+            naive.push(total);
+        }
+        let order = |s: &[f64]| {
+            let mut order: Vec<usize> = (0..s.len()).collect();
+            order.sort_by(|a, b| s[*a].total_cmp(&s[*b]));
+            order
+        };
+        assert_eq!(order(&naive), order(&scores.scores), "{}", head.name);
+        for (n, s) in naive.iter().zip(&scores.scores) {
+            assert!((n - s).abs() <= 1e-4 * n.abs(), "{}: {n} {s}", head.name);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The program as a user runs it, on the trained fixtures.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn optin(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_optin-onnx")).args(args).output().unwrap()
+}
+
+struct Run {
+    dir: tempfile::TempDir,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Prunes a fixture to `out.onnx`, and returns the report.
+    fn prune(&self, model: &str, extra: &[&str]) -> Value {
+        let (input, calib) = (fixture(model), fixture("calib.npz"));
+        let (out, report) = (self.path("out.onnx"), self.path("report.json"));
+        let mut args =
+            vec![input.to_str().unwrap(), &out, "--calib", calib.to_str().unwrap(), "--report", &report];
+        args.extend(["--samples", "32"]);
+        args.extend(extra);
+        let output = optin(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap()
+    }
+}
+
+/// ONNX's own checker, when the test set-up provides it.
+fn check_with_onnx(path: &str) {
+    let Ok(python) = std::env::var("OPTIN_PYTHON") else { return };
+    let script = "import sys, onnx; onnx.checker.check_model(sys.argv[1], full_check=True)";
+    let output = Command::new(python).args(["-c", script, path]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn fixtures_meet_the_budget_and_are_proven() {
+    for (model, kinds) in [("vit.onnx", ["head", "neuron"].as_slice()), ("cnn.onnx", &["channel"])] {
+        for method in ["magnitude", "wanda"] {
+            let run = Run::new();
+            let report = run.prune(model, &["--flops", "0.6", "--score", method]);
+            let (before, after) =
+                (report["flops"]["before"].as_u64().unwrap(), report["flops"]["after"].as_u64().unwrap());
+            assert!(after * 10 <= before * 6, "{model}: {after} of {before}");
+            assert_eq!(report["proof"]["flops"], report["flops"]["after"]);
+            assert_eq!(report["proof"]["holds"], true);
+            let dimensions = report["dimensions"].as_array().unwrap();
+            for kind in kinds {
+                assert!(dimensions.iter().any(|d| d["kind"] == *kind), "{model} has no {kind}");
+            }
+            check_with_onnx(&run.path("out.onnx"));
+            assert!(
+                fs::metadata(run.path("out.onnx")).unwrap().len()
+                    < fs::metadata(fixture(model)).unwrap().len()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes() {
+    let (a, b) = (Run::new(), Run::new());
+    a.prune("cnn.onnx", &["--flops", "50%"]);
+    b.prune("cnn.onnx", &["--flops", "0.5"]);
+    assert_eq!(fs::read(a.path("out.onnx")).unwrap(), fs::read(b.path("out.onnx")).unwrap());
+}
+
+#[test]
+fn both_runtimes_make_the_same_plan() {
+    if std::env::var("ORT_DYLIB_PATH").is_err() {
+        assert!(std::env::var("OPTIN_REQUIRE_ORT").is_err(), "ONNX Runtime is required");
+        return;
+    }
+    for model in ["vit.onnx", "cnn.onnx"] {
+        let (a, b) = (Run::new(), Run::new());
+        let ort = a.prune(model, &["--flops", "0.5", "--runtime", "ort"]);
+        let tract = b.prune(model, &["--flops", "0.5", "--runtime", "tract"]);
+        assert_eq!(ort["dimensions"], tract["dimensions"]);
+        assert_eq!(ort["flops"], tract["flops"]);
+    }
+}
+
+#[test]
+fn saved_scores_plan_any_budget() {
+    let run = Run::new();
+    let scores = run.path("scores.json");
+    let first = run.prune("vit.onnx", &["--flops", "0.7", "--save-scores", &scores]);
+    let again = run.prune("vit.onnx", &["--flops", "0.7", "--scores", &scores]);
+    assert_eq!(first["dimensions"], again["dimensions"]);
+    let smaller = run.prune("vit.onnx", &["--flops", "0.4", "--scores", &scores]);
+    assert!(smaller["flops"]["after"].as_u64() < first["flops"]["after"].as_u64());
+    let other = fixture("cnn.onnx");
+    let output =
+        optin(&[other.to_str().unwrap(), &run.path("x.onnx"), "--scores", &scores, "--samples", "2"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn layers_that_are_to_be_kept_stay() {
+    let run = Run::new();
+    let report = run.prune("vit.onnx", &["--flops", "0.8", "--keep", "blocks.0", "--kinds", "neuron"]);
+    for d in report["dimensions"].as_array().unwrap() {
+        let whole = d["kept"] == d["size"];
+        let name = d["name"].as_str().unwrap();
+        assert!(whole || (d["kind"] == "neuron" && !name.contains("blocks.0")), "{name}");
+    }
+}
+
+#[test]
+fn failures_say_why_and_leave_the_old_output_alone() {
+    let run = Run::new();
+    let out = run.path("out.onnx");
+    fs::write(&out, "old").unwrap();
+    let vit = fixture("vit.onnx");
+    let vit = vit.to_str().unwrap();
+    let truncated = run.path("truncated.onnx");
+    let bytes = fs::read(vit).unwrap();
+    fs::write(&truncated, &bytes[..bytes.len() / 2]).unwrap();
+    let text = run.path("text.onnx");
+    fs::write(&text, "this is no model").unwrap();
+    let labels = fixture("test.npz");
+    let nowhere = run.path("missing/out.onnx");
+    let cases: &[(&[&str], i32)] = &[
+        (&[&truncated, &out], 2),
+        (&[&text, &out], 2),
+        (&[vit, &out, "--calib", labels.to_str().unwrap()], 2),
+        (&[vit, &nowhere, "--samples", "2"], 2),
+        (&[vit, &out, "--samples", "2", "--flops", "0.001"], 2),
+        (&[vit, vit], 2),
+        (&[vit, &out, "--flops", "twice"], 2),
+        (&[vit, &out, "--runtime", "ort", "--ort-lib", &nowhere], 2),
+    ];
+    for (args, code) in cases {
+        let output = optin(args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(*code), "{args:?}: {error}");
+        assert!(!error.contains("panicked"), "{error}");
+        assert_eq!(fs::read(&out).unwrap(), b"old", "{args:?}");
+    }
+    let infeasible = optin(&[vit, &out, "--samples", "2", "--flops", "0.001"]);
+    assert!(String::from_utf8_lossy(&infeasible.stderr).contains("is the least that is reachable"));
+}
