@@ -1,5 +1,7 @@
 //! The program as a user runs it, on the trained fixtures.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

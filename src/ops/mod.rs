@@ -1,4 +1,4 @@
-//! What the tool knows of operators: one file per family, one line per operator in [`registry`].
+//! What the tool knows of operators: one file per family, one line per operator in `registry.rs`.
 //!
 //! A family's file says how the axes of its operators relate and what they cost ([`Operator::infer`]), how sizes pass
 //! through them as data ([`Operator::sizes`]), and which attributes and shape operands have to follow when axes shrink

@@ -1,0 +1,58 @@
+//! Planning and rewriting: what a new budget costs once a model is scored.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::{collections::BTreeSet, path::Path};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use optin_onnx::{
+    calibration::{self, CalibrationOptions},
+    graph::Graph,
+    onnx,
+    plan::{Cost, Limits, plan},
+    rewrite::rewrite,
+    runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
+    score::{Method, Scores, magnitude},
+    typing,
+};
+
+fn replanning(c: &mut Criterion) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/vit.onnx");
+    let source = onnx::load(&path).unwrap();
+    let options = CalibrationOptions { samples: Some(2), ..Default::default() };
+    let samples = calibration::load(&source.model, &path, &options).unwrap();
+    let choice =
+        RuntimeOptions { runtime: RuntimeChoice::Tract, provider: Provider::Cpu, threads: 1, ort_lib: None };
+    let engine = runtime::open(&choice).unwrap();
+    let graph = Graph::new(&source.model);
+    let facts = typing::observe(&*engine, &source.model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
+    let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
+    c.bench_function("type", |b| {
+        b.iter(|| typing::dimensions(&graph, &typing::infer(&graph, &facts, &batched)))
+    });
+    let widths = typing::infer(&graph, &facts, &batched);
+    let dimensions = typing::dimensions(&graph, &widths).prunable;
+    let scores = Scores {
+        score: Method::Magnitude,
+        model: source.sha256.clone(),
+        calibration: String::new(),
+        samples: 2,
+        seed: 0,
+        dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),
+    };
+    let cost = Cost::flops(&widths, &dimensions, 2);
+    let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
+    let target = cost.total(&sizes) / 2;
+    c.bench_function("plan", |b| {
+        b.iter(|| plan(&cost, &dimensions, &scores, &Limits::default(), target).unwrap())
+    });
+    let kept = plan(&cost, &dimensions, &scores, &Limits::default(), target)
+        .unwrap()
+        .kept(&widths.table, &dimensions);
+    c.bench_function("rewrite", |b| {
+        b.iter(|| rewrite(&source.model, &graph, &facts, &widths, &kept).unwrap())
+    });
+}
+
+criterion_group!(benches, replanning);
+criterion_main!(benches);
