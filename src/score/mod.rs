@@ -1,6 +1,7 @@
 //! Importance of every unit, as plain data that can be saved and planned from again.
 
 mod exact;
+mod quirks;
 mod weights;
 
 pub use exact::{ExactOptions, exact};

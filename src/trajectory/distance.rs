@@ -5,12 +5,13 @@ use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 /// Manifold distance of one sample's tokens `[tokens, features]`: with tokens normalised to unit length, the mean of
 /// `(T Tᵀ − S Sᵀ)²` over all pairs of tokens (OPTIN, equation 2).
 pub fn manifold(dense: ArrayView2<'_, f32>, masked: ArrayView2<'_, f32>) -> f64 {
-    let difference = gram(dense) - gram(masked);
+    let difference = unit_gram(dense) - unit_gram(masked);
     let pairs = difference.len().max(1) as f64;
     difference.iter().map(|d| f64::from(*d).powi(2)).sum::<f64>() / pairs
 }
 
-fn gram(tokens: ArrayView2<'_, f32>) -> Array2<f32> {
+/// Products of all pairs of tokens `[tokens, features]`, normalised to unit length.
+pub fn unit_gram(tokens: ArrayView2<'_, f32>) -> Array2<f32> {
     let mut unit = tokens.to_owned();
     for mut token in unit.axis_iter_mut(Axis(0)) {
         let norm = token.iter().map(|x| x * x).sum::<f32>().sqrt();

@@ -3,5 +3,5 @@
 mod distance;
 mod waypoint;
 
-pub use distance::{kullback_leibler, manifold, relative_l2};
+pub use distance::{kullback_leibler, manifold, relative_l2, unit_gram};
 pub use waypoint::{Head, Waypoint, heads, waypoints};
