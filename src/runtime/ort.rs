@@ -135,7 +135,12 @@ impl Ort {
             let input = OrtTensor::from_array(([1_i64], vec![1_f32]))?;
             session.run(vec![("x", input)]).map(drop)
         };
-        run().map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+        run().map_err(|e| {
+            // Before this comes the place in ONNX Runtime's own source.
+            let message = e.to_string();
+            let reason = message.split("FAIL : ").last().unwrap_or(&message);
+            reason.lines().next().unwrap_or_default().to_owned()
+        })
     }
 
     fn builder(&self, cuda: bool) -> ::ort::Result<SessionBuilder> {
