@@ -75,7 +75,7 @@ pub enum RuntimeError {
     },
     /// The engine cannot be trusted with an operator.
     #[error(
-        "tract does not run operator `{op}` correctly; use ONNX Runtime: `optin-onnx runtime install`, then \
+        "tract does not run this `{op}` operator correctly; use ONNX Runtime: `optin-onnx runtime install`, then \
          --runtime ort"
     )]
     OperatorOnTract {

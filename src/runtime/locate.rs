@@ -27,7 +27,7 @@ pub enum Origin {
     Flag,
     /// Named by [`LIBRARY_VARIABLE`].
     Variable,
-    /// Where [`install`](super::install) puts it.
+    /// Where [`install`](super::install()) puts it.
     DataDir,
     /// The folder of the running program.
     Executable,
@@ -162,10 +162,11 @@ fn search(flag: Option<&Path>, variable: Variables<'_>, load: Load<'_>) -> Resul
     for (origin, folders) in FOLDERS {
         let folders = folders(variable);
         let Some(library) = folders.iter().find_map(|folder| newest_library(folder)) else {
-            let (path, reason) = match <[PathBuf; 1]>::try_from(folders) {
-                Ok([folder]) => (Some(folder), "no library there"),
-                Err(folders) if folders.is_empty() => (None, "no `onnxruntime` folder"),
-                Err(_) => (None, "no library there"),
+            // The loader path is many folders, and not worth a line each.
+            let path = if folders.len() == 1 { folders.into_iter().next() } else { None };
+            let reason = match origin {
+                Origin::VirtualEnv | Origin::Python if path.is_none() => "no `onnxruntime` package",
+                _ => "no library there",
             };
             places.push(Place { origin, path, outcome: Outcome::Absent(reason) });
             continue;

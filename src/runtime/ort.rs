@@ -135,7 +135,12 @@ impl Ort {
             let input = OrtTensor::from_array(([1_i64], vec![1_f32]))?;
             session.run(vec![("x", input)]).map(drop)
         };
-        run().map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+        run().map_err(|e| {
+            // Before this comes the place in ONNX Runtime's own source.
+            let message = e.to_string();
+            let reason = message.split("FAIL : ").last().unwrap_or(&message);
+            reason.lines().next().unwrap_or_default().to_owned()
+        })
     }
 
     fn builder(&self, cuda: bool) -> ::ort::Result<SessionBuilder> {
@@ -321,4 +326,54 @@ fn write_external(model: &ModelProto) -> io::Result<(TempDir, PathBuf)> {
     let file = folder.path().join("model.onnx");
     std::fs::write(&file, model.encode_to_vec())?;
     Ok((folder, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::TensorProto;
+
+    /// `y = x + a + b`, with weights large enough to be moved out.
+    fn sum_model() -> ModelProto {
+        let mut model = identity_model();
+        let graph = model.graph.as_mut().unwrap();
+        let weights = |name: &str, value: f32| TensorProto {
+            name: Some(name.to_owned()),
+            dims: vec![300],
+            data_type: Some(DType::F32.onnx()),
+            raw_data: Some(value.to_le_bytes().repeat(300).into()),
+            ..Default::default()
+        };
+        graph.initializer = vec![weights("a", 1.5), weights("b", 0.25)];
+        let add = |a: &str, b: &str, sum: &str| NodeProto {
+            input: vec![a.to_owned(), b.to_owned()],
+            output: vec![sum.to_owned()],
+            op_type: Some("Add".to_owned()),
+            ..Default::default()
+        };
+        graph.node = vec![add("x", "a", "xa"), add("xa", "b", "y")];
+        model
+    }
+
+    #[test]
+    fn external_weights_are_page_aligned_and_load() {
+        let (folder, file) = write_external(&sum_model()).unwrap();
+        let written = ModelProto::decode(std::fs::read(&file).unwrap().as_slice()).unwrap();
+        let initializers = written.graph.unwrap().initializer;
+        let offsets: Vec<_> = initializers.iter().map(offset).collect();
+        assert_eq!(offsets, ["0", "4096"]);
+        assert_eq!(folder.path().join("weights").metadata().unwrap().len(), 4096 + 1200);
+
+        let Some(library) = locate::find(None).unwrap().library else { return };
+        let engine = Ort::open(&library, &RuntimeOptions::default()).unwrap();
+        let mut session = engine.builder(false).unwrap().commit_from_file(file).unwrap();
+        let outputs =
+            session.run(vec![("x", OrtTensor::from_array(([1_i64], vec![1_f32])).unwrap())]).unwrap();
+        assert_eq!(tensor_of(&outputs["y"]).unwrap(), Tensor::f32(&[300], vec![2.75; 300]).unwrap());
+    }
+
+    fn offset(tensor: &TensorProto) -> &str {
+        assert_eq!(tensor.raw_data, None);
+        tensor.external_data.iter().find(|e| e.key() == "offset").unwrap().value()
+    }
 }
