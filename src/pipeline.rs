@@ -37,6 +37,8 @@ pub struct Options {
     pub runtime: RuntimeOptions,
     /// How units are scored.
     pub score: Method,
+    /// Score as the released code does, for comparison (exact scoring only).
+    pub paper_quirks: bool,
     /// What may be removed.
     pub limits: Limits,
     /// Scores of an earlier run to plan from.
@@ -120,6 +122,13 @@ const NOISE: &str =
 pub enum Progress {
     /// A stage begins.
     Stage(&'static str),
+    /// So many units have been scored, of so many.
+    Units {
+        /// Scored.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
     /// Something to know before the result is there.
     Say(String),
 }
@@ -150,7 +159,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     }
     check_reachable(budget_cost, &typed.dimensions, &options.limits, target, unit)?;
     progress(Progress::Stage("score"));
-    let scores = clock.time("score", || scores(&*engine, &typed, options))?;
+    let scores = clock.time("score", || scores(&*engine, &typed, options, progress))?;
     progress(Progress::Stage("plan"));
     let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
     let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
@@ -269,7 +278,12 @@ fn check_reachable(
     Err(PlanError::Infeasible { asked: target, unit, minimum, share, why })
 }
 
-fn scores(engine: &dyn Engine, typed: &Typed, options: &Options) -> Result<Scores, Error> {
+fn scores(
+    engine: &dyn Engine,
+    typed: &Typed,
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Scores, Error> {
     if let Some(path) = &options.scores {
         let text = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
         let scores: Scores = serde_json::from_str(&text).map_err(|e| file_error(path, e))?;
@@ -285,7 +299,15 @@ fn scores(engine: &dyn Engine, typed: &Typed, options: &Options) -> Result<Score
             let model = &typed.source.model;
             score::wanda(engine, model, &typed.graph, &typed.widths, prunable, &typed.samples, typed.batch)?
         }
-        Method::Exact => score::exact(engine, typed.view(), &score::ExactOptions::default())?,
+        Method::Exact => {
+            let settings = score::ExactOptions {
+                seed: options.calibration.seed,
+                paper_quirks: options.paper_quirks,
+                ..Default::default()
+            };
+            let mut tick = |done, total| progress(Progress::Units { done, total });
+            score::exact(engine, typed.view(), &settings, &mut tick)?
+        }
     };
     let scores = Scores {
         score: options.score,

@@ -77,6 +77,9 @@ struct Prune {
     /// How units are scored.
     #[arg(long, value_enum, default_value_t = Method::Wanda)]
     score: Method,
+    /// Score exactly, but with the quirks of the paper's released code, for comparison.
+    #[arg(long)]
+    paper_quirks: bool,
     /// Prune only these kinds.
     #[arg(long, value_enum, value_delimiter = ',')]
     kinds: Vec<Kind>,
@@ -222,7 +225,8 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
             threads: prune.threads,
             ort_lib: prune.ort_lib.clone(),
         },
-        score: prune.score,
+        score: if prune.paper_quirks { Method::Exact } else { prune.score },
+        paper_quirks: prune.paper_quirks,
         limits: Limits {
             align: prune.align.max(1),
             max_prune: prune.max_prune,
@@ -238,6 +242,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
     let report = crate::run(&options, &mut |event| match event {
         Progress::Stage(stage) => spinner.set_message(stage),
+        Progress::Units { done, total } => spinner.set_message(format!("score {done}/{total}")),
         Progress::Say(text) if prune.quiet => drop(text),
         Progress::Say(text) => spinner.suspend(|| print_note(&text)),
     });

@@ -10,16 +10,16 @@ use ndarray::{Array3, ArrayD, Axis, IxDyn};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DimensionScores, ModelView, ScoreError};
+use super::{DimensionScores, ModelView, ScoreError, quirks};
 use crate::{
     calibration::{InputRole, input_roles},
-    graph::{Graph, Patch, ValueId, cut},
+    graph::{Graph, Patch, Use, ValueId, cut},
     masks,
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
     trajectory::{Head, Waypoint, heads, kullback_leibler, manifold, relative_l2, waypoints},
-    typing::Dimension,
+    typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
 
@@ -32,25 +32,47 @@ pub struct ExactOptions {
     pub tokens: usize,
     /// Seed of the subsample.
     pub seed: u64,
+    /// Compute what the released code computes instead of the formula: see `quirks.rs`.
+    pub paper_quirks: bool,
 }
 
 impl Default for ExactOptions {
     fn default() -> Self {
-        Self { lambda: 1.0, tokens: 64, seed: 0 }
+        Self { lambda: 1.0, tokens: 64, seed: 0, paper_quirks: false }
     }
 }
 
 /// Scores every unit of every dimension.
+///
+/// `progress` is told how many units are done, of how many.
 pub fn exact(
     engine: &dyn Engine,
     view: ModelView<'_>,
     options: &ExactOptions,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<DimensionScores>, ScoreError> {
     let points = waypoints(view.graph, view.widths, view.dimensions);
     let outputs = heads(view.graph, view.facts);
-    let scorer = Scorer { engine, view, options, points, outputs, padding: padding(view) };
-    view.dimensions.iter().map(|d| Ok(DimensionScores::of(d, scorer.dimension(d)?))).collect()
+    let padding = if options.paper_quirks { None } else { padding(view) };
+    let scorer = Scorer { engine, view, options, points, outputs, padding };
+    let total: usize = view.dimensions.iter().map(|d| d.size).sum();
+    let batches = view.samples.ranges(view.batch).count().max(1);
+    let mut done = 0;
+    let mut scores = Vec::with_capacity(view.dimensions.len());
+    for dimension in view.dimensions {
+        let mut runs = 0;
+        let mut tick = |units: usize| {
+            runs += units;
+            progress(done + runs / batches, total);
+        };
+        scores.push(DimensionScores::of(dimension, scorer.dimension(dimension, &mut tick)?));
+        done += dimension.size;
+    }
+    Ok(scores)
 }
+
+/// Samples, over all masks, that one run of a suffix holds.
+const MASKED_BATCH: usize = 32;
 
 /// The first input that is a mask `[batch, positions]`.
 fn padding(view: ModelView<'_>) -> Option<(String, ValueId)> {
@@ -80,35 +102,84 @@ struct Suffix<'a> {
 }
 
 impl<'a> Scorer<'a> {
-    fn dimension(&self, dimension: &'a Dimension) -> Result<Vec<f64>, ScoreError> {
+    fn dimension(
+        &self,
+        dimension: &'a Dimension,
+        tick: &mut dyn FnMut(usize),
+    ) -> Result<Vec<f64>, ScoreError> {
         let mut suffix = self.suffix(dimension)?;
-        let mut prefix = self.prefix(&suffix.boundary)?;
-        let mut scores = vec![0.0; dimension.size];
+        let mut prefix = self.prefix(dimension, &suffix.boundary)?;
+        let mut meter = Meter::new(self.options, dimension);
         for range in self.view.samples.ranges(self.view.batch) {
             let samples = range.len();
             let inputs = self.view.samples.batch(range.start, range.end)?;
             let mut feed: Vec<(String, Tensor)> =
                 inputs.iter().filter(|(name, _)| suffix.reads.contains(name)).cloned().collect();
-            if let Some(session) = prefix.as_mut() {
+            if let Some(session) = prefix.dense.as_mut() {
                 feed.extend(suffix.boundary.iter().cloned().zip(session.run(&inputs)?));
             }
             let padding = self.padding.as_ref().and_then(|(name, _)| inputs.iter().find(|(n, _)| n == name));
             let padding = padding.and_then(|(_, mask)| mask.to_ints());
-            let everything = Kept::default();
-            let dense = suffix.run(self.view, &feed, &everything)?;
+            let dense = suffix.run(self.view, &feed, &[Kept::default()], None)?;
             let dense = self.features(&suffix, &dense, samples, padding.as_deref());
-            for (unit, score) in scores.iter_mut().enumerate() {
-                let mut kept = Kept::default();
-                let others = (0..dimension.size).filter(|u| *u != unit).collect();
-                kept.keep(&self.view.widths.table, dimension.width, others);
-                let masked = suffix.run(self.view, &feed, &kept)?;
-                let masked = self.features(&suffix, &masked, samples, padding.as_deref());
-                *score += self.distance(&dense, &masked) * samples as f64;
+            if let Some(session) = prefix.masked.as_mut() {
+                feed.retain(|(name, _)| !suffix.boundary.contains(name));
+                feed.extend(suffix.boundary.iter().cloned().zip(session.run(&inputs)?));
+            }
+            let batching = self.batching(&suffix, &feed, samples);
+            let at_once = batching.as_ref().map_or(1, |_| (MASKED_BATCH / samples).max(1));
+            let units: Vec<usize> = (0..dimension.size).collect();
+            for units in units.chunks(at_once) {
+                let kept: Vec<Kept> = units.iter().map(|unit| self.without(dimension, *unit)).collect();
+                let values = suffix.run(self.view, &feed, &kept, batching.as_ref())?;
+                for (k, unit) in units.iter().enumerate() {
+                    let values: Vec<Tensor> = values.iter().map(|v| share(v, k, units.len())).collect();
+                    let masked = self.features(&suffix, &values, samples, padding.as_deref());
+                    meter.add(*unit, &dense, &masked, samples);
+                }
+                tick(units.len());
             }
         }
-        let count = self.view.samples.len().max(1) as f64;
-        scores.iter_mut().for_each(|s| *s /= count);
-        Ok(scores)
+        Ok(meter.finish(self.view.samples.len(), self.is_last(dimension)))
+    }
+
+    /// Everything but one unit.
+    fn without(&self, dimension: &Dimension, unit: usize) -> Kept {
+        let mut kept = Kept::default();
+        let others = (0..dimension.size).filter(|u| *u != unit).collect();
+        kept.keep(&self.view.widths.table, dimension.width, others);
+        kept
+    }
+
+    fn is_last(&self, dimension: &Dimension) -> bool {
+        self.view.dimensions.iter().filter(|d| d.kind == dimension.kind).all(|d| d.layer <= dimension.layer)
+    }
+
+    /// How several masks run as one batch, if they can: each fed value has one axis led by the batch or none that depends
+    /// on it, and all results start with the batch.
+    fn batching(&self, suffix: &Suffix<'_>, feed: &[(String, Tensor)], samples: usize) -> Option<Batching> {
+        let ModelView { graph, facts, widths, .. } = self.view;
+        let batch = widths.batch.filter(|_| self.view.samples.fixed_batch().is_none())?;
+        let table = &widths.table;
+        let leads = |value: ValueId| -> Option<Option<usize>> {
+            let axes = widths.value(value)?;
+            let places: Vec<usize> = (0..axes.len()).filter(|i| table.contains(axes[*i], batch)).collect();
+            match places.as_slice() {
+                [] => Some(None),
+                [axis] if table.leads(axes[*axis], batch) => Some(Some(*axis)),
+                _ => None,
+            }
+        };
+        let axes = feed.iter().map(|(name, _)| leads(graph.find(name)?)).collect::<Option<Vec<_>>>()?;
+        let mut results = suffix.points.iter().map(|p| p.value).chain(suffix.outputs.iter().map(|(v, _)| *v));
+        let masks = suffix.masks.iter().map(|(_, contraction)| {
+            let value = graph.node(contraction.node).inputs.get(contraction.slot).copied().flatten()?;
+            let axis = leads(value)??;
+            let extent = facts.get(value)?.shape.get(axis)? * samples / facts.samples.max(1);
+            (axis != contraction.axis).then_some((axis, extent))
+        });
+        let masks = masks.collect::<Option<Vec<_>>>()?;
+        results.all(|v| leads(v) == Some(Some(0))).then_some(Batching { axes, masks })
     }
 
     fn suffix(&self, dimension: &'a Dimension) -> Result<Suffix<'a>, ScoreError> {
@@ -145,15 +216,34 @@ impl<'a> Scorer<'a> {
         Ok(Suffix { session, masks, points, outputs, boundary, reads })
     }
 
-    /// A session that computes what the suffix reads; `None` when it reads graph inputs alone.
-    fn prefix(&self, boundary: &[String]) -> Result<Option<Box<dyn Session>>, ScoreError> {
+    /// Sessions that compute what the suffix reads.
+    fn prefix(&self, dimension: &Dimension, boundary: &[String]) -> Result<Prefix, ScoreError> {
         if boundary.is_empty() {
-            return Ok(None);
+            return Ok(Prefix { dense: None, masked: None });
         }
+        let ModelView { model, graph, facts, widths, .. } = self.view;
+        let mut contaminated = Kept::default();
+        if self.options.paper_quirks && dimension.kind == Kind::Head {
+            let earlier = |d: &&Dimension| d.kind == Kind::Head && d.layer < dimension.layer && d.size > 1;
+            for other in self.view.dimensions.iter().filter(earlier) {
+                contaminated.keep(&widths.table, other.width, (0..other.size - 1).collect());
+            }
+        }
+        let masked = match contaminated.is_everything() {
+            true => None,
+            false => {
+                Some(self.tap(&masks::constant(graph, facts, widths, &contaminated).apply(model), boundary)?)
+            }
+        };
+        Ok(Prefix { dense: Some(self.tap(model, boundary)?), masked })
+    }
+
+    /// A session of `model` that returns the named values.
+    fn tap(&self, model: &ModelProto, boundary: &[String]) -> Result<Box<dyn Session>, ScoreError> {
         let mut patch = Patch::default();
         patch.only_exposed();
         boundary.iter().for_each(|name| patch.expose(name));
-        Ok(Some(self.engine.load(&patch.apply(self.view.model))?))
+        Ok(self.engine.load(&patch.apply(model))?)
     }
 
     /// What the distance compares: tokens per waypoint and sample, and the outputs.
@@ -213,23 +303,98 @@ impl<'a> Scorer<'a> {
         let axes = self.view.widths.value(value).unwrap_or_default();
         positions.is_some_and(|p| axes.iter().any(|a| table.contains(*a, p)))
     }
+}
 
-    fn distance(&self, dense: &Features, masked: &Features) -> f64 {
-        let mut total = 0.0;
-        for (a, b) in dense.tokens.iter().zip(&masked.tokens) {
-            let sum: f64 = a.iter().zip(b).map(|(a, b)| manifold(a.view(), b.view())).sum();
-            total += sum / a.len().max(1) as f64;
+/// Sessions of the model up to a cut.
+struct Prefix {
+    /// What the dense model computes; `None` when the suffix reads graph inputs alone.
+    dense: Option<Box<dyn Session>>,
+    /// The same with the last head of all earlier layers masked: a quirk of the released code.
+    masked: Option<Box<dyn Session>>,
+}
+
+/// How several masks run as one batch.
+struct Batching {
+    /// Per fed value, the axis to repeat it along.
+    axes: Vec<Option<usize>>,
+    /// Per mask, the batch axis of what it multiplies, and that axis' extent.
+    masks: Vec<(usize, usize)>,
+}
+
+/// Collects the distances of a dimension's units.
+enum Meter<'a> {
+    Formula { options: &'a ExactOptions, totals: Vec<f64> },
+    Paper { rng: ChaCha8Rng, kind: Kind, manifold: Vec<f64>, divergence: Vec<f64> },
+}
+
+impl<'a> Meter<'a> {
+    fn new(options: &'a ExactOptions, dimension: &Dimension) -> Self {
+        let zeros = vec![0.0; dimension.size];
+        if !options.paper_quirks {
+            return Self::Formula { options, totals: zeros };
         }
-        for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
-            total += self.options.lambda
-                * match head {
-                    Head::Logits => kullback_leibler(a.view(), b.view(), false),
-                    Head::Probabilities => kullback_leibler(a.view(), b.view(), true),
-                    Head::Embedding => relative_l2(a.view(), b.view()),
-                };
-        }
-        total
+        let rng = ChaCha8Rng::seed_from_u64(options.seed);
+        Self::Paper { rng, kind: dimension.kind, manifold: zeros.clone(), divergence: zeros }
     }
+
+    fn add(&mut self, unit: usize, dense: &Features, masked: &Features, samples: usize) {
+        match self {
+            Self::Formula { options, totals } => {
+                totals[unit] += distance(options, dense, masked) * samples as f64;
+            }
+            Self::Paper { rng, manifold, divergence, .. } => {
+                let pairs = dense.tokens.iter().zip(&masked.tokens);
+                manifold[unit] += pairs.filter_map(|(a, b)| quirks::manifold_sum(a, b, rng)).sum::<f64>();
+                // The sum over rows, where the formula takes the mean.
+                let rows = |z: &ArrayD<f32>| z.len() / z.shape().last().copied().unwrap_or(1).max(1);
+                for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
+                    divergence[unit] += head_distance(*head, a, b) * rows(a) as f64;
+                }
+            }
+        }
+    }
+
+    fn finish(self, samples: usize, last: bool) -> Vec<f64> {
+        match self {
+            Self::Formula { totals, .. } => totals.into_iter().map(|t| t / samples.max(1) as f64).collect(),
+            Self::Paper { kind, manifold, divergence, .. } => {
+                let mut balance = quirks::Balance::default();
+                let count = manifold.len();
+                let units = manifold.into_iter().zip(divergence).enumerate();
+                units.map(|(u, (m, d))| balance.total(m, d) * quirks::prior(kind, u, count, last)).collect()
+            }
+        }
+    }
+}
+
+/// `Σ L_MD + λ · L_KL`, averaged over the samples of a batch.
+fn distance(options: &ExactOptions, dense: &Features, masked: &Features) -> f64 {
+    let mut total = 0.0;
+    for (a, b) in dense.tokens.iter().zip(&masked.tokens) {
+        let sum: f64 = a.iter().zip(b).map(|(a, b)| manifold(a.view(), b.view())).sum();
+        total += sum / a.len().max(1) as f64;
+    }
+    for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
+        total += options.lambda * head_distance(*head, a, b);
+    }
+    total
+}
+
+fn head_distance(head: Head, dense: &ArrayD<f32>, masked: &ArrayD<f32>) -> f64 {
+    match head {
+        Head::Logits => kullback_leibler(dense.view(), masked.view(), false),
+        Head::Probabilities => kullback_leibler(dense.view(), masked.view(), true),
+        Head::Embedding => relative_l2(dense.view(), masked.view()),
+    }
+}
+
+/// The `k`-th of `parts` equal parts of a value along its first axis; the whole of it when there is one part.
+fn share(value: &Tensor, k: usize, parts: usize) -> Tensor {
+    if parts == 1 {
+        return value.clone();
+    }
+    let extent = value.shape().first().map_or(0, |n| n / parts);
+    value.narrow(0, k * extent, (k + 1) * extent)
 }
 
 struct Features {
@@ -239,25 +404,41 @@ struct Features {
 }
 
 impl Suffix<'_> {
+    /// Runs with one mask, or with several as one batch.
     fn run(
         &mut self,
         view: ModelView<'_>,
         feed: &[(String, Tensor)],
-        kept: &Kept,
+        kept: &[Kept],
+        batching: Option<&Batching>,
     ) -> Result<Vec<Tensor>, ScoreError> {
-        let mut inputs = feed.to_vec();
-        for (name, contraction) in &self.masks {
-            let at = crate::graph::Use { node: contraction.node, slot: contraction.slot };
-            let axes = view.widths.operand(view.graph, at).unwrap_or_default();
-            let size = axes.get(contraction.axis).map_or(0, |w| view.widths.table.size(*w));
-            let mask = masks::entries_mask(view.widths, view.graph, contraction, kept);
-            let mask = mask.unwrap_or_else(|| vec![1.0; size]);
-            if let Some(mask) = masks::shaped(view.graph, view.facts, contraction, &mask) {
-                inputs.push((name.clone(), mask));
-            }
+        let batching = batching.filter(|_| kept.len() > 1);
+        let repeated = |(i, (name, value)): (usize, &(String, Tensor))| {
+            let axis = batching.and_then(|b| b.axes[i]);
+            (name.clone(), axis.map_or_else(|| value.clone(), |axis| value.tile(axis, kept.len())))
+        };
+        let mut inputs: Vec<(String, Tensor)> = feed.iter().enumerate().map(repeated).collect();
+        for (i, (name, contraction)) in self.masks.iter().enumerate() {
+            let masks = kept.iter().filter_map(|kept| mask_of(view, contraction, kept));
+            let mask = match batching.map(|b| b.masks[i]) {
+                None => masks.last(),
+                Some((axis, extent)) => {
+                    Tensor::concat(&masks.map(|m| m.tile(axis, extent)).collect::<Vec<_>>(), axis)
+                }
+            };
+            inputs.extend(mask.map(|mask| (name.clone(), mask)));
         }
         Ok(self.session.run(&inputs)?)
     }
+}
+
+/// What multiplies the operand of a sum: zero for the units that are left out, else one.
+fn mask_of(view: ModelView<'_>, contraction: &Contraction, kept: &Kept) -> Option<Tensor> {
+    let at = Use { node: contraction.node, slot: contraction.slot };
+    let axis = view.widths.operand(view.graph, at)?.get(contraction.axis)?;
+    let mask = masks::entries_mask(view.widths, view.graph, contraction, kept);
+    let mask = mask.unwrap_or_else(|| vec![1.0; view.widths.table.size(*axis)]);
+    masks::shaped(view.graph, view.facts, contraction, &mask)
 }
 
 /// `[samples, positions, features]` of a value whose first axis is led by the batch.

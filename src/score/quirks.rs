@@ -21,7 +21,11 @@ const LAMBDA_CONTRIBUTION: f64 = 10.0;
 const DECAY: f64 = 0.5;
 
 /// Sum over pairs of tokens, drawn anew, of the squared difference of their products.
-pub(super) fn manifold_sum(dense: &[Array2<f32>], masked: &[Array2<f32>], rng: &mut ChaCha8Rng) -> Option<f64> {
+pub(super) fn manifold_sum(
+    dense: &[Array2<f32>],
+    masked: &[Array2<f32>],
+    rng: &mut ChaCha8Rng,
+) -> Option<f64> {
     let stack = |samples: &[Array2<f32>]| {
         let views: Vec<_> = samples.iter().map(|s| s.view()).collect();
         concatenate(Axis(0), &views).ok()

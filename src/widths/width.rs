@@ -178,6 +178,15 @@ impl WidthTable {
         }
     }
 
+    /// Whether `part` is `whole` or its outermost factor.
+    pub fn leads(&self, whole: Width, part: Width) -> bool {
+        self.root(whole) == self.root(part)
+            || match self.form(whole) {
+                Form::Product(factors) => factors.first().is_some_and(|f| self.leads(*f, part)),
+                Form::Free | Form::Concat(_) => false,
+            }
+    }
+
     /// Whether `part` is `whole` or something that `whole` is made of.
     pub fn contains(&self, whole: Width, part: Width) -> bool {
         self.root(whole) == self.root(part)
