@@ -306,7 +306,9 @@ fn scores(
                 ..Default::default()
             };
             let mut tick = |done, total| progress(Progress::Units { done, total });
-            score::exact(engine, typed.view(), &settings, &mut tick)?
+            // Scoring is dear: units that may not go need no scores.
+            let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
+            score::exact(engine, typed.view(), &settings, &wanted, &mut tick)?
         }
     };
     let scores = Scores {

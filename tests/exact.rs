@@ -68,7 +68,7 @@ fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
         samples: &samples,
         batch: 4,
     };
-    let scored = exact(&*engine, view, &ExactOptions::default(), &mut |_, _| {}).unwrap();
+    let scored = exact(&*engine, view, &ExactOptions::default(), &|_| true, &mut |_, _| {}).unwrap();
     for (head, scores) in heads.iter().zip(&scored) {
         let mut naive = Vec::new();
         for unit in 0..head.size {

@@ -37,7 +37,9 @@ impl Run {
         let (out, report) = (self.path("out.onnx"), self.path("report.json"));
         let mut args =
             vec![input.to_str().unwrap(), &out, "--calib", calib.to_str().unwrap(), "--report", &report];
-        args.extend(["--samples", "32"]);
+        if !extra.contains(&"--samples") {
+            args.extend(["--samples", "32"]);
+        }
         args.extend(extra);
         let output = optin(&args);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -113,6 +115,23 @@ fn saved_scores_plan_any_budget() {
     let output =
         optin(&[other.to_str().unwrap(), &run.path("x.onnx"), "--scores", &scores, "--samples", "2"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn the_released_code_ranks_otherwise() {
+    let ranking = |flag: &[&str]| {
+        let run = Run::new();
+        let scores = run.path("scores.json");
+        let mut args = vec!["--samples", "4", "--kinds", "head", "--flops", "0.9", "--save-scores", &scores];
+        args.extend(flag);
+        run.prune("vit.onnx", &args);
+        let scores: Value = serde_json::from_str(&fs::read_to_string(&scores).unwrap()).unwrap();
+        assert_eq!(scores["score"], "exact");
+        let heads = scores["dimensions"].as_array().unwrap().clone();
+        assert!(heads.iter().all(|d| d["kind"] == "head" && d["scores"].as_array().unwrap().len() == 4));
+        heads
+    };
+    assert_ne!(ranking(&["--score", "exact"]), ranking(&["--paper-quirks"]));
 }
 
 #[test]

@@ -187,6 +187,11 @@ impl<'a> Search<'a> {
         let mut values = Vec::with_capacity(dimensions.len());
         for dimension in dimensions {
             let found = scores.dimensions.iter().find(|s| s.name == dimension.name);
+            if found.is_none() && limits.floor(dimension) == dimension.size {
+                orders.push((0..dimension.size).collect());
+                values.push([].as_slice());
+                continue;
+            }
             let found =
                 found.ok_or_else(|| PlanError::Scores(format!("{} has no scores", dimension.name)))?;
             if found.scores.len() != dimension.size {

@@ -42,24 +42,25 @@ impl Default for ExactOptions {
     }
 }
 
-/// Scores every unit of every dimension.
+/// Scores every unit of every dimension that is `wanted`. The trajectory runs through all of them all the same.
 ///
 /// `progress` is told how many units are done, of how many.
 pub fn exact(
     engine: &dyn Engine,
     view: ModelView<'_>,
     options: &ExactOptions,
+    wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<DimensionScores>, ScoreError> {
     let points = waypoints(view.graph, view.widths, view.dimensions);
     let outputs = heads(view.graph, view.facts);
     let padding = if options.paper_quirks { None } else { padding(view) };
     let scorer = Scorer { engine, view, options, points, outputs, padding };
-    let total: usize = view.dimensions.iter().map(|d| d.size).sum();
+    let total: usize = view.dimensions.iter().filter(|d| wanted(d)).map(|d| d.size).sum();
     let batches = view.samples.ranges(view.batch).count().max(1);
     let mut done = 0;
     let mut scores = Vec::with_capacity(view.dimensions.len());
-    for dimension in view.dimensions {
+    for dimension in view.dimensions.iter().filter(|d| wanted(d)) {
         let mut runs = 0;
         let mut tick = |units: usize| {
             runs += units;
@@ -324,7 +325,7 @@ struct Batching {
 /// Collects the distances of a dimension's units.
 enum Meter<'a> {
     Formula { options: &'a ExactOptions, totals: Vec<f64> },
-    Paper { rng: ChaCha8Rng, kind: Kind, manifold: Vec<f64>, divergence: Vec<f64> },
+    Paper { rng: Box<ChaCha8Rng>, kind: Kind, manifold: Vec<f64>, divergence: Vec<f64> },
 }
 
 impl<'a> Meter<'a> {
@@ -333,7 +334,7 @@ impl<'a> Meter<'a> {
         if !options.paper_quirks {
             return Self::Formula { options, totals: zeros };
         }
-        let rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let rng = Box::new(ChaCha8Rng::seed_from_u64(options.seed));
         Self::Paper { rng, kind: dimension.kind, manifold: zeros.clone(), divergence: zeros }
     }
 
@@ -419,9 +420,9 @@ impl Suffix<'_> {
         };
         let mut inputs: Vec<(String, Tensor)> = feed.iter().enumerate().map(repeated).collect();
         for (i, (name, contraction)) in self.masks.iter().enumerate() {
-            let masks = kept.iter().filter_map(|kept| mask_of(view, contraction, kept));
+            let mut masks = kept.iter().filter_map(|kept| mask_of(view, contraction, kept));
             let mask = match batching.map(|b| b.masks[i]) {
-                None => masks.last(),
+                None => masks.next(),
                 Some((axis, extent)) => {
                     Tensor::concat(&masks.map(|m| m.tile(axis, extent)).collect::<Vec<_>>(), axis)
                 }

@@ -1,4 +1,4 @@
-//! `cargo run` in this folder writes `src/onnx/proto.rs` anew.
+//! `cargo run` in this folder, then `cargo fmt` in the root, writes `src/onnx/proto.rs` anew.
 use std::{fs, path::Path};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
