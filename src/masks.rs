@@ -6,7 +6,7 @@
 use ndarray::{ArrayD, IxDyn};
 
 use crate::{
-    graph::{Facts, Graph, Patch, Use},
+    graph::{Facts, Graph, Patch},
     onnx::{
         proto::{NodeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
         tensor::from_tensor,
@@ -62,7 +62,7 @@ pub fn entries_mask(
     contraction: &Contraction,
     kept: &Kept,
 ) -> Option<Vec<f32>> {
-    let axes = widths.operand(graph, Use { node: contraction.node, slot: contraction.slot })?;
+    let axes = widths.operand(graph, contraction.operand())?;
     let axis = *axes.get(contraction.axis)?;
     let summed = kept.within(&widths.table, contraction.width);
     let entries = summed.entries(&widths.table, axis)?;
@@ -96,5 +96,5 @@ fn multiply(patch: &mut Patch, graph: &Graph, contraction: &Contraction, mask: S
         ..Default::default()
     };
     patch.insert(contraction.node, node);
-    patch.rewire(Use { node: contraction.node, slot: contraction.slot }, masked);
+    patch.rewire(contraction.operand(), masked);
 }

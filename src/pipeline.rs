@@ -152,22 +152,24 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         (budget, _) => (&cost, "FLOPs", budget.unwrap_or(Budget::Share(0.5))),
     };
     let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    let target = budget.target(budget_cost.total(&sizes));
-    progress(Progress::Say(reachable(budget_cost, prunable, &options.limits, target, unit)));
+    let change = |cost: &Cost, kept: &[usize]| Change {
+        before: cost.total(&sizes),
+        after: cost.total(kept),
+        minimum: plan::minimum(cost, prunable, &options.limits),
+    };
+    let dense = change(budget_cost, &sizes);
+    let target = budget.target(dense.before);
+    let (minimum, before) = (dense.minimum, dense.before);
+    progress(Progress::Say(format!("reachable: {minimum} to {before} {unit}; asked: {target}")));
     if matches!(typed.samples.origin(), calibration::Origin::Synthetic) {
         progress(Progress::Say(NOISE.to_owned()));
     }
-    check_reachable(budget_cost, &typed.dimensions, &options.limits, target, unit)?;
+    check_reachable(dense, &typed.dimensions, target, unit)?;
     progress(Progress::Stage("score"));
     let scores = clock.time("score", || scores(&*engine, &typed, options, progress))?;
     progress(Progress::Stage("plan"));
     let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
     let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
-    let change = |cost: &Cost| Change {
-        before: cost.total(&sizes),
-        after: cost.total(&kept_sizes),
-        minimum: plan::minimum(cost, prunable, &options.limits),
-    };
     let mut report = Report {
         tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
         source_sha256: typed.source.sha256.clone(),
@@ -177,8 +179,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         samples: typed.samples.len(),
         score: scores.score.to_string(),
         stages: Vec::new(),
-        flops: change(&cost),
-        params: change(&parameters),
+        flops: change(&cost, &kept_sizes),
+        params: change(&parameters, &kept_sizes),
         bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
         dimensions: Report::dimensions_of(&plan),
         pinned: typed.dimensions.pinned.clone(),
@@ -255,25 +257,17 @@ fn why_pinned(dimensions: &Dimensions) -> String {
     }
 }
 
-fn reachable(cost: &Cost, prunable: &[Dimension], limits: &Limits, target: u64, unit: &str) -> String {
-    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    let (minimum, dense) = (plan::minimum(cost, prunable, limits), cost.total(&sizes));
-    format!("reachable: {minimum} to {dense} {unit}; asked: {target}")
-}
-
 fn check_reachable(
-    cost: &Cost,
+    change: Change,
     dimensions: &Dimensions,
-    limits: &Limits,
     target: u64,
     unit: &'static str,
 ) -> Result<(), PlanError> {
-    let sizes: Vec<usize> = dimensions.prunable.iter().map(|d| d.size).collect();
-    let (dense, minimum) = (cost.total(&sizes), plan::minimum(cost, &dimensions.prunable, limits));
+    let Change { before, minimum, .. } = change;
     if minimum <= target {
         return Ok(());
     }
-    let share = 100.0 * minimum as f64 / dense.max(1) as f64;
+    let share = 100.0 * minimum as f64 / before.max(1) as f64;
     let why = format!("what keeps its extent does so because: {}", why_pinned(dimensions));
     Err(PlanError::Infeasible { asked: target, unit, minimum, share, why })
 }
@@ -295,10 +289,7 @@ fn scores(
     let prunable = &typed.dimensions.prunable;
     let dimensions = match options.score {
         Method::Magnitude => score::magnitude(&typed.graph, &typed.widths, prunable)?,
-        Method::Wanda => {
-            let model = &typed.source.model;
-            score::wanda(engine, model, &typed.graph, &typed.widths, prunable, &typed.samples, typed.batch)?
-        }
+        Method::Wanda => score::wanda(engine, typed.view())?,
         Method::Exact => {
             let settings = score::ExactOptions {
                 seed: options.calibration.seed,

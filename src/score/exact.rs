@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{DimensionScores, ModelView, ScoreError, quirks};
 use crate::{
     calibration::{InputRole, input_roles},
-    graph::{Graph, Patch, Use, ValueId, cut},
+    graph::{Graph, Patch, ValueId, cut},
     masks,
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
@@ -435,8 +435,7 @@ impl Suffix<'_> {
 
 /// What multiplies the operand of a sum: zero for the units that are left out, else one.
 fn mask_of(view: ModelView<'_>, contraction: &Contraction, kept: &Kept) -> Option<Tensor> {
-    let at = Use { node: contraction.node, slot: contraction.slot };
-    let axis = view.widths.operand(view.graph, at)?.get(contraction.axis)?;
+    let axis = view.widths.operand(view.graph, contraction.operand())?.get(contraction.axis)?;
     let mask = masks::entries_mask(view.widths, view.graph, contraction, kept);
     let mask = mask.unwrap_or_else(|| vec![1.0; view.widths.table.size(*axis)]);
     masks::shaped(view.graph, view.facts, contraction, &mask)

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, Axis};
 
-use super::DimensionScores;
+use super::{DimensionScores, ModelView};
 use crate::{
-    calibration::Samples,
     graph::{Graph, Patch, Use, ValueId},
-    onnx::{proto::ModelProto, tensor::to_tensor},
+    onnx::tensor::to_tensor,
     runtime::Engine,
     score::ScoreError,
     typing::Dimension,
@@ -35,21 +34,14 @@ pub fn magnitude(
 }
 
 /// Wanda, summed over a unit's entries: ‖row of the reading weight‖ · ‖activation‖ (Sun et al., 2023, equation 1).
-pub fn wanda(
-    engine: &dyn Engine,
-    model: &ModelProto,
-    graph: &Graph,
-    widths: &Widths,
-    dimensions: &[Dimension],
-    samples: &Samples,
-    batch: usize,
-) -> Result<Vec<DimensionScores>, ScoreError> {
-    let moments = second_moments(engine, model, graph, widths, dimensions, samples, batch)?;
+pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionScores>, ScoreError> {
+    let ModelView { graph, widths, dimensions, .. } = view;
+    let moments = second_moments(engine, view)?;
     let mut all = Vec::with_capacity(dimensions.len());
     for dimension in dimensions {
         let mut squares = vec![0.0; dimension.size];
         for contraction in dimension.contractions(widths) {
-            let at = Use { node: contraction.node, slot: contraction.slot };
+            let at = contraction.operand();
             let Some(activation) = moments.get(&(at, contraction.axis)) else { continue };
             let weight = match contraction.weight {
                 Some((slot, axis)) => {
@@ -102,16 +94,12 @@ fn add_to_units(
 /// Sum of squares over the samples, per entry of the axis of each summed operand.
 fn second_moments(
     engine: &dyn Engine,
-    model: &ModelProto,
-    graph: &Graph,
-    widths: &Widths,
-    dimensions: &[Dimension],
-    samples: &Samples,
-    batch: usize,
+    view: ModelView<'_>,
 ) -> Result<BTreeMap<(Use, usize), Vec<f64>>, ScoreError> {
+    let ModelView { model, graph, widths, dimensions, samples, batch, .. } = view;
     let mut taps: BTreeMap<ValueId, Vec<(Use, usize)>> = BTreeMap::new();
     for contraction in dimensions.iter().flat_map(|d| d.contractions(widths)) {
-        let at = Use { node: contraction.node, slot: contraction.slot };
+        let at = contraction.operand();
         if let Some(value) = graph.node(at.node).inputs[at.slot] {
             let list = taps.entry(value).or_default();
             if !list.contains(&(at, contraction.axis)) {

@@ -59,6 +59,13 @@ pub struct Contraction {
     pub feature: Option<usize>,
 }
 
+impl Contraction {
+    /// The operand whose entries are summed.
+    pub fn operand(&self) -> Use {
+        Use { node: self.node, slot: self.slot }
+    }
+}
+
 /// Multiply-accumulates of a node: a constant times the product of widths.
 #[derive(Clone, Debug)]
 pub struct Macs {
