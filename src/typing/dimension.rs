@@ -110,10 +110,11 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
             reasons.push(Pin::new(producer_name(graph, &producers), Reason::HeadDimension));
         }
         // A width that no sum ends is of no use to the result: nothing to score it by.
-        if producers.is_empty() || (ends.is_empty() && reasons.is_empty()) {
+        // Nor is an empty axis, which a file may well have.
+        let size = widths.table.size(width);
+        if size == 0 || producers.is_empty() || (ends.is_empty() && reasons.is_empty()) {
             continue;
         }
-        let size = widths.table.size(width);
         let name = producer_name(graph, &producers);
         if reasons.is_empty() {
             let name = names.unique(&name, kind);
