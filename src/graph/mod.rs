@@ -6,10 +6,12 @@
 mod cut;
 mod facts;
 mod patch;
+mod tail;
 
 pub use cut::{Cut, cut};
 pub use facts::{Fact, Facts};
 pub use patch::Patch;
+pub use tail::{Attr, Expr, Tail};
 
 use std::collections::{BTreeSet, HashMap};
 

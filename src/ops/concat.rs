@@ -1,6 +1,6 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::widths::Reason;
 
 /// Lays operands end to end along `axis`.
@@ -25,6 +25,21 @@ impl Operator for Concat {
         let segments: Vec<_> = operands.iter().map(|o| o[axis]).collect();
         result[axis] = node.concat(&segments);
         node.set(0, result);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let g = node.g()?;
+        let rank = node.result_shape(0)?.len();
+        let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
+        let mut start = 0;
+        for slot in 0..node.input_count() {
+            let end = start + node.shape(slot)?.get(axis).copied().unwrap_or(0);
+            if node.needs(slot) {
+                node.give(slot, g.slice(axis, start, end));
+            }
+            start = end;
+        }
         Ok(())
     }
 
@@ -54,6 +69,21 @@ impl Operator for Split {
             let mut result = x.clone();
             result[axis] = segment;
             node.set(slot, result);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let axis = node.axis(node.int("axis").unwrap_or(0), node.shape(0)?.len())?;
+        let mut parts = Vec::with_capacity(node.output_count());
+        for slot in 0..node.output_count() {
+            parts.push(match node.cotangent(slot) {
+                Some(cotangent) => cotangent,
+                None => node.y(slot)?.zeros(),
+            });
+        }
+        if let Some(whole) = node.tail().concat(&parts, axis) {
+            node.give(0, whole);
         }
         Ok(())
     }

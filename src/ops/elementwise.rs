@@ -1,20 +1,95 @@
-//! Operators that work on each element by itself, broadcasting their operands against each other: activations, arithmetic,
-//! comparisons, Where, Clip, Dropout and the like.
+//! Operators that combine elements at the same place, broadcasting their operands against each other: arithmetic,
+//! comparisons, Where, Clip, Dropout and the like. Functions of one number are in `activation.rs`.
 
-use super::{NodeTyper, Operator, SizeFlow};
-use crate::widths::Reason;
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
+use crate::{graph::Expr, widths::Reason};
 
-/// Any elementwise operator. Scalars such as Clip's bounds or Dropout's ratio are operands like all others.
-pub(super) struct Elementwise;
+/// What a rule of this file says beside how axes relate, which is the same for all.
+macro_rules! elementwise {
+    ($($(#[$doc:meta])* $name:ident, $gradient:expr;)*) => {$(
+        $(#[$doc])*
+        pub(super) struct $name;
 
-impl Operator for Elementwise {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        relate(node)
-    }
+        impl Operator for $name {
+            fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+                relate(node)
+            }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.combine()
-    }
+            fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+                flow.combine()
+            }
+
+            fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+                let rule: fn(&NodeGradient<'_>) -> Result<(), NoGradient> = $gradient;
+                rule(node)
+            }
+        }
+    )*};
+}
+
+elementwise! {
+    /// Comparisons and logic: of truth values there is no gradient to pass.
+    Logical, |_| Ok(());
+    /// Mean of all operands.
+    Mean, |node| each(node, |g, _| Ok(g / node.input_count() as f32));
+    /// The largest (or smallest) of all operands: the cotangent goes to whichever it is.
+    Extremum, |node| {
+        let y = node.y(0)?;
+        each(node, |g, slot| Ok(node.x(slot)?.equals(y).select(g, g.scalar(0.0))))
+    };
+    /// Keeps elements within bounds: those that were not moved pass their cotangent.
+    Clip, |node| {
+        let g = node.g()?;
+        node.give(0, node.x(0)?.equals(node.y(0)?).select(g, g.scalar(0.0)));
+        Ok(())
+    };
+    /// `a - b`.
+    Sub, |node| each(node, |g, slot| Ok(if slot == 0 { g } else { -g }));
+    /// `a · b`.
+    Mul, |node| each(node, |g, slot| Ok(g * node.x(1 - slot)?));
+    /// `a / b`.
+    Div, |node| {
+        let b = node.x(1)?;
+        each(node, |g, slot| Ok(if slot == 0 { g / b } else { -(g * node.y(0)? / b) }))
+    };
+    /// `a ^ b`.
+    Pow, |node| {
+        let (a, b) = (node.x(0)?, node.x(1)?.cast(node.x(0)?.dtype()));
+        each(node, |g, slot| Ok(match slot {
+            0 => g * b * a.apply("Pow", &[b - 1.0], &[]),
+            _ => g * node.y(0)? * a.map("Log"),
+        }))
+    };
+    /// `a` where it is positive, else `slope · a`.
+    PRelu, |node| {
+        let (a, slope) = (node.x(0)?, node.x(1)?);
+        let negative = a.scalar(0.0).greater(a);
+        each(node, |g, slot| Ok(match slot {
+            0 => negative.select(g * slope, g),
+            _ => negative.select(g * a, g.scalar(0.0)),
+        }))
+    };
+    /// `a` where the condition holds, else `b`.
+    Where, |node| {
+        let condition = node.x(0)?;
+        each(node, |g, slot| Ok(match slot {
+            1 => condition.select(g, g.scalar(0.0)),
+            _ => condition.select(g.scalar(0.0), g),
+        }))
+    };
+    /// Inference passes elements on; a ratio and a mode are operands, and the mask is no number.
+    Dropout, |node| {
+        node.give(0, node.g()?);
+        Ok(())
+    };
+    /// The remainder: a step function in the divisor.
+    Mod, |node| if node.needs(1) { Err(node.none("its divisor")) } else { node.give_broadcast(0, node.g()?) };
+    /// Elements in another operand's type.
+    CastLike, |node| {
+        let dtype = node.x(0)?.dtype();
+        node.give(0, node.g()?.cast(dtype));
+        Ok(())
+    };
 }
 
 /// Add and Sum.
@@ -27,6 +102,10 @@ impl Operator for Add {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.combine()
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        each(node, |g, _| Ok(g))
     }
 
     fn adds(&self) -> bool {
@@ -45,13 +124,34 @@ impl Operator for Rename {
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let dtype = node.x(0)?.dtype();
+        if dtype.is_float() {
+            node.give(0, node.g()?.cast(dtype));
+        }
+        Ok(())
+    }
 }
 
-fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+/// All operands and results have the axes that broadcasting makes of the operands'.
+pub(super) fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
     let present: Vec<usize> = (0..node.input_count()).filter(|slot| node.has(*slot)).collect();
     let axes = node.broadcast(&present)?;
     for slot in 0..node.output_count() {
         node.set(slot, axes.clone());
+    }
+    Ok(())
+}
+
+/// Gives each operand that needs it what `rule` makes of the cotangent.
+fn each<'a>(
+    node: &NodeGradient<'a>,
+    rule: impl Fn(Expr<'a>, usize) -> Result<Expr<'a>, NoGradient>,
+) -> Result<(), NoGradient> {
+    let g = node.g()?;
+    for slot in (0..node.input_count()).filter(|slot| node.needs(*slot)) {
+        node.give_broadcast(slot, rule(g, slot)?)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Expand and Tile: repeating entries.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::widths::{Element, Reason, Width};
 
 /// Broadcasts to a shape.
@@ -30,6 +30,10 @@ impl Operator for Expand {
         }
         node.set(0, result);
         Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give_broadcast(0, node.g()?)
     }
 
     fn shape_operands(&self) -> &'static [usize] {
@@ -68,6 +72,19 @@ impl Operator for Tile {
             result.push(if times == Width::ONE { axis } else { node.product(&[times, axis]) });
         }
         node.set(0, result);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let shape = node.shape(0)?;
+        let repeats = node.contents(1).ok_or_else(|| node.none("repeats that were not observed"))?;
+        let mut g = node.g()?;
+        for (axis, &times) in repeats.iter().enumerate().filter(|(_, times)| **times > 1) {
+            let extent = shape.get(axis).copied().unwrap_or(0);
+            let copies = (0..times as usize).map(|k| g.slice(axis, k * extent, (k + 1) * extent));
+            g = copies.reduce(|a, b| a + b).unwrap_or(g);
+        }
+        node.give(0, g);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Gather.
 
-use super::{NodeTyper, Operator, SizeFlow};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot};
 use crate::widths::Reason;
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
@@ -15,6 +15,35 @@ impl Operator for Gather {
         result.extend(indices);
         result.extend(&data[axis + 1..]);
         node.set(0, result);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let shape = node.shape(0)?;
+        let axis = node.axis(node.int("axis").unwrap_or(0), shape.len())?;
+        let indices = node.contents(1).ok_or_else(|| node.none("indices that are many or not known"))?;
+        let rank = node.shape(1)?.len();
+        let extent = shape[axis];
+        let wrapped = |i: i64| usize::try_from(if i < 0 { i + extent as i64 } else { i }).unwrap_or(0);
+        let g = node.g()?;
+        // A scalar index took the axis away; several axes of indices are one first.
+        let g = match rank {
+            0 => g.unsqueeze(&[axis]),
+            1 => g,
+            _ => return Err(node.none("indices of several axes")),
+        };
+        match indices {
+            [only] => {
+                let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
+                before[axis] = wrapped(*only);
+                after[axis] = extent.saturating_sub(wrapped(*only) + 1);
+                node.give(0, g.pad(&before, &after));
+            }
+            _ => {
+                let matrix: Vec<_> = indices.iter().map(|i| one_hot(wrapped(*i), extent)).collect();
+                node.give(0, g.along(axis, shape.len(), &matrix));
+            }
+        }
         Ok(())
     }
 

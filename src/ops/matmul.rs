@@ -1,7 +1,7 @@
 //! MatMul and Gemm.
 
-use super::{NodeTyper, Operator};
-use crate::widths::Reason;
+use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use crate::{graph::Expr, widths::Reason};
 
 /// `[…, M, K] · […, K, N] → […, M, N]`, with NumPy's treatment of vectors.
 pub(super) struct MatMul;
@@ -40,6 +40,42 @@ impl Operator for MatMul {
         node.set(0, result);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (a, b) = (node.x(0)?, node.x(1)?);
+        let (a_shape, b_shape) = (node.shape(0)?, node.shape(1)?);
+        // Vectors take part as a row on the left and as a column on the right.
+        let (row, column) = (a_shape.len() == 1, b_shape.len() == 1);
+        let (a, b) = (if row { a.unsqueeze(&[0]) } else { a }, if column { b.unsqueeze(&[1]) } else { b });
+        let (a_rank, b_rank) = (a_shape.len().max(2), b_shape.len().max(2));
+        let rank = a_rank.max(b_rank);
+        let g = node.g()?;
+        let g = if column { g.unsqueeze(&[rank - 1 - usize::from(row)]) } else { g };
+        let g = if row { g.unsqueeze(&[rank - 2]) } else { g };
+        let batch = |i: usize| {
+            let of = |shape: &[usize]| (i + shape.len()).checked_sub(rank).map_or(1, |j| shape[j]);
+            of(a_shape).max(of(b_shape))
+        };
+        let batch: Vec<usize> = (0..rank - 2).map(batch).collect();
+        let whole = |tail: [usize; 2]| batch.iter().copied().chain(tail).collect::<Vec<_>>();
+        let (k, m) = (a_shape[a_shape.len() - 1], if row { 1 } else { a_shape[a_rank - 2] });
+        let n = if column { 1 } else { b_shape[b_rank - 1] };
+        if node.needs(0) {
+            let cotangent = g.matmul(b.matrix_transpose(b_rank));
+            match row {
+                true => node.give_summed(0, cotangent.squeeze(&[rank - 2]), &[&batch[..], &[k]].concat())?,
+                false => node.give_summed(0, cotangent, &whole([m, k]))?,
+            }
+        }
+        if node.needs(1) {
+            let cotangent = a.matrix_transpose(a_rank).matmul(g);
+            match column {
+                true => node.give_summed(1, cotangent.squeeze(&[rank - 1]), &[&batch[..], &[k]].concat())?,
+                false => node.give_summed(1, cotangent, &whole([k, n]))?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `α·op(A)·op(B) + β·C` on matrices.
@@ -65,4 +101,26 @@ impl Operator for Gemm {
         node.set(0, result);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (a, b) = (node.x(0)?, node.x(1)?);
+        let flag = |name| node.int(name).unwrap_or(0) != 0;
+        let g = node.g()?;
+        let scaled = g * node.float("alpha").unwrap_or(1.0);
+        if node.needs(0) {
+            // op(A) has the cotangent g · op(B)ᵀ.
+            node.give(0, turned(scaled.matmul(turned(b, !flag("transB"))), flag("transA")));
+        }
+        if node.needs(1) {
+            node.give(1, turned(turned(a, !flag("transA")).matmul(scaled), flag("transB")));
+        }
+        if node.needs(2) {
+            node.give_broadcast(2, g * node.float("beta").unwrap_or(1.0))?;
+        }
+        Ok(())
+    }
+}
+
+fn turned<'a>(x: Expr<'a>, turn: bool) -> Expr<'a> {
+    if turn { x.matrix_transpose(2) } else { x }
 }

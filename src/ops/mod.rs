@@ -1,9 +1,11 @@
 //! What the tool knows of operators: one file per family, one line per operator in `registry.rs`.
 //!
 //! A family's file says how the axes of its operators relate and what they cost ([`Operator::infer`]), how sizes pass
-//! through them as data ([`Operator::sizes`]), and which attributes and shape operands have to follow when axes shrink
+//! through them as data ([`Operator::sizes`]), how cotangents pass backward ([`Operator::gradient`]), and which attributes
+//! and shape operands have to follow when axes shrink
 //! ([`Operator::rewrite`]). Nothing outside this folder decides by an operator's name.
 
+mod activation;
 mod concat;
 mod conv;
 mod editor;
@@ -11,6 +13,7 @@ mod einsum;
 mod elementwise;
 mod expand;
 mod gather;
+mod gradient;
 mod matmul;
 mod normalization;
 mod pad;
@@ -27,6 +30,7 @@ mod transpose;
 mod typer;
 
 pub use editor::{EditError, NodeEditor};
+pub use gradient::{NoGradient, NodeGradient};
 pub use registry::find;
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
@@ -51,6 +55,11 @@ pub trait Operator: Sync {
     /// Brings attributes and shape operands up to date with the axes that shrink.
     fn rewrite(&self, _node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         Ok(())
+    }
+
+    /// Passes the cotangents of the results on to the operands that need one.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        Err(node.none(""))
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.

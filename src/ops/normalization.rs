@@ -1,10 +1,15 @@
 //! Normalisations. Statistics that span an axis pin it; scales and biases carry their channel's width.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator};
-use crate::widths::Reason;
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use crate::{graph::Expr, widths::Reason};
 
 /// LayerNormalization and RMSNormalization: statistics over the axes from `axis` on.
-pub(super) struct LayerNormalization;
+pub(super) enum LayerNormalization {
+    /// By mean and standard deviation.
+    Layer,
+    /// By the root mean square.
+    RootMeanSquare,
+}
 
 impl Operator for LayerNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
@@ -24,6 +29,17 @@ impl Operator for LayerNormalization {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (x, shape) = (node.x(0)?, node.shape(0)?);
+        let first = node.axis(node.int("axis").unwrap_or(-1), shape.len())?;
+        let axes: Vec<usize> = (first..shape.len()).collect();
+        let scaled = node.g()? * node.x(1)?;
+        let norm =
+            Norm { centred: matches!(self, Self::Layer), epsilon: node.float("epsilon").unwrap_or(1e-5) };
+        node.give(0, norm.gradient(x, scaled, &axes));
+        Ok(())
+    }
 }
 
 /// BatchNormalization in inference: a scale and a shift per channel.
@@ -36,6 +52,14 @@ impl Operator for BatchNormalization {
         }
         per_channel(node, 1..5)
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let rank = node.shape(0)?.len();
+        let epsilon = node.float("epsilon").unwrap_or(1e-5);
+        let scale = node.x(1)? / (node.x(4)? + epsilon).map("Sqrt");
+        node.give(0, node.g()? * per_channel_shape(scale, rank));
+        Ok(())
+    }
 }
 
 /// InstanceNormalization: statistics over the positions of each channel.
@@ -47,6 +71,15 @@ impl Operator for InstanceNormalization {
             node.pin(axis, Reason::Normalised);
         }
         per_channel(node, 1..3)
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let rank = node.shape(0)?.len();
+        let axes: Vec<usize> = (2..rank).collect();
+        let scaled = node.g()? * per_channel_shape(node.x(1)?, rank);
+        let norm = Norm { centred: true, epsilon: node.float("epsilon").unwrap_or(1e-5) };
+        node.give(0, norm.gradient(node.x(0)?, scaled, &axes));
+        Ok(())
     }
 }
 
@@ -92,6 +125,23 @@ impl Operator for GroupNormalization {
         Ok(())
     }
 
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (x, shape) = (node.x(0)?, node.shape(0)?);
+        let groups = node.int("num_groups").unwrap_or(1).max(1);
+        let scale = node.x(1)?;
+        // A scale per group up to operator set 20, per channel from 21 on.
+        let per_group = node.shape(1)?.first().copied() == usize::try_from(groups).ok()
+            && shape.get(1).copied() != usize::try_from(groups).ok();
+        let grouped = [0, groups, -1];
+        let scaled = match per_group {
+            true => node.g()?.reshape(&grouped) * per_channel_shape(scale, 3),
+            false => (node.g()? * per_channel_shape(scale, shape.len())).reshape(&grouped),
+        };
+        let norm = Norm { centred: true, epsilon: node.float("epsilon").unwrap_or(1e-5) };
+        node.give(0, norm.gradient(x.reshape(&grouped), scaled, &[2]).reshape_like(x));
+        Ok(())
+    }
+
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let Some(&channels) = node.axes(0).get(1) else { return Ok(()) };
         let (old, new) = (node.old_size(channels), node.new_size(channels));
@@ -114,4 +164,40 @@ impl Operator for LpNormalization {
         node.set(0, x);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (g, x, y) = (node.g()?, node.x(0)?, node.y(0)?);
+        let axis = node.axis(node.int("axis").unwrap_or(-1), node.shape(0)?.len())?;
+        let along = (g * y).sum(&[axis], true);
+        let cotangent = match node.int("p").unwrap_or(2) {
+            1 => (g - x.map("Sign") * along) / x.map("Abs").sum(&[axis], true),
+            _ => (g - y * along) / (x * x).sum(&[axis], true).map("Sqrt"),
+        };
+        node.give(0, cotangent);
+        Ok(())
+    }
+}
+
+/// Division by the standard deviation (or root mean square) over some axes.
+struct Norm {
+    /// Whether the mean is subtracted first.
+    centred: bool,
+    epsilon: f32,
+}
+
+impl Norm {
+    /// The cotangent of `x`, given that of its normalised value `n = (x − mean) / σ`:
+    /// `(g − mean(g) − n · mean(g · n)) / σ`, where the root mean square leaves `mean(g)` out.
+    fn gradient<'a>(&self, x: Expr<'a>, g: Expr<'a>, axes: &[usize]) -> Expr<'a> {
+        let x = if self.centred { x - x.mean(axes) } else { x };
+        let deviation = ((x * x).mean(axes) + self.epsilon).map("Sqrt");
+        let normalised = x / deviation;
+        let along = g - normalised * (g * normalised).mean(axes);
+        (if self.centred { along - g.mean(axes) } else { along }) / deviation
+    }
+}
+
+/// A vector of one number per channel as a tensor that broadcasts against `[N, C, …]`.
+fn per_channel_shape<'a>(vector: Expr<'a>, rank: usize) -> Expr<'a> {
+    vector.unsqueeze(&(1..rank.saturating_sub(1)).collect::<Vec<_>>())
 }

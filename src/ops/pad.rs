@@ -1,6 +1,6 @@
 //! Pad.
 
-use super::{NodeTyper, Operator};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::widths::Reason;
 
 /// Adds entries around an axis.
@@ -30,8 +30,53 @@ impl Operator for Pad {
         Ok(())
     }
 
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (shape, result) = (node.shape(0)?, node.result_shape(0)?);
+        let pads = node.ints_or_operand("pads", 1).ok_or_else(|| node.none("pads that were not observed"))?;
+        let padded = node.contents(3).map_or_else(|| (0..shape.len() as i64).collect(), <[i64]>::to_vec);
+        let mode = node.string("mode").unwrap_or("constant");
+        if pads.len() != 2 * padded.len() {
+            return Err(node.none("pads that do not fit its operand"));
+        }
+        let mut g = node.g()?;
+        for (i, &axis) in padded.iter().enumerate() {
+            let axis = node.axis(axis, shape.len())?;
+            let (before, after) = (pads[i], pads[i + padded.len()]);
+            if before == 0 && after == 0 {
+                continue;
+            }
+            g = match (mode, usize::try_from(before)) {
+                ("constant", Ok(start)) if after >= 0 => g.slice(axis, start, start + shape[axis]),
+                _ => {
+                    let origin = |o: usize| origin(mode, o as i64 - before, shape[axis]);
+                    let row =
+                        |o: usize| origin(o).map_or(vec![0.0; shape[axis]], |i| one_hot(i, shape[axis]));
+                    g.along(axis, shape.len(), &(0..result[axis]).map(row).collect::<Vec<_>>())
+                }
+            };
+        }
+        node.give(0, g);
+        Ok(())
+    }
+
     // Axes that shrink are not padded, so the pads stay as they are.
     fn shape_operands(&self) -> &'static [usize] {
         &[1]
     }
+}
+
+/// The entry of an axis of extent `n` that padding copies to place `i`, counted from the operand's first entry.
+fn origin(mode: &str, i: i64, n: usize) -> Option<usize> {
+    let n = n as i64;
+    let place = match mode {
+        "edge" => i.clamp(0, n - 1),
+        "wrap" => i.rem_euclid(n),
+        "reflect" if n > 1 => {
+            let period = i.rem_euclid(2 * (n - 1));
+            period.min(2 * (n - 1) - period)
+        }
+        "reflect" => 0,
+        _ => i,
+    };
+    usize::try_from(place).ok().filter(|p| (*p as i64) < n)
 }

@@ -1,19 +1,26 @@
 //! Reductions.
 
-use super::{NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use crate::{
+    graph::Expr,
+    widths::{Reason, Width},
+};
 
 /// Reductions to which a zero adds nothing (sums and norms): entries can go.
-pub(super) struct Additive;
+pub(super) struct Additive(Slope);
 
 impl Operator for Additive {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         reduce(node, |node, width, axis| node.contract(width, (0, axis), None, None))
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        reduce_gradient(node, self.0)
+    }
 }
 
 /// Reductions that a removed entry would change even if it were zero: means, maxima, products.
-pub(super) struct Statistic;
+pub(super) struct Statistic(Slope);
 
 impl Operator for Statistic {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
@@ -22,6 +29,10 @@ impl Operator for Statistic {
             node.pin(width, reason);
         })
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        reduce_gradient(node, self.0)
+    }
 }
 
 fn reduce(
@@ -29,12 +40,12 @@ fn reduce(
     mut end: impl FnMut(&mut NodeTyper<'_>, Width, usize),
 ) -> Result<(), Reason> {
     let x = node.axes(0)?;
-    let listed = node.ints_or_operand("axes", 1).unwrap_or_default();
-    let reduced: Vec<usize> = if listed.is_empty() && node.int("noop_with_empty_axes").unwrap_or(0) == 0 {
-        (0..x.len()).collect()
-    } else {
-        listed.iter().map(|&a| node.axis(a, x.len())).collect::<Result<_, _>>()?
-    };
+    let reduced = reduced_axes(
+        x.len(),
+        node.ints_or_operand("axes", 1).unwrap_or_default(),
+        node.int("noop_with_empty_axes"),
+        |axis| node.axis(axis, x.len()),
+    )?;
     let keeps = node.int("keepdims").unwrap_or(1) != 0;
     let mut result = Vec::with_capacity(x.len());
     for (axis, &width) in x.iter().enumerate() {
@@ -50,3 +61,44 @@ fn reduce(
     node.set(0, result);
     Ok(())
 }
+
+/// The derivative of a reduction by its elements, as a formula over `x`, `y` and the counts of their elements.
+type Slope = for<'a> fn(Expr<'a>, Expr<'a>) -> Expr<'a>;
+
+fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradient> {
+    let (x, y, g) = (node.x(0)?, node.y(0)?, node.g()?);
+    let rank = node.shape(0)?.len();
+    let reduced = reduced_axes(
+        rank,
+        node.ints_or_operand("axes", 1).unwrap_or_default(),
+        node.int("noop_with_empty_axes"),
+        |axis| node.axis(axis, rank),
+    )?;
+    let keeps = node.int("keepdims").unwrap_or(1) != 0;
+    let (g, y) = if keeps { (g, y) } else { (g.unsqueeze(&reduced), y.unsqueeze(&reduced)) };
+    node.give(0, (g * slope(x, y)).expand_like(x));
+    Ok(())
+}
+
+fn reduced_axes<E>(
+    rank: usize,
+    listed: Vec<i64>,
+    noop_with_empty_axes: Option<i64>,
+    axis: impl Fn(i64) -> Result<usize, E>,
+) -> Result<Vec<usize>, E> {
+    if listed.is_empty() && noop_with_empty_axes.unwrap_or(0) == 0 {
+        return Ok((0..rank).collect());
+    }
+    listed.into_iter().map(axis).collect()
+}
+
+pub(super) static SUM: Additive = Additive(|x, _| x.scalar(1.0));
+pub(super) static L1: Additive = Additive(|x, _| x.map("Sign"));
+pub(super) static L2: Additive = Additive(|x, y| x / y);
+pub(super) static LOG_SUM: Additive = Additive(|_, y| (-y).map("Exp"));
+pub(super) static SUM_SQUARE: Additive = Additive(|x, _| 2.0 * x);
+pub(super) static LOG_SUM_EXP: Statistic = Statistic(|x, y| (x - y).map("Exp"));
+pub(super) static MEAN: Statistic = Statistic(|x, y| y.count() / x.count());
+pub(super) static PRODUCT: Statistic = Statistic(|x, y| y / x);
+/// Maximum and minimum: the cotangent goes to the element that it is.
+pub(super) static EXTREMUM: Statistic = Statistic(|x, y| x.equals(y).cast(x.dtype()));

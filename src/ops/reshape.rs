@@ -1,6 +1,6 @@
 //! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::widths::{Reason, Width};
 
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
@@ -10,6 +10,11 @@ pub(super) struct Reshape;
 impl Operator for Reshape {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         regroup(node)
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give(0, node.g()?.reshape_like(node.x(0)?));
+        Ok(())
     }
 
     fn shape_operands(&self) -> &'static [usize] {
@@ -81,6 +86,11 @@ impl Operator for Flatten {
         node.set(0, result);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give(0, node.g()?.reshape_like(node.x(0)?));
+        Ok(())
+    }
 }
 
 /// Removes axes of extent one.
@@ -95,6 +105,11 @@ impl Operator for Squeeze {
         };
         let result = x.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, a)| *a).collect();
         node.set(0, result);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give(0, node.g()?.reshape_like(node.x(0)?));
         Ok(())
     }
 
@@ -118,6 +133,11 @@ impl Operator for Unsqueeze {
             .map(|i| if added.contains(&i) { Width::ONE } else { rest.next().unwrap_or(Width::ONE) })
             .collect();
         node.set(0, result);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give(0, node.g()?.reshape_like(node.x(0)?));
         Ok(())
     }
 

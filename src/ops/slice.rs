@@ -1,6 +1,8 @@
 //! Slice.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use super::{
+    EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot,
+};
 use crate::widths::Reason;
 
 /// Takes a range of one or more axes.
@@ -35,6 +37,30 @@ impl Operator for Slice {
             };
         }
         node.set(0, axes);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let shape = node.shape(0)?;
+        let steps = node.contents(4).map(<[i64]>::to_vec);
+        let bounds = node.ints_or_operand("starts", 1).zip(node.ints_or_operand("ends", 2));
+        let ranges = bounds
+            .and_then(|(starts, ends)| parse(shape, &starts, &ends, node.ints_or_operand("axes", 3), steps));
+        let ranges = ranges.ok_or_else(|| node.none("bounds that were not observed"))?;
+        let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
+        let mut g = node.g()?;
+        for range in ranges {
+            if range.step == 1 {
+                before[range.axis] = range.start;
+                after[range.axis] = shape[range.axis].saturating_sub(range.end.max(range.start));
+                continue;
+            }
+            let taken = node.result_shape(0)?[range.axis];
+            let origin = |i: usize| range.origin(i, shape[range.axis]);
+            let matrix: Vec<Vec<f32>> = (0..taken).map(|i| one_hot(origin(i), shape[range.axis])).collect();
+            g = g.along(range.axis, shape.len(), &matrix);
+        }
+        node.give(0, g.pad(&before, &after));
         Ok(())
     }
 
@@ -110,4 +136,12 @@ fn parse(
             Some(Range { axis, start: clamp(starts[i]), end: clamp(ends[i]), step: steps[i] })
         })
         .collect()
+}
+
+impl Range {
+    /// The entry of the operand that entry `i` of the result is.
+    fn origin(&self, i: usize, extent: usize) -> usize {
+        let start = (self.start as i64).min(extent as i64 - 1);
+        usize::try_from(start + i as i64 * self.step).unwrap_or(0)
+    }
 }

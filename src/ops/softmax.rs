@@ -1,26 +1,50 @@
 //! Softmax and LogSoftmax.
 
-use super::{NodeTyper, Operator};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::Reason;
 
 /// Entries along the axis compete: none can go without changing the others.
-pub(super) struct Softmax;
+pub(super) enum Softmax {
+    /// Probabilities.
+    Linear,
+    /// Their logarithms.
+    Logarithmic,
+}
 
 impl Operator for Softmax {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let x = node.axes(0)?;
-        // Before operator set 13 the input is flattened to two axes first, and all from `axis` on compete.
-        let flattens = node.opset() < 13;
-        let first = node.axis(node.int("axis").unwrap_or(if flattens { 1 } else { -1 }), x.len())?;
-        let last = if flattens { x.len() } else { first + 1 };
-        for &axis in &x[first..last] {
+        let first = node.axis(default_axis(node.opset(), node.int("axis")), x.len())?;
+        for &axis in &x[competing(node.opset(), first, x.len())] {
             node.pin(axis, Reason::Softmax);
         }
         node.set(0, x);
         Ok(())
     }
 
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (g, y) = (node.g()?, node.y(0)?);
+        let rank = node.shape(0)?.len();
+        let first = node.axis(default_axis(node.opset(), node.int("axis")), rank)?;
+        let axes: Vec<usize> = competing(node.opset(), first, rank).collect();
+        let cotangent = match self {
+            Self::Linear => y * (g - (y * g).sum(&axes, true)),
+            Self::Logarithmic => g - y.map("Exp") * g.sum(&axes, true),
+        };
+        node.give(0, cotangent);
+        Ok(())
+    }
+
     fn normalises(&self) -> bool {
         true
     }
+}
+
+fn default_axis(opset: i64, said: Option<i64>) -> i64 {
+    said.unwrap_or(if opset < 13 { 1 } else { -1 })
+}
+
+/// Before operator set 13 the input is flattened to two axes first, and all from `axis` on compete.
+fn competing(opset: i64, axis: usize, rank: usize) -> std::ops::Range<usize> {
+    if opset < 13 { axis..rank } else { axis..axis + 1 }
 }

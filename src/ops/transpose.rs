@@ -1,6 +1,6 @@
 //! Transpose.
 
-use super::{NodeTyper, Operator};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::Reason;
 
 /// Permutes axes; without `perm`, reverses them.
@@ -12,6 +12,17 @@ impl Operator for Transpose {
         let perm = node.ints("perm").unwrap_or_else(|| (0..x.len() as i64).rev().collect());
         let axes = perm.iter().map(|&p| node.axis(p, x.len()).map(|p| x[p])).collect::<Result<_, _>>()?;
         node.set(0, axes);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let rank = node.shape(0)?.len();
+        let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
+        let mut inverse = vec![0; rank];
+        for (to, &from) in perm.iter().enumerate() {
+            inverse[node.axis(from, rank)?] = to;
+        }
+        node.give(0, node.g()?.transpose(&inverse));
         Ok(())
     }
 }

@@ -1,0 +1,166 @@
+//! Functions of one number, applied to each element: activations and the like. Each comes with its derivative.
+
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
+use crate::{graph::Expr, widths::Reason};
+
+type Slope = for<'a> fn(&NodeGradient<'a>, Expr<'a>, Expr<'a>) -> Expr<'a>;
+
+/// A function `y = f(x)` of its first operand, with `f'` as a formula over `x` and `y`.
+pub(super) struct Unary(Slope);
+
+impl Operator for Unary {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.combine()
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let slope = (self.0)(node, node.x(0)?, node.y(0)?);
+        node.give(0, node.g()? * slope);
+        Ok(())
+    }
+}
+
+/// A function that is constant almost everywhere: no cotangent passes, which is its gradient.
+pub(super) struct Step;
+
+impl Operator for Step {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.combine()
+    }
+
+    fn gradient(&self, _node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        Ok(())
+    }
+}
+
+/// A function of `x + bias`, where the bias may be left out.
+pub(super) struct Biased(Slope);
+
+impl Operator for Biased {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let sum = if node.has(1) { node.x(0)? + node.x(1)? } else { node.x(0)? };
+        let cotangent = node.g()? * (self.0)(node, sum, node.y(0)?);
+        node.give(0, cotangent);
+        if node.needs(1) { node.give_broadcast(1, cotangent) } else { Ok(()) }
+    }
+}
+
+pub(super) static ABS: Unary = Unary(|_, x, _| x.map("Sign"));
+pub(super) static ACOS: Unary = Unary(|_, x, _| -(1.0 - x * x).powf(-0.5));
+pub(super) static ASIN: Unary = Unary(|_, x, _| (1.0 - x * x).powf(-0.5));
+pub(super) static ATAN: Unary = Unary(|_, x, _| 1.0 / (1.0 + x * x));
+pub(super) static COS: Unary = Unary(|_, x, _| -x.map("Sin"));
+pub(super) static ERF: Unary = Unary(|_, x, _| FRAC_2_SQRT_PI * (-(x * x)).map("Exp"));
+pub(super) static EXP: Unary = Unary(|_, _, y| y);
+pub(super) static LOG: Unary = Unary(|_, x, _| 1.0 / x);
+pub(super) static NEG: Unary = Unary(|_, x, _| x.scalar(-1.0));
+pub(super) static RECIPROCAL: Unary = Unary(|_, _, y| -(y * y));
+pub(super) static SIGMOID: Unary = Unary(|_, _, y| y * (1.0 - y));
+pub(super) static SIN: Unary = Unary(|_, x, _| x.map("Cos"));
+pub(super) static SOFTPLUS: Unary = Unary(|_, x, _| x.map("Sigmoid"));
+pub(super) static SOFTSIGN: Unary = Unary(|_, x, _| (1.0 + x.map("Abs")).powf(-2.0));
+pub(super) static SQRT: Unary = Unary(|_, _, y| 0.5 / y);
+pub(super) static TAN: Unary = Unary(|_, _, y| 1.0 + y * y);
+pub(super) static TANH: Unary = Unary(|_, _, y| 1.0 - y * y);
+// y is never negative, so that its sign is 1 where the unit passes and else 0.
+pub(super) static RELU: Unary = Unary(|_, _, y| y.map("Sign"));
+
+pub(super) static CELU: Unary = Unary(|node, x, y| {
+    let alpha = node.float("alpha").unwrap_or(1.0);
+    positive(x).select(x.scalar(1.0), y / alpha + 1.0)
+});
+
+pub(super) static ELU: Unary = Unary(|node, x, y| {
+    let alpha = node.float("alpha").unwrap_or(1.0);
+    positive(x).select(x.scalar(1.0), y + alpha)
+});
+
+pub(super) static SELU: Unary = Unary(|node, x, y| {
+    let alpha = node.float("alpha").unwrap_or(1.673_263_2);
+    let gamma = node.float("gamma").unwrap_or(1.050_701);
+    positive(x).select(x.scalar(gamma), y + gamma * alpha)
+});
+
+pub(super) static LEAKY_RELU: Unary = Unary(|node, x, _| {
+    let alpha = node.float("alpha").unwrap_or(0.01);
+    positive(x).select(x.scalar(1.0), x.scalar(alpha))
+});
+
+pub(super) static THRESHOLDED_RELU: Unary = Unary(|node, x, _| {
+    let alpha = node.float("alpha").unwrap_or(1.0);
+    x.greater(x.scalar(alpha)).cast(x.dtype())
+});
+
+pub(super) static HARD_SIGMOID: Unary = Unary(|node, x, y| {
+    let alpha = node.float("alpha").unwrap_or(0.2);
+    // Between its bounds 0 and 1, y (1 - y) is positive; at them it is zero.
+    alpha * (y * (x.scalar(1.0) - y)).map("Sign")
+});
+
+pub(super) static HARD_SWISH: Unary = Unary(|_, x, _| {
+    // x · clip(x / 6 + 1/2, 0, 1)
+    let gate = x / 6.0 + 0.5;
+    let inside = (gate * (1.0 - gate)).map("Relu").map("Sign");
+    positive(gate - 1.0).select(x.scalar(1.0), inside * (x / 3.0 + 0.5))
+});
+
+pub(super) static MISH: Unary = Unary(|_, x, _| {
+    let t = x.map("Softplus").map("Tanh");
+    t + x * x.map("Sigmoid") * (1.0 - t * t)
+});
+
+pub(super) static SWISH: Unary = Unary(|node, x, _| swish(x, node.float("alpha").unwrap_or(1.0)));
+
+/// com.microsoft's name and default of Swish.
+pub(super) static QUICK_GELU: Unary = Unary(|node, x, _| swish(x, node.float("alpha").unwrap_or(1.702)));
+
+pub(super) static GELU: Unary = Unary(|node, x, _| match node.string("approximate") {
+    Some("tanh") => gelu_by_tanh(x),
+    _ => gelu(x),
+});
+
+pub(super) static BIAS_GELU: Biased = Biased(|_, x, _| gelu(x));
+
+/// com.microsoft's approximation by a hyperbolic tangent.
+pub(super) static FAST_GELU: Biased = Biased(|_, x, _| gelu_by_tanh(x));
+
+fn positive<'a>(x: Expr<'a>) -> Expr<'a> {
+    x.greater(x.scalar(0.0))
+}
+
+/// Derivative of `x · σ(α x)`.
+fn swish<'a>(x: Expr<'a>, alpha: f32) -> Expr<'a> {
+    let s = (alpha * x).map("Sigmoid");
+    s + alpha * x * s * (1.0 - s)
+}
+
+/// Derivative of `x · Φ(x)`.
+fn gelu<'a>(x: Expr<'a>) -> Expr<'a> {
+    let cdf = 0.5 * (1.0 + (x * FRAC_1_SQRT_2).map("Erf"));
+    let density = (0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI) * (-0.5 * x * x).map("Exp");
+    cdf + x * density
+}
+
+/// Derivative of `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+fn gelu_by_tanh<'a>(x: Expr<'a>) -> Expr<'a> {
+    const SCALE: f32 = FRAC_1_SQRT_2 * FRAC_2_SQRT_PI;
+    const CUBE: f32 = 0.044_715;
+    let square = x * x;
+    let t = (SCALE * x * (1.0 + CUBE * square)).map("Tanh");
+    let inner = SCALE * (1.0 + 3.0 * CUBE * square);
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
+}
