@@ -287,7 +287,16 @@ fn scores(
         return Ok(scores);
     }
     let prunable = &typed.dimensions.prunable;
+    // Scoring is dear: units that may not go need no scores.
+    let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
     let dimensions = match options.score {
+        Method::Sketch => {
+            let settings = score::SketchOptions { seed: options.calibration.seed, ..Default::default() };
+            let mut tick = |done, total| progress(Progress::Units { done, total });
+            let sketch = score::sketch(engine, typed.view(), &settings, &wanted, &mut tick)?;
+            eprintln!("{:?} {:?}", sketch.stability, sketch.stops);
+            sketch.scores
+        }
         Method::Magnitude => score::magnitude(&typed.graph, &typed.widths, prunable)?,
         Method::Wanda => score::wanda(engine, typed.view())?,
         Method::Exact => {
@@ -297,8 +306,6 @@ fn scores(
                 ..Default::default()
             };
             let mut tick = |done, total| progress(Progress::Units { done, total });
-            // Scoring is dear: units that may not go need no scores.
-            let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
             score::exact(engine, typed.view(), &settings, &wanted, &mut tick)?
         }
     };

@@ -121,10 +121,10 @@ impl Tail {
         Some(self.node("Concat", &operands, &[Attr::Int("axis", axis as i64)], dtype))
     }
 
-    /// Adds what was written to a patch.
-    pub fn append_to(self, patch: &mut Patch) {
-        self.constants.into_inner().into_iter().for_each(|tensor| patch.constant(tensor));
-        self.nodes.into_inner().into_iter().for_each(|node| patch.append(node));
+    /// Moves what was written to a patch.
+    pub fn append_to(&self, patch: &mut Patch) {
+        self.constants.take().into_iter().for_each(|tensor| patch.constant(tensor));
+        self.nodes.take().into_iter().for_each(|node| patch.append(node));
     }
 
     fn fresh(&self, hint: &str) -> String {
@@ -216,6 +216,11 @@ impl<'t> Expr<'t> {
     /// Matrix product.
     pub fn matmul(self, other: Self) -> Self {
         self.apply("MatMul", &[other], &[])
+    }
+
+    /// Probabilities over an axis, which must be the last.
+    pub fn softmax(self, axis: usize) -> Self {
+        self.apply("Softmax", &[], &[Attr::Int("axis", axis as i64)])
     }
 
     /// Axes in another order.

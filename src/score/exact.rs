@@ -12,33 +12,38 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{DimensionScores, ModelView, ScoreError, quirks};
 use crate::{
-    calibration::{InputRole, input_roles},
     graph::{Graph, Patch, ValueId, cut},
     masks,
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
-    trajectory::{Head, Waypoint, heads, kullback_leibler, manifold, relative_l2, waypoints},
+    trajectory::{
+        Head, Output, Padding, Waypoint, kullback_leibler, manifold, outputs, padding, relative_l2, waypoints,
+    },
     typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
 
 /// Settings of exact scoring.
 #[derive(Clone, Copy, Debug)]
-pub struct ExactOptions {
+pub struct ExactOptions<'a> {
+    /// Outputs that hold logits, beside those that can be told.
+    pub logits: &'a [String],
     /// Weight of the divergence of the outputs against the manifold distance.
     pub lambda: f64,
     /// Positions per sample that the manifold distance looks at; more are subsampled.
     pub tokens: usize,
     /// Seed of the subsample.
     pub seed: u64,
+    /// Score only that many units of each dimension, chosen by the seed, to compare with; the others' scores are NaN.
+    pub units: Option<usize>,
     /// Compute what the released code computes instead of the formula: see `quirks.rs`.
     pub paper_quirks: bool,
 }
 
-impl Default for ExactOptions {
+impl Default for ExactOptions<'_> {
     fn default() -> Self {
-        Self { lambda: 1.0, tokens: 64, seed: 0, paper_quirks: false }
+        Self { logits: &[], lambda: 1.0, tokens: 64, seed: 0, units: None, paper_quirks: false }
     }
 }
 
@@ -48,13 +53,14 @@ impl Default for ExactOptions {
 pub fn exact(
     engine: &dyn Engine,
     view: ModelView<'_>,
-    options: &ExactOptions,
+    options: &ExactOptions<'_>,
     wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<DimensionScores>, ScoreError> {
     let points = waypoints(view.graph, view.widths, view.dimensions);
-    let outputs = heads(view.graph, view.facts);
-    let padding = if options.paper_quirks { None } else { padding(view) };
+    let outputs = outputs(view.graph, view.facts, options.logits);
+    let padding =
+        if options.paper_quirks { None } else { padding(view.model, view.graph, view.facts, view.widths) };
     let scorer = Scorer { engine, view, options, points, outputs, padding };
     let total: usize = view.dimensions.iter().filter(|d| wanted(d)).map(|d| d.size).sum();
     let batches = view.samples.ranges(view.batch).count().max(1);
@@ -75,21 +81,13 @@ pub fn exact(
 /// Samples, over all masks, that one run of a suffix holds.
 const MASKED_BATCH: usize = 32;
 
-/// The first input that is a mask `[batch, positions]`.
-fn padding(view: ModelView<'_>) -> Option<(String, ValueId)> {
-    let roles = input_roles(view.model);
-    let masks = roles.into_iter().filter(|(_, role)| *role == InputRole::Mask);
-    let masks = masks.filter_map(|(name, _)| view.graph.find(&name).map(|v| (name, v)));
-    masks.into_iter().find(|(_, v)| view.facts.get(*v).is_some_and(|f| f.shape.len() == 2))
-}
-
 struct Scorer<'a> {
     engine: &'a dyn Engine,
     view: ModelView<'a>,
-    options: &'a ExactOptions,
+    options: &'a ExactOptions<'a>,
     points: Vec<Waypoint>,
-    outputs: Vec<(ValueId, Head)>,
-    padding: Option<(String, ValueId)>,
+    outputs: Vec<Output>,
+    padding: Option<Padding>,
 }
 
 /// A dimension's suffix, ready to run with any mask.
@@ -97,7 +95,7 @@ struct Suffix<'a> {
     session: Box<dyn Session>,
     masks: Vec<(String, &'a Contraction)>,
     points: Vec<Waypoint>,
-    outputs: Vec<(ValueId, Head)>,
+    outputs: Vec<Output>,
     boundary: Vec<String>,
     reads: BTreeSet<String>,
 }
@@ -111,6 +109,7 @@ impl<'a> Scorer<'a> {
         let mut suffix = self.suffix(dimension)?;
         let mut prefix = self.prefix(dimension, &suffix.boundary)?;
         let mut meter = Meter::new(self.options, dimension);
+        let chosen = self.chosen(dimension);
         for range in self.view.samples.ranges(self.view.batch) {
             let samples = range.len();
             let inputs = self.view.samples.batch(range.start, range.end)?;
@@ -119,7 +118,8 @@ impl<'a> Scorer<'a> {
             if let Some(session) = prefix.dense.as_mut() {
                 feed.extend(suffix.boundary.iter().cloned().zip(session.run(&inputs)?));
             }
-            let padding = self.padding.as_ref().and_then(|(name, _)| inputs.iter().find(|(n, _)| n == name));
+            let padding =
+                self.padding.as_ref().and_then(|p| inputs.iter().find(|(name, _)| *name == p.input));
             let padding = padding.and_then(|(_, mask)| mask.to_ints());
             let dense = suffix.run(self.view, &feed, &[Kept::default()], None)?;
             let dense = self.features(&suffix, &dense, samples, padding.as_deref());
@@ -129,8 +129,7 @@ impl<'a> Scorer<'a> {
             }
             let batching = self.batching(&suffix, &feed, samples);
             let at_once = batching.as_ref().map_or(1, |_| (MASKED_BATCH / samples).max(1));
-            let units: Vec<usize> = (0..dimension.size).collect();
-            for units in units.chunks(at_once) {
+            for units in chosen.chunks(at_once) {
                 let kept: Vec<Kept> = units.iter().map(|unit| self.without(dimension, *unit)).collect();
                 let values = suffix.run(self.view, &feed, &kept, batching.as_ref())?;
                 for (k, unit) in units.iter().enumerate() {
@@ -141,7 +140,22 @@ impl<'a> Scorer<'a> {
                 tick(units.len());
             }
         }
-        Ok(meter.finish(self.view.samples.len(), self.is_last(dimension)))
+        let mut scores = meter.finish(self.view.samples.len(), self.is_last(dimension));
+        for (unit, score) in scores.iter_mut().enumerate() {
+            if chosen.binary_search(&unit).is_err() {
+                *score = f64::NAN;
+            }
+        }
+        Ok(scores)
+    }
+
+    /// The units to score, ascending.
+    fn chosen(&self, dimension: &Dimension) -> Vec<usize> {
+        let count = self.options.units.unwrap_or(dimension.size).min(dimension.size);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
+        let mut chosen = index::sample(&mut rng, dimension.size, count).into_vec();
+        chosen.sort_unstable();
+        chosen
     }
 
     /// Everything but one unit.
@@ -172,7 +186,7 @@ impl<'a> Scorer<'a> {
             }
         };
         let axes = feed.iter().map(|(name, _)| leads(graph.find(name)?)).collect::<Option<Vec<_>>>()?;
-        let mut results = suffix.points.iter().map(|p| p.value).chain(suffix.outputs.iter().map(|(v, _)| *v));
+        let mut results = suffix.points.iter().map(|p| p.value).chain(suffix.outputs.iter().map(|o| o.value));
         let masks = suffix.masks.iter().map(|(_, contraction)| {
             let value = graph.node(contraction.node).inputs.get(contraction.slot).copied().flatten()?;
             let axis = leads(value)??;
@@ -200,8 +214,8 @@ impl<'a> Scorer<'a> {
         let downstream =
             |v: &ValueId| translate(*v).and_then(|v| whole.producer(v)).is_some_and(|n| reached.contains(&n));
         let points: Vec<_> = self.points.iter().filter(|p| downstream(&p.value)).cloned().collect();
-        let outputs: Vec<_> = self.outputs.iter().filter(|(v, _)| downstream(v)).copied().collect();
-        let fetched = points.iter().map(|p| p.value).chain(outputs.iter().map(|(v, _)| *v));
+        let outputs: Vec<_> = self.outputs.iter().filter(|o| downstream(&o.value)).copied().collect();
+        let fetched = points.iter().map(|p| p.value).chain(outputs.iter().map(|o| o.value));
         let fetched: Vec<_> = unique(fetched).into_iter().filter_map(translate).collect();
         let dynamic = whole.dynamic();
         let fact = |v: ValueId| graph.find(&whole.value(v).name).and_then(|v| facts.get(v));
@@ -256,7 +270,7 @@ impl<'a> Scorer<'a> {
         padding: Option<&[i64]>,
     ) -> Features {
         let fetched =
-            unique(suffix.points.iter().map(|p| p.value).chain(suffix.outputs.iter().map(|(v, _)| *v)));
+            unique(suffix.points.iter().map(|p| p.value).chain(suffix.outputs.iter().map(|o| o.value)));
         let value = |wanted: ValueId| {
             fetched.iter().position(|v| *v == wanted).and_then(|i| values.get(i)).and_then(Tensor::to_f32)
         };
@@ -265,7 +279,8 @@ impl<'a> Scorer<'a> {
             .iter()
             .filter_map(|p| tokens(&value(p.value)?, p.feature, samples).map(|t| (p.value, t)))
             .map(|(v, t)| self.select_tokens(v, &t, padding));
-        let outputs = suffix.outputs.iter().filter_map(|(v, head)| Some((*head, value(*v)?)));
+        let outputs =
+            suffix.outputs.iter().filter_map(|o| Some((o.head, classes_last(value(o.value)?, o.classes))));
         Features { tokens: tokens.collect(), outputs: outputs.collect() }
     }
 
@@ -300,7 +315,7 @@ impl<'a> Scorer<'a> {
     /// Whether the value has the positions of the padding mask as an axis.
     fn is_padded(&self, value: ValueId) -> bool {
         let table = &self.view.widths.table;
-        let positions = self.padding.as_ref().and_then(|(_, v)| self.view.widths.value(*v)?.get(1).copied());
+        let positions = self.padding.as_ref().and_then(|p| p.positions);
         let axes = self.view.widths.value(value).unwrap_or_default();
         positions.is_some_and(|p| axes.iter().any(|a| table.contains(*a, p)))
     }
@@ -324,12 +339,12 @@ struct Batching {
 
 /// Collects the distances of a dimension's units.
 enum Meter<'a> {
-    Formula { options: &'a ExactOptions, totals: Vec<f64> },
+    Formula { options: &'a ExactOptions<'a>, totals: Vec<f64> },
     Paper { rng: Box<ChaCha8Rng>, kind: Kind, manifold: Vec<f64>, divergence: Vec<f64> },
 }
 
 impl<'a> Meter<'a> {
-    fn new(options: &'a ExactOptions, dimension: &Dimension) -> Self {
+    fn new(options: &'a ExactOptions<'a>, dimension: &Dimension) -> Self {
         let zeros = vec![0.0; dimension.size];
         if !options.paper_quirks {
             return Self::Formula { options, totals: zeros };
@@ -369,7 +384,7 @@ impl<'a> Meter<'a> {
 }
 
 /// `Σ L_MD + λ · L_KL`, averaged over the samples of a batch.
-fn distance(options: &ExactOptions, dense: &Features, masked: &Features) -> f64 {
+fn distance(options: &ExactOptions<'_>, dense: &Features, masked: &Features) -> f64 {
     let mut total = 0.0;
     for (a, b) in dense.tokens.iter().zip(&masked.tokens) {
         let sum: f64 = a.iter().zip(b).map(|(a, b)| manifold(a.view(), b.view())).sum();
@@ -387,6 +402,16 @@ fn head_distance(head: Head, dense: &ArrayD<f32>, masked: &ArrayD<f32>) -> f64 {
         Head::Probabilities => kullback_leibler(dense.view(), masked.view(), true),
         Head::Embedding => relative_l2(dense.view(), masked.view()),
     }
+}
+
+/// The value with its class axis moved to the end.
+fn classes_last(value: ArrayD<f32>, classes: usize) -> ArrayD<f32> {
+    let rank = value.ndim();
+    if classes + 1 >= rank {
+        return value;
+    }
+    let order: Vec<usize> = (0..rank).filter(|axis| *axis != classes).chain([classes]).collect();
+    value.permuted_axes(IxDyn(&order)).as_standard_layout().into_owned()
 }
 
 /// The `k`-th of `parts` equal parts of a value along its first axis; the whole of it when there is one part.

@@ -2,9 +2,13 @@
 
 mod exact;
 mod quirks;
+mod sketch;
+mod stability;
 mod weights;
 
 pub use exact::{ExactOptions, exact};
+pub use sketch::{Sketch, SketchOptions, sketch};
+pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +44,8 @@ pub struct ModelView<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
+    /// OPTIN's trajectory importance to leading order, all units from a few backward passes.
+    Sketch,
     /// OPTIN's trajectory importance, one masked run per unit.
     Exact,
     /// Norm of the weights that make the unit (a baseline).
@@ -51,6 +57,7 @@ pub enum Method {
 impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Sketch => "sketch",
             Self::Exact => "exact",
             Self::Magnitude => "magnitude",
             Self::Wanda => "wanda",

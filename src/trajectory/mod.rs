@@ -1,7 +1,11 @@
 //! The trajectory of features: where it is watched, and how far two runs lie apart on it.
 
 mod distance;
+mod padding;
+mod probe;
 mod waypoint;
 
 pub use distance::{kullback_leibler, manifold, relative_l2, unit_gram};
-pub use waypoint::{Head, Waypoint, heads, waypoints};
+pub use padding::{Padding, padding};
+pub use probe::{Probe, Trajectory};
+pub use waypoint::{Head, Output, Waypoint, outputs, waypoints};

@@ -21,9 +21,9 @@ pub struct Waypoint {
 /// What a graph output holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// Unnormalised class scores on the last axis.
+    /// Unnormalised class scores.
     Logits,
-    /// Class probabilities on the last axis.
+    /// Class probabilities.
     Probabilities,
     /// Anything else.
     Embedding,
@@ -63,19 +63,35 @@ fn after_residual(graph: &Graph, dynamic: &[bool], mut value: ValueId) -> ValueI
     }
 }
 
-/// What each floating-point graph output holds: probabilities after a softmax, logits when it is a matrix, else features.
-pub fn heads(graph: &Graph, facts: &Facts) -> Vec<(ValueId, Head)> {
-    let outputs = graph.outputs().iter().filter_map(|v| Some((*v, facts.get(*v)?)));
-    outputs
-        .filter(|(_, fact)| fact.dtype.is_float())
+/// A graph output on the trajectory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The value.
+    pub value: ValueId,
+    /// What it holds.
+    pub head: Head,
+    /// The axis that classes (or features) are on; all others but the batch are positions.
+    pub classes: usize,
+}
+
+/// What each floating-point graph output holds: probabilities after a softmax, logits when it is a matrix or named by the
+/// user, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
+pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
+    let observed = graph.outputs().iter().filter_map(|v| Some((*v, facts.get(*v)?)));
+    observed
+        .filter(|(_, fact)| fact.dtype.is_float() && !fact.shape.is_empty())
         .map(|(value, fact)| {
+            let rank = fact.shape.len();
+            let classes = if rank >= 4 { 1 } else { rank - 1 };
             let rule = graph.producer(value).and_then(|id| ops::find(&graph.node(id).proto));
-            let head = match fact.shape.last() {
-                Some(classes) if *classes > 1 && rule.is_some_and(|r| r.normalises()) => Head::Probabilities,
-                Some(classes) if *classes > 1 && fact.shape.len() == 2 => Head::Logits,
+            let named = logits.contains(&graph.value(value).name);
+            let head = match fact.shape[classes] > 1 {
+                true if named => Head::Logits,
+                true if rule.is_some_and(|r| r.normalises()) => Head::Probabilities,
+                true if rank == 2 => Head::Logits,
                 _ => Head::Embedding,
             };
-            (value, head)
+            Output { value, head, classes }
         })
         .collect()
 }

@@ -1,0 +1,257 @@
+//! The trajectory sketch: all units of all layers from a few backward passes.
+//!
+//! To leading order, removing a unit costs the trajectory `δᵀ Q δ`, where `δ` is how the features move with the unit's mask.
+//! A random cotangent `r` with `E[r rᵀ] = Q` at all waypoints at once, pulled back to the masks, gives `⟨r, δ⟩` for every
+//! unit: its mean square over probes and samples is the importance that `exact.rs` computes one unit at a time.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use ndarray::{Array2, Ix2};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::{DimensionScores, ModelView, ScoreError, Stability, stability::Tally};
+use crate::{
+    gradient::{self, Stop},
+    graph::{Expr, Origin, Patch, Tail, Use},
+    runtime::{Engine, Session},
+    tensor::Tensor,
+    trajectory::{Padding, Probe, Trajectory, outputs, padding, waypoints},
+    typing::{Dimension, Kind},
+    widths::Contraction,
+};
+
+/// Settings of the sketch.
+#[derive(Clone, Copy, Debug)]
+pub struct SketchOptions<'a> {
+    /// The most probes per sample.
+    pub probes: usize,
+    /// Weight of the outputs' distance against the waypoints'.
+    pub lambda: f64,
+    /// Seed of the probes.
+    pub seed: u64,
+    /// Outputs that hold logits, beside those that can be told.
+    pub logits: &'a [String],
+    /// Bytes that the values of a forward and a backward pass may take together; a smaller batch takes less.
+    pub memory: u64,
+}
+
+impl Default for SketchOptions<'_> {
+    fn default() -> Self {
+        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: 1 << 30 }
+    }
+}
+
+/// What the sketch found.
+pub struct Sketch {
+    /// Scores of the dimensions that a cotangent reached.
+    pub scores: Vec<DimensionScores>,
+    /// Where cotangents stopped.
+    pub stops: Vec<Stop>,
+    /// How sure the ranking is; `None` when no cotangent reached anything.
+    pub stability: Option<Stability>,
+}
+
+/// Probes per sample before the ranking may be called stable.
+const FEWEST: usize = 4;
+
+/// Scores every unit of the dimensions that are `wanted`. The trajectory runs through all of them all the same.
+///
+/// Probes are drawn until two halves of them agree on the ranking, or there are [`SketchOptions::probes`] per sample.
+/// Dimensions that no cotangent reaches are left out. `progress` is told how many samples are done, of how many at most.
+pub fn sketch(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    options: &SketchOptions<'_>,
+    wanted: &dyn Fn(&Dimension) -> bool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Sketch, ScoreError> {
+    let padding = padding(view.model, view.graph, view.facts, view.widths);
+    let trajectory = Trajectory {
+        graph: view.graph,
+        facts: view.facts,
+        widths: view.widths,
+        waypoints: &waypoints(view.graph, view.widths, view.dimensions),
+        outputs: &outputs(view.graph, view.facts, options.logits),
+        lambda: options.lambda,
+        padding: padding.as_ref(),
+    };
+    let dimensions: Vec<&Dimension> = view.dimensions.iter().filter(|d| wanted(d)).collect();
+    let contractions = || dimensions.iter().flat_map(|d| d.contractions(view.widths));
+    let operands: BTreeSet<Use> = contractions().map(Contraction::operand).collect();
+    let tail = Tail::new(view.graph.opset(), "sketch");
+    let mut patch = Patch::default();
+    patch.only_exposed();
+    let probe = trajectory.probe(&tail, &mut patch);
+    let backward = gradient::reverse(view.graph, view.facts, &tail, &probe.seeds, &operands);
+    let mut taps: Vec<Tap> = Vec::new();
+    for contraction in contractions() {
+        let cotangent = backward.operands.get(&contraction.operand());
+        let Some(gradient) = cotangent.and_then(|c| mask_gradient(view, &tail, contraction, *c)) else {
+            continue;
+        };
+        if taps.iter().all(|tap| (tap.at, tap.axis) != (contraction.operand(), contraction.axis)) {
+            patch.expose(&gradient.name());
+            taps.push(Tap::of(view, contraction, &dimensions));
+        }
+    }
+    let mut tallies: Vec<Tally> = dimensions.iter().map(|d| Tally::new(d.size)).collect();
+    let reached: BTreeSet<usize> = taps.iter().flat_map(|tap| tap.units.iter().map(|(d, _)| *d)).collect();
+    let mut stability = None;
+    if !reached.is_empty() {
+        tail.append_to(&mut patch);
+        let session = engine.load(&patch.apply(view.model))?;
+        let mut passes =
+            Passes { session, view, probe: &probe, padding: padding.as_ref(), seed: options.seed, taps };
+        let kinds: Vec<_> = dimensions.iter().map(|d| d.kind).collect();
+        stability = Some(passes.run(options, &kinds, &mut tallies, progress)?);
+    }
+    let scored = dimensions.iter().zip(&tallies).enumerate().filter(|(d, _)| reached.contains(d));
+    let scores = scored.map(|(_, (d, tally))| DimensionScores::of(d, tally.means())).collect();
+    Ok(Sketch { scores, stops: backward.stops, stability })
+}
+
+/// One output of the backward pass, `[samples, entries]`: the gradients of the masks at one operand of a sum.
+struct Tap {
+    at: Use,
+    axis: usize,
+    /// For each dimension that ends there, by its place: the unit of each entry.
+    units: Vec<(usize, Vec<Option<usize>>)>,
+}
+
+impl Tap {
+    fn of(view: ModelView<'_>, contraction: &Contraction, dimensions: &[&Dimension]) -> Self {
+        let (at, axis) = (contraction.operand(), contraction.axis);
+        let width = view.widths.operand(view.graph, at).and_then(|axes| axes.get(axis).copied());
+        let ends = |d: &Dimension| d.contractions(view.widths).any(|c| (c.operand(), c.axis) == (at, axis));
+        let units = dimensions.iter().enumerate().filter(|(_, d)| ends(d));
+        let units = units.filter_map(|(i, d)| Some((i, view.widths.table.units(width?, d.width))));
+        Self { at, axis, units: units.collect() }
+    }
+}
+
+/// The gradient of a mask of ones on the operand of a sum, `[samples, entries]`: the operand times its cotangent, summed
+/// over everything else. One row for all samples where no axis tells them apart: cross terms of their independent probes
+/// vanish in expectation.
+fn mask_gradient<'t>(
+    view: ModelView<'_>,
+    tail: &'t Tail,
+    contraction: &Contraction,
+    cotangent: Expr<'t>,
+) -> Option<Expr<'t>> {
+    let at = contraction.operand();
+    let axes = view.widths.operand(view.graph, at)?;
+    let operand = view.graph.node(at.node).inputs.get(at.slot).copied().flatten()?;
+    let table = &view.widths.table;
+    let leads = |axis: &usize| view.widths.batch.is_some_and(|b| table.leads(axes[*axis], b));
+    let sample = (0..axes.len()).find(leads).filter(|axis| *axis != contraction.axis);
+    let others: Vec<usize> =
+        (0..axes.len()).filter(|axis| *axis != contraction.axis && Some(*axis) != sample).collect();
+    let product = tail.value(&view.graph.value(operand).name, cotangent.dtype()) * cotangent;
+    let summed = product.sum(&others, false);
+    let Some(sample) = sample else { return Some(summed.unsqueeze(&[0])) };
+    let rows = if sample < contraction.axis { summed } else { summed.transpose(&[1, 0]) };
+    let parts = table.size(axes[sample]) / view.facts.samples.max(1);
+    let entries = table.size(*axes.get(contraction.axis)?);
+    Some(match parts {
+        0 | 1 => rows,
+        // Windows and the like lie within their sample.
+        _ => rows.reshape(&[-1, parts as i64, entries as i64]).sum(&[1], false),
+    })
+}
+
+/// Runs of the forward and backward pass.
+struct Passes<'a> {
+    session: Box<dyn Session>,
+    view: ModelView<'a>,
+    probe: &'a Probe<'a>,
+    padding: Option<&'a Padding>,
+    seed: u64,
+    taps: Vec<Tap>,
+}
+
+impl Passes<'_> {
+    fn run(
+        &mut self,
+        options: &SketchOptions<'_>,
+        kinds: &[Kind],
+        tallies: &mut [Tally],
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Stability, ScoreError> {
+        let samples = self.view.samples.len();
+        let batch = batch(self.view, options.memory);
+        let mut stability = Stability::of(kinds, tallies, 0);
+        for probe in 0..options.probes.max(1) {
+            for range in self.view.samples.ranges(batch) {
+                let end = range.end;
+                self.pass(probe, range, tallies)?;
+                progress(probe * samples + end, options.probes * samples);
+            }
+            stability = Stability::of(kinds, tallies, probe + 1);
+            if probe + 1 >= FEWEST && stability.is_stable() {
+                break;
+            }
+        }
+        Ok(stability)
+    }
+
+    fn pass(&mut self, probe: usize, range: Range<usize>, tallies: &mut [Tally]) -> Result<(), ScoreError> {
+        let count = self.view.samples.len();
+        let mut feed = self.view.samples.batch(range.start, range.end)?;
+        let mask = self.padding.and_then(|p| feed.iter().find(|(name, _)| *name == p.input));
+        let mask = mask.and_then(|(_, mask)| mask.to_ints());
+        // Each probe of each sample has a stream of its own, so that the batch does not matter.
+        let stream = |sample: usize| {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+            rng.set_stream((probe * count + sample) as u64);
+            rng
+        };
+        let mut rngs: Vec<_> = range.clone().map(stream).collect();
+        feed.extend(self.probe.draw(&mut rngs, mask.as_deref()));
+        let results = self.session.run(&feed)?;
+        let rows = |tensor: &Tensor| tensor.to_f32()?.into_dimensionality::<Ix2>().ok();
+        let gradients: Vec<Option<Array2<f32>>> = results.iter().map(rows).collect();
+        for (dimension, tally) in tallies.iter_mut().enumerate() {
+            let moved = self.moved(dimension, tally.units(), &gradients);
+            let samples = range.len() / moved.len().max(1);
+            for (row, moved) in moved.iter().enumerate() {
+                tally.add(probe, range.start + row, moved, samples);
+            }
+        }
+        Ok(())
+    }
+
+    /// `⟨r, δ⟩` of each unit of a dimension, over all sums that it ends in: for each sample, or for all together where one of
+    /// the sums does not tell them apart.
+    fn moved(&self, dimension: usize, size: usize, gradients: &[Option<Array2<f32>>]) -> Vec<Vec<f64>> {
+        let ending = self.taps.iter().zip(gradients).filter_map(|(tap, gradient)| {
+            let (_, units) = tap.units.iter().find(|(d, _)| *d == dimension)?;
+            Some((units, gradient.as_ref()?))
+        });
+        let ending: Vec<_> = ending.collect();
+        let rows = ending.iter().map(|(_, gradient)| gradient.nrows()).min().unwrap_or(0);
+        let mut moved = vec![vec![0.0; size]; rows];
+        for (units, gradient) in ending {
+            for (row, entries) in gradient.outer_iter().enumerate() {
+                let moved = &mut moved[if gradient.nrows() == rows { row } else { 0 }];
+                for (unit, value) in units.iter().zip(entries) {
+                    if let Some(unit) = unit {
+                        moved[*unit] += f64::from(*value);
+                    }
+                }
+            }
+        }
+        moved
+    }
+}
+
+/// Samples per pass: as many as the memory holds, since the backward pass keeps what the forward pass computed.
+fn batch(view: ModelView<'_>, memory: u64) -> usize {
+    let computed = view.graph.values().filter(|(_, v)| matches!(v.origin, Origin::Node(_)));
+    let bytes: u64 = computed
+        .filter_map(|(id, _)| view.facts.get(id))
+        .map(|fact| (fact.shape.iter().product::<usize>() * fact.dtype.size()) as u64)
+        .sum();
+    let sample = (bytes / view.facts.samples.max(1) as u64).max(1);
+    usize::try_from(memory / sample).unwrap_or(usize::MAX).clamp(1, view.batch)
+}

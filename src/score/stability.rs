@@ -1,0 +1,149 @@
+//! How sure a ranking of units is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::typing::Kind;
+
+/// How much two halves of what a ranking was estimated from agree.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stability {
+    /// Probes per sample.
+    pub probes: usize,
+    /// Spearman's rank correlation of the two halves' scores: the least over the kinds of units.
+    pub agreement: f64,
+    /// Standard error of a score relative to it: the median over all units.
+    pub standard_error: f64,
+}
+
+/// Halves that agree this far will not change their mind.
+const STABLE: f64 = 0.99;
+
+impl Stability {
+    /// That of tallies, one per dimension, whose kinds are `kinds`.
+    pub(super) fn of(kinds: &[Kind], tallies: &[Tally], probes: usize) -> Self {
+        let mut present = kinds.to_vec();
+        present.sort();
+        present.dedup();
+        let agreement = present.iter().filter_map(|kind| {
+            let of_kind = || kinds.iter().zip(tallies).filter(|(k, _)| *k == kind).map(|(_, tally)| tally);
+            let half = |h: usize| of_kind().flat_map(|tally| tally.half_means(h)).collect::<Vec<_>>();
+            spearman(&half(0), &half(1))
+        });
+        let mut errors: Vec<f64> = tallies.iter().flat_map(Tally::relative_errors).collect();
+        errors.sort_by(f64::total_cmp);
+        Self {
+            probes,
+            agreement: agreement.fold(1.0, f64::min),
+            standard_error: errors.get(errors.len() / 2).copied().unwrap_or(0.0),
+        }
+    }
+
+    /// Whether more probes would hardly change the ranking.
+    pub fn is_stable(&self) -> bool {
+        self.agreement >= STABLE
+    }
+}
+
+/// Mean squares of one dimension's units, over probes and samples.
+pub(super) struct Tally {
+    /// Sum of squares, per half.
+    squares: [Vec<f64>; 2],
+    /// Samples, per half.
+    samples: [usize; 2],
+    /// Sum of fourth powers, for the standard error.
+    fourths: Vec<f64>,
+    /// How many squares were added.
+    count: usize,
+}
+
+impl Tally {
+    pub fn new(units: usize) -> Self {
+        let zeros = vec![0.0; units];
+        Self { squares: [zeros.clone(), zeros.clone()], samples: [0; 2], fourths: zeros, count: 0 }
+    }
+
+    pub fn units(&self) -> usize {
+        self.fourths.len()
+    }
+
+    /// Adds what one probe saw of `samples` samples, the first of which is `sample`. Halves take every other sample, in turns.
+    pub fn add(&mut self, probe: usize, sample: usize, moved: &[f64], samples: usize) {
+        let half = (probe + sample) % 2;
+        for (unit, m) in moved.iter().enumerate() {
+            self.squares[half][unit] += m * m;
+            self.fourths[unit] += m.powi(4);
+        }
+        self.samples[half] += samples;
+        self.count += 1;
+    }
+
+    /// Mean square of each unit, per sample.
+    pub fn means(&self) -> Vec<f64> {
+        let samples = self.samples.iter().sum::<usize>().max(1) as f64;
+        self.squares[0].iter().zip(&self.squares[1]).map(|(a, b)| (a + b) / samples).collect()
+    }
+
+    fn half_means(&self, half: usize) -> Vec<f64> {
+        let samples = self.samples[half].max(1) as f64;
+        self.squares[half].iter().map(|s| s / samples).collect()
+    }
+
+    /// Standard error over mean, per unit that has a mean.
+    fn relative_errors(&self) -> Vec<f64> {
+        let n = self.count.max(1) as f64;
+        let squares = self.squares[0].iter().zip(&self.squares[1]).map(|(a, b)| (a + b) / n);
+        let moments = squares.zip(&self.fourths).filter(|(mean, _)| *mean > 0.0);
+        moments.map(|(mean, fourth)| ((fourth / n - mean * mean).max(0.0) / n).sqrt() / mean).collect()
+    }
+}
+
+/// Spearman's rank correlation; `None` for fewer than two values or when all are equal.
+pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
+    let (mean_a, mean_b) = (mean(&a), mean(&b));
+    let (mut both, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(&b) {
+        both += (x - mean_a) * (y - mean_b);
+        of_a += (x - mean_a).powi(2);
+        of_b += (y - mean_b).powi(2);
+    }
+    (of_a > 0.0 && of_b > 0.0).then(|| both / (of_a * of_b).sqrt())
+}
+
+/// Ranks, where equal values share their mean rank.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    while start < order.len() {
+        let ties = order[start..].iter().take_while(|i| values[**i] == values[order[start]]).count();
+        for &i in &order[start..start + ties] {
+            ranks[i] = start as f64 + (ties - 1) as f64 / 2.0;
+        }
+        start += ties;
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn correlation_sees_order_alone_and_shares_ties() {
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[1.0, 10.0, 100.0]), Some(1.0));
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        assert_eq!(ranks(&[5.0, 1.0, 5.0]), [1.5, 0.0, 1.5]);
+        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), None);
+    }
+
+    #[test]
+    fn equal_squares_leave_no_error() {
+        let mut tally = Tally::new(1);
+        (0..4).for_each(|i| tally.add(0, i, &[2.0], 1));
+        assert_eq!(tally.means(), [4.0]);
+        assert_eq!(tally.relative_errors(), [0.0]);
+    }
+}

@@ -1,0 +1,253 @@
+//! Random cotangents on the trajectory.
+//!
+//! To leading order the trajectory's loss is quadratic in what changes: `δᵀ Q δ` at each waypoint and output. A random
+//! cotangent `r` with `E[r rᵀ] = Q` makes `E[⟨r, δ⟩²]` that loss. Those drawn here have the covariance of the distances of
+//! `distance.rs`, and are independent of each other, so that all can be pulled back at once.
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Head, Output, Padding, Waypoint};
+use crate::{
+    graph::{Expr, Facts, Graph, Patch, Tail, ValueId},
+    masks,
+    tensor::{DType, Tensor},
+    widths::Widths,
+};
+
+/// Summands of a random matrix `Z = Σ u vᵀ`. One would do for `E[vec Z vec Zᵀ] = I`; more make its fourth moments, and so
+/// the spread of the estimate, close to those of a matrix of independent entries, at a cost linear in the tokens.
+const RANK: usize = 4;
+
+/// Floor of norms and probabilities that are divided by.
+const TINY: f32 = 1e-12;
+
+/// Random cotangents of a model, and the graph inputs that make them random.
+pub struct Probe<'t> {
+    /// Values of the model and their cotangents.
+    pub seeds: Vec<(ValueId, Expr<'t>)>,
+    signs: Vec<Signs>,
+}
+
+/// A graph input of random signs, `[samples, rows, columns]`.
+struct Signs {
+    name: String,
+    rows: usize,
+    columns: usize,
+    /// What they are multiplied by.
+    scale: f32,
+    /// Whether columns are the positions of the padding mask, and padded ones zero.
+    padded: Option<Positions>,
+}
+
+/// How the real positions count.
+#[derive(Clone, Copy, PartialEq)]
+enum Positions {
+    /// Padded ones are left out.
+    Masked,
+    /// And the others are divided by their number.
+    Averaged,
+}
+
+/// What a probe is drawn for.
+pub struct Trajectory<'a> {
+    /// The model's graph.
+    pub graph: &'a Graph,
+    /// What one run showed.
+    pub facts: &'a Facts,
+    /// The width of every axis.
+    pub widths: &'a Widths,
+    /// The waypoints.
+    pub waypoints: &'a [Waypoint],
+    /// The outputs.
+    pub outputs: &'a [Output],
+    /// Weight of the outputs' distance against the waypoints'.
+    pub lambda: f64,
+    /// The padding mask, if the model takes one.
+    pub padding: Option<&'a Padding>,
+}
+
+impl Trajectory<'_> {
+    /// Appends to `tail` the formulas of a random cotangent for every waypoint and output; what is random about them become
+    /// inputs of `patch`.
+    pub fn probe<'t>(&self, tail: &'t Tail, patch: &mut Patch) -> Probe<'t> {
+        let mut probe = Probe { seeds: Vec::new(), signs: Vec::new() };
+        for waypoint in self.waypoints {
+            if let Some(layout) = self.layout(waypoint.value, waypoint.feature) {
+                let seed = self.manifold(&layout, tail, patch, &mut probe);
+                probe.seeds.push((waypoint.value, seed));
+            }
+        }
+        for output in self.outputs {
+            if let Some(layout) = self.layout(output.value, output.classes) {
+                let seed = self.output(output.head, &layout, tail, patch, &mut probe);
+                probe.seeds.push((output.value, seed));
+            }
+        }
+        probe
+    }
+
+    /// The gradient of `⟨Z, T Tᵀ⟩ / tokens`, where `T` are the tokens at unit length and `Z` is random: of the manifold
+    /// distance (OPTIN, equation 2) to leading order.
+    fn manifold<'t>(
+        &self,
+        layout: &Layout,
+        tail: &'t Tail,
+        patch: &mut Patch,
+        probe: &mut Probe<'t>,
+    ) -> Expr<'t> {
+        let tokens = layout.tokens(tail);
+        let norm = (tokens * tokens).sum(&[2], true).map("Sqrt") + TINY;
+        let unit = tokens / norm;
+        let padded = layout.padded;
+        let scale = 1.0 / (RANK as f32).sqrt() / if padded { 1.0 } else { layout.positions as f32 };
+        let left = padded.then_some(Positions::Averaged);
+        let u = probe.signs(tail, patch, (RANK, layout.positions), scale, left).cast(layout.dtype);
+        let right = padded.then_some(Positions::Masked);
+        let v = probe.signs(tail, patch, (RANK, layout.positions), 1.0, right).cast(layout.dtype);
+        let back = |signs: Expr<'t>, sums: Expr<'t>| signs.matrix_transpose(3).matmul(sums);
+        let g = back(u, v.matmul(unit)) + back(v, u.matmul(unit));
+        layout.restore((g - unit * (unit * g).sum(&[2], true)) / norm, tail)
+    }
+
+    /// At logits `√p∘ξ − p (√pᵀξ)`, whose covariance `diag p − p pᵀ` is the Hessian of the Kullback-Leibler divergence; at
+    /// probabilities `ξ/√p`; else `ξ` over the norm. `ξ = a bᵀ` are random signs.
+    fn output<'t>(
+        &self,
+        head: Head,
+        layout: &Layout,
+        tail: &'t Tail,
+        patch: &mut Patch,
+        probe: &mut Probe<'t>,
+    ) -> Expr<'t> {
+        let z = layout.tokens(tail);
+        // The divergence is half the quadratic form, and a mean over rows.
+        let scale = match head {
+            Head::Embedding => self.lambda.sqrt(),
+            Head::Logits | Head::Probabilities => (self.lambda / 2.0 / layout.positions as f64).sqrt(),
+        };
+        let rows = layout.padded.then_some(Positions::Masked);
+        let a = probe.signs(tail, patch, (1, layout.positions), scale as f32, rows).cast(layout.dtype);
+        let b = probe.signs(tail, patch, (1, layout.features), 1.0, None).cast(layout.dtype);
+        let xi = a.matrix_transpose(3) * b;
+        let cotangent = match head {
+            Head::Logits => {
+                let p = z.softmax(2);
+                let weighted = p.map("Sqrt") * xi;
+                weighted - p * weighted.sum(&[2], true)
+            }
+            Head::Probabilities => xi / (z + TINY).map("Sqrt"),
+            Head::Embedding => xi / ((z * z).sum(&[1, 2], true).map("Sqrt") + TINY),
+        };
+        layout.restore(cotangent, tail)
+    }
+
+    /// How to see a value as `[samples, positions, features]`; `None` where its extents do not allow that.
+    fn layout(&self, value: ValueId, feature: usize) -> Option<Layout> {
+        let fact = self.facts.get(value)?;
+        let axes = self.widths.value(value)?;
+        let table = &self.widths.table;
+        let leads = |axis: &usize| self.widths.batch.is_some_and(|b| table.leads(axes[*axis], b));
+        let sample = (0..axes.len()).find(leads).unwrap_or(0);
+        let features = *fact.shape.get(feature)?;
+        let total: usize = fact.shape.iter().product();
+        let per_sample = features * self.facts.samples.max(1);
+        if per_sample == 0 || !total.is_multiple_of(per_sample) || (sample == feature && axes.len() > 1) {
+            return None;
+        }
+        let mut order = vec![sample];
+        order.extend((0..axes.len()).filter(|axis| *axis != sample && *axis != feature));
+        if sample != feature {
+            order.push(feature);
+        }
+        let positions = self.padding.and_then(|p| p.positions);
+        let padded = positions.is_some_and(|p| axes.iter().any(|a| table.root(*a) == table.root(p)))
+            && positions.is_some_and(|p| table.size(p) == total / per_sample);
+        Some(Layout {
+            name: self.graph.value(value).name.clone(),
+            dtype: fact.dtype,
+            order,
+            positions: total / per_sample,
+            features,
+            padded,
+        })
+    }
+}
+
+impl<'t> Probe<'t> {
+    fn signs(
+        &mut self,
+        tail: &'t Tail,
+        patch: &mut Patch,
+        (rows, columns): (usize, usize),
+        scale: f32,
+        padded: Option<Positions>,
+    ) -> Expr<'t> {
+        let name = patch.fresh("signs");
+        patch.input(masks::value_info(&name, DType::F32, 3));
+        let input = tail.value(&name, DType::F32);
+        self.signs.push(Signs { name, rows, columns, scale, padded });
+        input
+    }
+
+    /// Draws the random inputs for samples whose generators are `rngs`. `mask` holds, per sample, which positions are real.
+    pub fn draw(&self, rngs: &mut [ChaCha8Rng], mask: Option<&[i64]>) -> Vec<(String, Tensor)> {
+        self.signs.iter().filter_map(|signs| Some((signs.name.clone(), signs.draw(rngs, mask)?))).collect()
+    }
+}
+
+impl Signs {
+    fn draw(&self, rngs: &mut [ChaCha8Rng], mask: Option<&[i64]>) -> Option<Tensor> {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut values = Vec::with_capacity(rngs.len() * rows * columns);
+        for (sample, rng) in rngs.iter_mut().enumerate() {
+            let real = self
+                .padded
+                .and_then(|_| mask?.get(sample * columns..(sample + 1) * columns))
+                .map(|mask| mask.iter().map(|m| *m != 0).collect::<Vec<_>>());
+            let count = real.as_ref().map_or(columns, |r| r.iter().filter(|r| **r).count()).max(1);
+            let averaged = self.padded == Some(Positions::Averaged);
+            let scale = if averaged { self.scale / count as f32 } else { self.scale };
+            let mut bits = 0;
+            for i in 0..rows * columns {
+                if i % 64 == 0 {
+                    bits = rng.next_u64();
+                }
+                let sign = if bits & 1 == 0 { scale } else { -scale };
+                bits >>= 1;
+                let kept = real.as_ref().is_none_or(|real| real[i % columns]);
+                values.push(if kept { sign } else { 0.0 });
+            }
+        }
+        Tensor::f32(&[rngs.len(), rows, columns], values)
+    }
+}
+
+/// A value as `[samples, positions, features]`.
+struct Layout {
+    name: String,
+    dtype: DType,
+    /// Its axes: the one that samples lead, the positions', the features'.
+    order: Vec<usize>,
+    positions: usize,
+    features: usize,
+    padded: bool,
+}
+
+impl Layout {
+    fn ordered<'t>(&self, tail: &'t Tail) -> Expr<'t> {
+        tail.value(&self.name, self.dtype).transpose(&self.order)
+    }
+
+    fn tokens<'t>(&self, tail: &'t Tail) -> Expr<'t> {
+        self.ordered(tail).reshape(&[-1, self.positions as i64, self.features as i64])
+    }
+
+    fn restore<'t>(&self, cotangent: Expr<'t>, tail: &'t Tail) -> Expr<'t> {
+        let mut inverse = vec![0; self.order.len()];
+        for (to, &from) in self.order.iter().enumerate() {
+            inverse[from] = to;
+        }
+        cotangent.reshape_like(self.ordered(tail)).transpose(&inverse)
+    }
+}
