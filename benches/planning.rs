@@ -38,6 +38,8 @@ fn replanning(c: &mut Criterion) {
         calibration: String::new(),
         samples: 2,
         seed: 0,
+        stability: None,
+        notes: Vec::new(),
         dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),
     };
     let cost = Cost::flops(&widths, &dimensions, 2);

@@ -14,7 +14,7 @@ use crate::{
     report::{Change, Clock, Report},
     rewrite::{self, RewriteError},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
-    score::{self, Method, ScoreError, Scores},
+    score::{self, ScoreError, ScoreOptions, Scores},
     typing::{self, Dimension, Dimensions},
     verify::{self, Proof, VerifyError},
     widths::Widths,
@@ -36,9 +36,7 @@ pub struct Options {
     /// The runtime.
     pub runtime: RuntimeOptions,
     /// How units are scored.
-    pub score: Method,
-    /// Score as the released code does, for comparison (exact scoring only).
-    pub paper_quirks: bool,
+    pub score: ScoreOptions,
     /// What may be removed.
     pub limits: Limits,
     /// Scores of an earlier run to plan from.
@@ -122,9 +120,9 @@ const NOISE: &str =
 pub enum Progress {
     /// A stage begins.
     Stage(&'static str),
-    /// So many units have been scored, of so many.
+    /// So much of the scoring is done: units of an exact score, samples of a sketch.
     Units {
-        /// Scored.
+        /// Done.
         done: usize,
         /// In all.
         total: usize,
@@ -178,6 +176,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         synthetic: matches!(typed.samples.origin(), calibration::Origin::Synthetic),
         samples: typed.samples.len(),
         score: scores.score.to_string(),
+        stability: scores.stability,
         stages: Vec::new(),
         flops: change(&cost, &kept_sizes),
         params: change(&parameters, &kept_sizes),
@@ -185,7 +184,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         dimensions: Report::dimensions_of(&plan),
         pinned: typed.dimensions.pinned.clone(),
         proof: None,
-        notes: typed.samples.notes().iter().map(ToString::to_string).collect(),
+        notes: typed.samples.notes().iter().map(ToString::to_string).chain(scores.notes).collect(),
     };
     if report.synthetic {
         report
@@ -286,36 +285,19 @@ fn scores(
         }
         return Ok(scores);
     }
-    let prunable = &typed.dimensions.prunable;
     // Scoring is dear: units that may not go need no scores.
     let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
-    let dimensions = match options.score {
-        Method::Sketch => {
-            let settings = score::SketchOptions { seed: options.calibration.seed, ..Default::default() };
-            let mut tick = |done, total| progress(Progress::Units { done, total });
-            let sketch = score::sketch(engine, typed.view(), &settings, &wanted, &mut tick)?;
-            eprintln!("{:?} {:?}", sketch.stability, sketch.stops);
-            sketch.scores
-        }
-        Method::Magnitude => score::magnitude(&typed.graph, &typed.widths, prunable)?,
-        Method::Wanda => score::wanda(engine, typed.view())?,
-        Method::Exact => {
-            let settings = score::ExactOptions {
-                seed: options.calibration.seed,
-                paper_quirks: options.paper_quirks,
-                ..Default::default()
-            };
-            let mut tick = |done, total| progress(Progress::Units { done, total });
-            score::exact(engine, typed.view(), &settings, &wanted, &mut tick)?
-        }
-    };
+    let mut tick = |done, total| progress(Progress::Units { done, total });
+    let scored = score::score(engine, typed.view(), &options.score, &wanted, &mut tick)?;
     let scores = Scores {
-        score: options.score,
+        score: options.score.method,
         model: typed.source.sha256.clone(),
         calibration: typed.samples.origin().to_string(),
         samples: typed.samples.len(),
-        seed: options.calibration.seed,
-        dimensions,
+        seed: options.score.seed,
+        stability: scored.stability,
+        notes: scored.notes,
+        dimensions: scored.dimensions,
     };
     if let Some(path) = &options.save_scores {
         let text = serde_json::to_string(&scores).map_err(|e| file_error(path, e))?;

@@ -11,7 +11,7 @@ use crate::{
     calibration::CalibrationOptions,
     plan::{Budget, Limits},
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
-    score::Method,
+    score::{Method, ScoreOptions},
     typing::Kind,
 };
 
@@ -75,8 +75,17 @@ struct Prune {
     #[arg(long, default_value_t = 16, value_name = "N")]
     batch: usize,
     /// How units are scored.
-    #[arg(long, value_enum, default_value_t = Method::Wanda)]
+    #[arg(long, value_enum, default_value_t = Method::Sketch)]
     score: Method,
+    /// Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    probes: usize,
+    /// Memory that the values of a sketch may take: the batch is cut down to fit.
+    #[arg(long, default_value = "1G", value_name = "BYTES", value_parser = parse_bytes)]
+    memory: u64,
+    /// Say that an output holds logits, where its shape does not tell.
+    #[arg(long = "output", value_name = "logits=NAME", value_parser = parse_output)]
+    output_kind: Vec<String>,
     /// Score exactly, but with the quirks of the paper's released code, for comparison.
     #[arg(long)]
     paper_quirks: bool,
@@ -144,6 +153,29 @@ fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err(format!("`{text}` is not a number from 0 to 1")),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size such as 512M or 2G");
+    let (number, unit) = text.split_at(text.trim_end_matches(['K', 'M', 'G', 'B', 'i']).len());
+    let scale = match unit.trim_end_matches('B').trim_end_matches('i') {
+        "" => 1.0,
+        "K" => 1024.0,
+        "M" => 1024.0 * 1024.0,
+        "G" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(wrong()),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(n) if n.is_finite() && n > 0.0 => Ok((n * scale) as u64),
+        _ => Err(wrong()),
+    }
+}
+
+fn parse_output(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("logits", name)) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(format!("`{text}` is not logits=NAME")),
     }
 }
 
@@ -225,8 +257,14 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
             threads: prune.threads,
             ort_lib: prune.ort_lib.clone(),
         },
-        score: if prune.paper_quirks { Method::Exact } else { prune.score },
-        paper_quirks: prune.paper_quirks,
+        score: ScoreOptions {
+            method: if prune.paper_quirks { Method::Exact } else { prune.score },
+            seed: prune.seed,
+            probes: prune.probes.max(1),
+            memory: prune.memory,
+            logits: prune.output_kind.clone(),
+            paper_quirks: prune.paper_quirks,
+        },
         limits: Limits {
             align: prune.align.max(1),
             max_prune: prune.max_prune,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     plan::Plan,
+    score::Stability,
     typing::{Kind, Pinned},
     verify::Proof,
 };
@@ -63,6 +64,8 @@ pub struct Report {
     pub samples: usize,
     /// How units were scored.
     pub score: String,
+    /// How sure a sketched ranking is.
+    pub stability: Option<Stability>,
     /// Time per stage.
     pub stages: Vec<Stage>,
     /// FLOPs (two per multiply-accumulate) of one sample.
@@ -120,6 +123,9 @@ impl Report {
             let _ = writeln!(out, "\n{pinned}\n\n{}", self.stage_table());
         } else if !self.pinned.is_empty() {
             let _ = writeln!(out, "\n{} axes of weights keep their extent; -v says why", self.pinned.len());
+        }
+        if let Some(stability) = &self.stability {
+            let _ = writeln!(out, "\nscores: {stability}");
         }
         if let Some(proof) = &self.proof {
             let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);

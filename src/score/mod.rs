@@ -11,12 +11,15 @@ pub use sketch::{Sketch, SketchOptions, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     calibration::Samples,
     graph::{Facts, Graph},
     onnx::proto::ModelProto,
+    runtime::Engine,
     typing::{Dimension, Kind},
     widths::Widths,
 };
@@ -65,6 +68,78 @@ impl std::fmt::Display for Method {
     }
 }
 
+/// Settings of all ways to score.
+#[derive(Clone, Debug)]
+pub struct ScoreOptions {
+    /// How units are scored.
+    pub method: Method,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// The most probes per sample of the sketch.
+    pub probes: usize,
+    /// Bytes that the sketch's values may take.
+    pub memory: u64,
+    /// Outputs that hold logits, beside those that can be told.
+    pub logits: Vec<String>,
+    /// Score as the released code does, for comparison (exact scoring only).
+    pub paper_quirks: bool,
+}
+
+/// Scores, and what to know about them.
+#[derive(Clone, Debug, Default)]
+pub struct Scored {
+    /// One entry per dimension that was wanted.
+    pub dimensions: Vec<DimensionScores>,
+    /// How sure a sketched ranking is.
+    pub stability: Option<Stability>,
+    /// Where cotangents stopped, and what was scored otherwise.
+    pub notes: Vec<String>,
+}
+
+/// Scores every unit of the dimensions that are `wanted`. `progress` is told how much is done, of how much.
+pub fn score(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    options: &ScoreOptions,
+    wanted: &dyn Fn(&Dimension) -> bool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Scored, ScoreError> {
+    let plain = |dimensions| Scored { dimensions, ..Default::default() };
+    let exactly = ExactOptions {
+        seed: options.seed,
+        logits: &options.logits,
+        paper_quirks: options.paper_quirks,
+        ..Default::default()
+    };
+    match options.method {
+        Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain),
+        Method::Wanda => wanda(engine, view).map(plain),
+        Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain),
+        Method::Sketch => {
+            let settings = SketchOptions {
+                probes: options.probes,
+                seed: options.seed,
+                logits: &options.logits,
+                memory: options.memory,
+                ..Default::default()
+            };
+            let sketch = sketch(engine, view, &settings, wanted, progress)?;
+            let reached: BTreeSet<String> = sketch.scores.iter().map(|d| d.name.clone()).collect();
+            let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
+            let mut scored = Scored { stability: sketch.stability, ..plain(sketch.scores) };
+            scored.notes.extend(sketch.stops.iter().map(|stop| format!("no gradient beyond {stop}")));
+            if view.dimensions.iter().any(missed) {
+                let rest = exact(engine, view, &exactly, &missed, progress)?;
+                scored.notes.extend(
+                    rest.iter().map(|d| format!("{} was scored exactly: no gradient reaches it", d.name)),
+                );
+                scored.dimensions.extend(rest);
+            }
+            Ok(scored)
+        }
+    }
+}
+
 /// Why units could not be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
@@ -105,6 +180,12 @@ pub struct Scores {
     pub samples: usize,
     /// Seed of every random choice.
     pub seed: u64,
+    /// How sure a sketched ranking is.
+    #[serde(default)]
+    pub stability: Option<Stability>,
+    /// What to know about them.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// One entry per prunable dimension.
     pub dimensions: Vec<DimensionScores>,
 }

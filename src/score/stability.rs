@@ -44,6 +44,17 @@ impl Stability {
     }
 }
 
+impl std::fmt::Display for Stability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { probes, agreement, standard_error } = self;
+        let error = 100.0 * standard_error;
+        write!(
+            f,
+            "{probes} probes per sample, rank correlation of two halves {agreement:.3}, standard error {error:.0} %"
+        )
+    }
+}
+
 /// Mean squares of one dimension's units, over probes and samples.
 pub(super) struct Tally {
     /// Sum of squares, per half.
