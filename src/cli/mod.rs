@@ -81,7 +81,7 @@ struct Prune {
     #[arg(long, default_value_t = 8, value_name = "N")]
     probes: usize,
     /// Memory that the values of a sketch may take: the batch is cut down to fit.
-    #[arg(long, default_value = "1G", value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, default_value = "512M", value_name = "BYTES", value_parser = parse_bytes)]
     memory: u64,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long = "output", value_name = "logits=NAME", value_parser = parse_output)]

@@ -38,7 +38,7 @@ pub struct SketchOptions<'a> {
 
 impl Default for SketchOptions<'_> {
     fn default() -> Self {
-        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: 1 << 30 }
+        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: 512 << 20 }
     }
 }
 

@@ -1,0 +1,206 @@
+//! The sketch against what it estimates: the trajectory's loss for a small step of a mask, and exact scores.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeSet, path::Path};
+
+use ndarray::{ArrayD, Axis, Ix2};
+use optin_onnx::{
+    calibration::{self, CalibrationOptions, Samples},
+    graph::{Facts, Graph, Patch},
+    masks,
+    onnx::{self, proto::ModelProto},
+    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
+    score::{ExactOptions, ModelView, SketchOptions, exact, sketch, spearman},
+    tensor::Tensor,
+    trajectory::{Head, kullback_leibler, manifold, outputs, waypoints},
+    typing::{self, Dimension, Kind},
+    widths::Widths,
+};
+
+struct Fixture {
+    model: ModelProto,
+    graph: Graph,
+    facts: Facts,
+    widths: Widths,
+    dimensions: Vec<Dimension>,
+    samples: Samples,
+}
+
+fn tract() -> Box<dyn Engine> {
+    let choice =
+        RuntimeOptions { runtime: RuntimeChoice::Tract, provider: Provider::Cpu, threads: 1, ort_lib: None };
+    runtime::open(&choice).unwrap()
+}
+
+impl Fixture {
+    fn open(name: &str, count: usize, edit: impl Fn(&mut ModelProto)) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        let mut model = onnx::load(&path).unwrap().model;
+        edit(&mut model);
+        let calib = Some(path.with_file_name("calib.npz"));
+        let options = CalibrationOptions { calib, samples: Some(count), ..Default::default() };
+        let samples = calibration::load(&model, &path, &options).unwrap();
+        let graph = Graph::new(&model);
+        let facts = typing::observe(&*tract(), &model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
+        let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
+        let widths = typing::infer(&graph, &facts, &batched);
+        let dimensions = typing::dimensions(&graph, &widths).prunable;
+        Self { model, graph, facts, widths, dimensions, samples }
+    }
+
+    fn view(&self) -> ModelView<'_> {
+        ModelView {
+            model: &self.model,
+            graph: &self.graph,
+            facts: &self.facts,
+            widths: &self.widths,
+            dimensions: &self.dimensions,
+            samples: &self.samples,
+            batch: 16,
+        }
+    }
+
+    fn sketch(&self, probes: usize, memory: u64) -> Vec<Vec<f64>> {
+        let options = SketchOptions { probes, memory, ..Default::default() };
+        let sketch = sketch(&*tract(), self.view(), &options, &|_| true, &mut |_, _| {}).unwrap();
+        assert_eq!(sketch.stops, []);
+        sketch.scores.into_iter().map(|d| d.scores).collect()
+    }
+
+    /// The trajectory's loss when each unit in turn is scaled by `1 - step`, over `step²`, for the units of one dimension.
+    fn curvature(&self, dimension: &Dimension, step: f32) -> Vec<f64> {
+        let mut patch = Patch::default();
+        let contractions: Vec<_> = dimension.contractions(&self.widths).collect();
+        let names: Vec<_> =
+            contractions.iter().map(|c| masks::input(&mut patch, &self.graph, &self.facts, c)).collect();
+        let points = waypoints(&self.graph, &self.widths, &self.dimensions);
+        let heads = outputs(&self.graph, &self.facts, &[]);
+        assert_eq!(heads.iter().map(|o| o.head).collect::<Vec<_>>(), [Head::Logits]);
+        patch.only_exposed();
+        points.iter().for_each(|p| patch.expose(&self.graph.value(p.value).name));
+        patch.expose(&self.graph.value(heads[0].value).name);
+        let mut session = tract().load(&patch.apply(&self.model)).unwrap();
+        let inputs = self.samples.batch(0, self.samples.len()).unwrap();
+        let mut run = |unit: Option<usize>| -> Vec<ArrayD<f32>> {
+            let mut feed = inputs.clone();
+            for (name, contraction) in names.iter().zip(&contractions) {
+                let width =
+                    self.widths.operand(&self.graph, contraction.operand()).unwrap()[contraction.axis];
+                let units = self.widths.table.units(width, dimension.width);
+                let mask: Vec<f32> = units
+                    .iter()
+                    .map(|u| if unit.is_some() && *u == unit { 1.0 - step } else { 1.0 })
+                    .collect();
+                let shaped = masks::shaped(&self.graph, &self.facts, contraction, &mask).unwrap();
+                feed.push((name.clone(), shaped));
+            }
+            session.run(&feed).unwrap().iter().map(|t| t.to_f32().unwrap()).collect()
+        };
+        let dense = run(None);
+        let mut losses = Vec::new();
+        for unit in 0..dimension.size {
+            let moved = run(Some(unit));
+            let mut loss = 0.0;
+            for ((a, b), point) in dense.iter().zip(&moved).zip(&points) {
+                let count = self.samples.len() as f64;
+                for (a, b) in a.outer_iter().zip(b.outer_iter()) {
+                    loss +=
+                        manifold(tokens(a, point.feature).view(), tokens(b, point.feature).view()) / count;
+                }
+            }
+            let (z, w) = (dense.last().unwrap(), moved.last().unwrap());
+            loss += kullback_leibler(z.view(), w.view(), false);
+            losses.push(loss / f64::from(step * step));
+        }
+        losses
+    }
+}
+
+/// `[positions, features]` of one sample.
+fn tokens(sample: ndarray::ArrayViewD<'_, f32>, feature: usize) -> ndarray::Array2<f32> {
+    let mut sample = sample.to_owned();
+    let last = sample.ndim() - 1;
+    sample.swap_axes(feature - 1, last);
+    let features = sample.len_of(Axis(last));
+    let positions = sample.len() / features;
+    let flat = sample.as_standard_layout().into_owned();
+    flat.into_shape_with_order((positions, features)).unwrap().into_dimensionality::<Ix2>().unwrap()
+}
+
+fn flat(scores: &[Vec<f64>]) -> Vec<f64> {
+    scores.iter().flatten().copied().collect()
+}
+
+#[test]
+fn the_sketch_estimates_the_curvature_of_the_trajectory() {
+    let fixture = Fixture::open("vit.onnx", 4, |_| {});
+    let sketched = fixture.sketch(400, 1 << 30);
+    let last_neurons = fixture.dimensions.iter().rposition(|d| d.kind == Kind::Neuron).unwrap();
+    let heads = (0..fixture.dimensions.len()).filter(|i| fixture.dimensions[*i].kind == Kind::Head);
+    for i in heads.chain([last_neurons]) {
+        let dimension = &fixture.dimensions[i];
+        let expected = fixture.curvature(dimension, 0.03);
+        let scale = expected.iter().copied().fold(0.0, f64::max);
+        for (unit, (e, s)) in expected.iter().zip(&sketched[i]).enumerate() {
+            // A mean of 1600 squares, whose kurtosis is some ten times that of a normal number.
+            assert!((e - s).abs() < 0.25 * e + 0.02 * scale, "{} unit {unit}: {e:e} {s:e}", dimension.name);
+        }
+    }
+}
+
+#[test]
+fn the_sketch_ranks_as_exact_scores_do() {
+    for (name, kind, least) in
+        [("vit.onnx", Kind::Neuron, 0.97), ("vit.onnx", Kind::Head, 0.8), ("cnn.onnx", Kind::Channel, 0.9)]
+    {
+        let fixture = Fixture::open(name, 16, |_| {});
+        let sketched = fixture.sketch(8, 1 << 30);
+        let options = ExactOptions { units: Some(12), ..Default::default() };
+        let exact = exact(&*tract(), fixture.view(), &options, &|_| true, &mut |_, _| {}).unwrap();
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for (e, s) in exact.iter().zip(&sketched).filter(|(e, _)| e.kind == kind) {
+            for (e, s) in e.scores.iter().zip(s).filter(|(e, _)| !e.is_nan()) {
+                a.push(*e);
+                b.push(*s);
+            }
+        }
+        let correlation = spearman(&a, &b).unwrap();
+        assert!(correlation >= least, "{name} {kind}: {correlation}");
+    }
+}
+
+#[test]
+fn neither_repetition_nor_memory_changes_scores() {
+    let fixture = Fixture::open("vit.onnx", 6, |_| {});
+    let once = flat(&fixture.sketch(2, 1 << 30));
+    assert_eq!(once, flat(&fixture.sketch(2, 1 << 30)));
+    let cramped = flat(&fixture.sketch(2, 1));
+    for (a, b) in once.iter().zip(&cramped) {
+        assert!((a - b).abs() <= 1e-4 * a.abs() + 1e-12, "{a:e} {b:e}");
+    }
+}
+
+#[test]
+fn a_cotangent_that_stops_is_named() {
+    // The classes in the order of their scores: a cotangent of that has no way back.
+    let fixture = Fixture::open("vit.onnx", 2, |model| {
+        let graph = model.graph.as_mut().unwrap();
+        let output = graph.output[0].name().to_owned();
+        let producer = graph.node.iter_mut().find(|n| n.output[0] == output).unwrap();
+        producer.output[0] = "unsorted".to_owned();
+        graph.initializer.push(onnx::tensor::from_tensor("k", &Tensor::ints(&[10])));
+        graph.node.push(onnx::proto::NodeProto {
+            op_type: Some("TopK".to_owned()),
+            name: Some("sort".to_owned()),
+            input: vec!["unsorted".to_owned(), "k".to_owned()],
+            output: vec![output, "order".to_owned()],
+            ..Default::default()
+        });
+    });
+    let options = SketchOptions { probes: 1, ..Default::default() };
+    let sketch = sketch(&*tract(), fixture.view(), &options, &|_| true, &mut |_, _| {}).unwrap();
+    let stops: Vec<String> = sketch.stops.iter().map(ToString::to_string).collect();
+    assert_eq!(stops, ["sort: TopK has no gradient rule"]);
+    assert_eq!(sketch.scores.len(), fixture.dimensions.len(), "waypoints reach all units");
+}
