@@ -52,9 +52,6 @@ pub fn reverse<'t>(
     for (id, node) in graph.nodes().rev().filter(|(id, _)| active.contains(id)) {
         let arrived: Vec<_> =
             node.outputs.iter().map(|v| v.and_then(|v| cotangents.get(&v).copied())).collect();
-        if arrived.iter().all(Option::is_none) {
-            continue;
-        }
         let is_active = |v: ValueId| graph.producer(v).is_some_and(|n| active.contains(&n));
         let is_number = |v: ValueId| facts.get(v).is_some_and(|f| f.dtype.is_float());
         let inputs = node.inputs.iter().enumerate();
@@ -63,6 +60,9 @@ pub fn reverse<'t>(
                 v.is_some_and(|v| is_number(v) && (is_active(v) || wanted.contains(&Use { node: id, slot })))
             })
             .collect();
+        if arrived.iter().all(Option::is_none) || !needed.contains(&true) {
+            continue;
+        }
         let given = match pull_back(graph, facts, tail, node, arrived, needed.clone()) {
             Ok(given) => given,
             Err(reason) => {
@@ -100,5 +100,5 @@ fn pull_back<'t>(
     let rule = ops::find(&node.proto).ok_or_else(none)?;
     let context = NodeGradient::new(graph, facts, tail, node, arrived, needed);
     rule.gradient(&context)?;
-    Ok(context.finish())
+    context.finish()
 }

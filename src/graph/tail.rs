@@ -6,8 +6,6 @@ use std::{
     ops::{Add, Div, Mul, Neg, Sub},
 };
 
-use ndarray::{ArrayD, IxDyn};
-
 use super::Patch;
 use crate::{
     onnx::{
@@ -80,6 +78,12 @@ impl Tail {
         let name = self.fresh("constant");
         self.constants.borrow_mut().push(from_tensor(&name, tensor));
         self.value(&name, tensor.dtype())
+    }
+
+    /// A constant of floating-point numbers, in row-major order; `None` when they do not fill `shape`.
+    pub fn numbers(&self, shape: &[usize], values: Vec<f32>, dtype: DType) -> Option<Expr<'_>> {
+        let tensor = Tensor::f32(shape, values)?;
+        Some(self.constant(&tensor.cast_float(dtype).unwrap_or(tensor)))
     }
 
     /// A floating-point scalar; equal ones are one constant.
@@ -205,7 +209,11 @@ impl<'t> Expr<'t> {
 
     /// Where the two are equal.
     pub fn equals(self, other: Self) -> Self {
-        self.tail.node("Equal", &[Some(self), Some(other)], &[], DType::Bool)
+        if self.tail.opset >= 11 || !self.dtype.is_float() {
+            return self.tail.node("Equal", &[Some(self), Some(other)], &[], DType::Bool);
+        }
+        // Equal knew integers alone.
+        self.greater(other).apply("Or", &[other.greater(self)], &[]).map("Not")
     }
 
     /// `yes` where this holds, else `no`.
@@ -323,39 +331,57 @@ impl<'t> Expr<'t> {
 
     /// The entries `start..end` of an axis.
     pub fn slice(self, axis: usize, start: usize, end: usize) -> Self {
-        let number = |n: usize| self.tail.constant(&Tensor::ints(&[n as i64]));
-        match self.tail.opset >= 10 {
-            true => self.apply("Slice", &[number(start), number(end), number(axis)], &[]),
-            false => {
-                let attributes = [
-                    Attr::Ints("starts", &[start as i64]),
-                    Attr::Ints("ends", &[end as i64]),
-                    Attr::Ints("axes", &[axis as i64]),
-                ];
-                self.apply("Slice", &[], &attributes)
-            }
+        self.slices(&[(axis, start, end, 1)])
+    }
+
+    /// Entries of several axes, each `(axis, start, end, step)`. Steps other than one need operator set 10.
+    pub fn slices(self, ranges: &[(usize, usize, usize, usize)]) -> Self {
+        let each = |of: fn(&(usize, usize, usize, usize)) -> usize| {
+            ranges.iter().map(|range| of(range) as i64).collect::<Vec<_>>()
+        };
+        let [axes, starts, ends, steps] = [each(|r| r.0), each(|r| r.1), each(|r| r.2), each(|r| r.3)];
+        if self.tail.opset < 10 {
+            let attributes =
+                [Attr::Ints("starts", &starts), Attr::Ints("ends", &ends), Attr::Ints("axes", &axes)];
+            return self.apply("Slice", &[], &attributes);
         }
+        let mut operands = vec![starts, ends, axes];
+        operands.extend(steps.iter().any(|s| *s != 1).then_some(steps));
+        let operands: Vec<_> = operands.iter().map(|list| self.tail.constant(&Tensor::ints(list))).collect();
+        self.apply("Slice", &operands, &[])
     }
 
     /// Zeros before and after the entries of each axis.
     pub fn pad(self, before: &[usize], after: &[usize]) -> Self {
+        self.pad_with(0.0, before, after)
+    }
+
+    /// Copies of a number before and after the entries of each axis.
+    pub fn pad_with(self, value: f32, before: &[usize], after: &[usize]) -> Self {
         let pads: Vec<i64> = before.iter().chain(after).map(|n| *n as i64).collect();
         if pads.iter().all(|n| *n == 0) {
             return self;
         }
-        match self.tail.opset >= 11 {
-            true => self.apply("Pad", &[self.tail.constant(&Tensor::ints(&pads))], &[]),
-            false => self.apply("Pad", &[], &[Attr::Ints("pads", &pads)]),
+        if self.tail.opset < 11 {
+            return self.apply("Pad", &[], &[Attr::Ints("pads", &pads), Attr::Float("value", value)]);
         }
+        let pads = self.tail.constant(&Tensor::ints(&pads));
+        let value = (value != 0.0).then(|| self.scalar(value));
+        self.apply("Pad", &std::iter::once(pads).chain(value).collect::<Vec<_>>(), &[])
     }
 
     /// A linear map along one of `rank` axes: `matrix` is `[extent before, extent after]`, row-major.
     pub fn along(self, axis: usize, rank: usize, matrix: &[Vec<f32>]) -> Self {
         let columns = matrix.first().map_or(0, Vec::len);
         let flat = matrix.iter().flatten().copied().collect();
-        let Ok(matrix) = ArrayD::from_shape_vec(IxDyn(&[matrix.len(), columns]), flat) else { return self };
-        let matrix = Tensor::F32(matrix);
-        let matrix = self.tail.constant(&matrix.cast_float(self.dtype).unwrap_or(matrix));
+        match self.tail.numbers(&[matrix.len(), columns], flat, self.dtype) {
+            Some(matrix) => self.times(axis, rank, matrix),
+            None => self,
+        }
+    }
+
+    /// As [`Self::along`], by a matrix that is computed.
+    pub fn times(self, axis: usize, rank: usize, matrix: Self) -> Self {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(axis, rank - 1);
         self.transpose(&perm).matmul(matrix).transpose(&perm)

@@ -38,7 +38,8 @@ impl Operator for Step {
         flow.combine()
     }
 
-    fn gradient(&self, _node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give_zero(0);
         Ok(())
     }
 }

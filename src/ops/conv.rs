@@ -1,8 +1,8 @@
 //! Conv and ConvTranspose, of any rank, grouped and depthwise.
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, window::Window};
 use crate::{
-    graph::{Attr, Expr},
+    graph::Expr,
     widths::{Reason, Width},
 };
 
@@ -24,13 +24,10 @@ impl Operator for Conv {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         // Each window's cotangent is spread over the positions it saw: the transposed convolution.
-        let window = Window::of(node, node.shape(0)?, node.result_shape(0)?)?;
+        let window = Window::of(node, kernel(node)?, node.shape(0)?, node.result_shape(0)?)?;
         let g = node.g()?;
         if node.needs(0) {
-            node.give(0, window.transposed(g, node.x(1)?));
-        }
-        if node.needs(1) {
-            return Err(node.none("a computed weight"));
+            node.give(0, window.transposed(g, node.x(1)?, node.shape(1)?));
         }
         bias_gradient(node, g)
     }
@@ -64,13 +61,10 @@ impl Operator for ConvTranspose {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let window = Window::of(node, node.result_shape(0)?, node.shape(0)?)?;
+        let window = Window::of(node, kernel(node)?, node.result_shape(0)?, node.shape(0)?)?;
         let g = node.g()?;
         if node.needs(0) {
             node.give(0, window.direct(g, node.x(1)?));
-        }
-        if node.needs(1) {
-            return Err(node.none("a computed weight"));
         }
         bias_gradient(node, g)
     }
@@ -157,6 +151,11 @@ fn rewrite_group(node: &mut NodeEditor<'_>, inner_axis: usize) -> Result<(), Edi
     Ok(())
 }
 
+/// Extents of the kernel.
+fn kernel<'a>(node: &NodeGradient<'a>) -> Result<&'a [usize], NoGradient> {
+    Ok(node.shape(1)?.get(2..).unwrap_or_default())
+}
+
 fn bias_gradient<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
     if node.needs(2) {
         let rank = node.result_shape(0)?.len();
@@ -164,78 +163,4 @@ fn bias_gradient<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradi
         node.give(2, g.sum(&others, false));
     }
     Ok(())
-}
-
-/// How a kernel slides over positions: the side that it reads from is `wide`, the side that it writes to `narrow` (the other
-/// way round for ConvTranspose).
-struct Window {
-    strides: Vec<i64>,
-    dilations: Vec<i64>,
-    pads: Vec<i64>,
-    /// Positions at the end of the wide side that no window reaches.
-    unreached: Vec<i64>,
-    group: i64,
-}
-
-impl Window {
-    /// Reads the attributes of a node whose observed extents on the two sides are `wide` and `narrow`.
-    fn of(node: &NodeGradient<'_>, wide: &[usize], narrow: &[usize]) -> Result<Self, NoGradient> {
-        let kernel = node.shape(1)?.get(2..).unwrap_or_default();
-        let axes = kernel.len();
-        let (wide, narrow) = (wide.get(2..).unwrap_or_default(), narrow.get(2..).unwrap_or_default());
-        let strides = node.ints("strides").unwrap_or_else(|| vec![1; axes]);
-        let dilations = node.ints("dilations").unwrap_or_else(|| vec![1; axes]);
-        let said = node.ints("pads").unwrap_or_else(|| vec![0; 2 * axes]);
-        if [strides.len(), dilations.len(), said.len() / 2, wide.len(), narrow.len()] != [axes; 5] {
-            return Err(node.none("attributes that do not fit its operands"));
-        }
-        let auto = node.string("auto_pad").unwrap_or("NOTSET");
-        let mut window = Self {
-            pads: vec![0; 2 * axes],
-            unreached: vec![0; axes],
-            group: node.int("group").unwrap_or(1),
-            strides,
-            dilations,
-        };
-        for i in 0..axes {
-            let span = (kernel[i] as i64 - 1) * window.dilations[i] + 1;
-            // What the windows cover, counted from the first one's start.
-            let covered = (narrow[i] as i64 - 1) * window.strides[i] + span;
-            let missing = covered - wide[i] as i64;
-            let before = match auto {
-                "SAME_UPPER" => missing.max(0) / 2,
-                "SAME_LOWER" => (missing.max(0) + 1) / 2,
-                "VALID" => 0,
-                _ => said[i],
-            };
-            let after = missing - before;
-            window.pads[i] = before;
-            window.pads[i + axes] = after.max(0);
-            window.unreached[i] = (-after).max(0);
-        }
-        Ok(window)
-    }
-
-    fn attributes(&self) -> [Attr<'_>; 4] {
-        [
-            Attr::Ints("strides", &self.strides),
-            Attr::Ints("dilations", &self.dilations),
-            Attr::Ints("pads", &self.pads),
-            Attr::Int("group", self.group),
-        ]
-    }
-
-    /// From the narrow side to the wide one.
-    fn transposed<'a>(&self, g: Expr<'a>, weight: Expr<'a>) -> Expr<'a> {
-        let spread = g.apply("ConvTranspose", &[weight], &self.attributes());
-        let axes = self.unreached.len();
-        let after: Vec<usize> =
-            [0, 0].into_iter().chain(self.unreached.iter().map(|n| *n as usize)).collect();
-        spread.pad(&vec![0; axes + 2], &after)
-    }
-
-    /// From the wide side to the narrow one.
-    fn direct<'a>(&self, g: Expr<'a>, weight: Expr<'a>) -> Expr<'a> {
-        g.apply("Conv", &[weight], &self.attributes())
-    }
 }

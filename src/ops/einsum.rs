@@ -2,26 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use super::{NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use crate::{
+    graph::{Attr, Expr},
+    widths::{Reason, Width},
+};
 
 /// Axes with one letter are one width; letters that the result lacks are summed over.
 pub(super) struct Einsum;
 
 impl Operator for Einsum {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let equation = node.string("equation").unwrap_or_default().replace(' ', "");
-        let Some((left, right)) = equation.split_once("->").filter(|(l, _)| !l.contains('.')) else {
-            return Err(node.form("an equation with an ellipsis or without a result"));
-        };
-        let terms: Vec<Vec<char>> = left.split(',').map(|t| t.chars().collect()).collect();
+        let equation = node.string("equation").unwrap_or_default();
+        let (terms, right) =
+            parse(&equation).ok_or_else(|| node.form("an equation that is implicit or has an ellipsis"))?;
         let operands = (0..terms.len()).map(|slot| node.axes(slot)).collect::<Result<Vec<_>, _>>()?;
         if terms.iter().zip(&operands).any(|(t, o)| t.len() != o.len()) || terms.len() > 2 {
             return Err(node.form("an equation that does not fit one or two operands"));
         }
         let mut letters: BTreeMap<char, Width> = BTreeMap::new();
         for (term, axes) in terms.iter().zip(&operands) {
-            if (1..term.len()).any(|i| term[..i].contains(&term[i])) {
+            if repeats(term) {
                 return Err(node.form("a repeated letter in one operand"));
             }
             for (&letter, &axis) in term.iter().zip(axes) {
@@ -34,17 +35,76 @@ impl Operator for Einsum {
                 }
             }
         }
-        let result = right.chars().map(|c| letters.get(&c).copied()).collect::<Option<Vec<_>>>();
+        let result = right.iter().map(|c| letters.get(c).copied()).collect::<Option<Vec<_>>>();
         let Some(result) = result else { return Err(node.form("a result letter that no operand has")) };
-        relate(node, &terms, right, &letters);
+        relate(node, &terms, &right, &letters);
         node.macs(1, &letters.values().copied().collect::<Vec<_>>());
         node.set(0, result);
         Ok(())
     }
+
+    /// Each operand's cotangent is an Einsum of that of the result and the other operands.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let equation = node.string("equation").unwrap_or_default();
+        let (terms, right) =
+            parse(equation).ok_or_else(|| node.none("an equation that is implicit or has an ellipsis"))?;
+        let fits = |slot: usize| {
+            !repeats(&terms[slot]) && node.shape(slot).is_ok_and(|s| s.len() == terms[slot].len())
+        };
+        if terms.len() != node.input_count() || !(0..terms.len()).all(fits) {
+            return Err(node.none("a repeated letter in one operand"));
+        }
+        for slot in (0..terms.len()).filter(|slot| node.needs(*slot)) {
+            let others: Vec<usize> = (0..terms.len()).filter(|other| *other != slot).collect();
+            let sources: Vec<&[char]> =
+                std::iter::once(&right[..]).chain(others.iter().map(|i| &terms[*i][..])).collect();
+            // Letters that this operand alone has were summed: each of their entries counts alike.
+            let alone = |c: &char| !sources.iter().any(|source| source.contains(c));
+            let shared: Vec<char> = terms[slot].iter().copied().filter(|c| !alone(c)).collect();
+            let equation: Vec<String> = sources.iter().map(|source| source.iter().collect()).collect();
+            let equation = format!("{}->{}", equation.join(","), shared.iter().collect::<String>());
+            let values = others.iter().map(|i| node.x(*i)).collect::<Result<Vec<Expr<'_>>, _>>()?;
+            let product = node.g()?.apply("Einsum", &values, &[Attr::Str("equation", &equation)]);
+            let own = node.shape(slot)?;
+            let extents = extents(node, &terms, &shared)?;
+            let place = |c: char| terms[slot].iter().position(|l| *l == c).unwrap_or(0);
+            let stretched: Vec<usize> =
+                (0..shared.len()).filter(|i| extents[*i] != own[place(shared[*i])]).collect();
+            let added: Vec<usize> = (0..own.len()).filter(|i| alone(&terms[slot][*i])).collect();
+            let cotangent = product.sum(&stretched, true).unsqueeze(&added);
+            let whole = if added.is_empty() { cotangent } else { cotangent.expand_like(node.x(slot)?) };
+            node.give(slot, whole);
+        }
+        Ok(())
+    }
+}
+
+/// The letters of each operand and of the result.
+fn parse(equation: &str) -> Option<(Vec<Vec<char>>, Vec<char>)> {
+    let equation = equation.replace(' ', "");
+    let (left, right) = equation.split_once("->").filter(|_| !equation.contains('.'))?;
+    Some((left.split(',').map(|term| term.chars().collect()).collect(), right.chars().collect()))
+}
+
+fn repeats(term: &[char]) -> bool {
+    (1..term.len()).any(|i| term[..i].contains(&term[i]))
+}
+
+/// The extent of each letter: an operand may have one in its place, which is broadcast.
+fn extents(node: &NodeGradient<'_>, terms: &[Vec<char>], letters: &[char]) -> Result<Vec<usize>, NoGradient> {
+    let mut extents = vec![1; letters.len()];
+    for (slot, term) in terms.iter().enumerate() {
+        for (letter, &extent) in term.iter().zip(node.shape(slot)?) {
+            if let Some(i) = letters.iter().position(|l| l == letter) {
+                extents[i] = extents[i].max(extent);
+            }
+        }
+    }
+    Ok(extents)
 }
 
 /// Says which letters are summed, and what kind of axes the others are.
-fn relate(node: &mut NodeTyper<'_>, terms: &[Vec<char>], right: &str, letters: &BTreeMap<char, Width>) {
+fn relate(node: &mut NodeTyper<'_>, terms: &[Vec<char>], right: &[char], letters: &BTreeMap<char, Width>) {
     let paired = terms.len() == 2 && node.is_dynamic(0) && node.is_dynamic(1);
     for (&letter, &width) in letters {
         let places: Vec<_> = terms
@@ -52,7 +112,7 @@ fn relate(node: &mut NodeTyper<'_>, terms: &[Vec<char>], right: &str, letters: &
             .enumerate()
             .filter_map(|(slot, term)| Some((slot, term.iter().position(|l| *l == letter)?)))
             .collect();
-        let in_result = right.contains(letter);
+        let in_result = right.contains(&letter);
         match (places.as_slice(), in_result) {
             ([first], false) => node.contract(width, *first, None, None),
             ([first, second], false) => node.contract(width, *first, Some(*second), feature(terms, right)),
@@ -64,7 +124,7 @@ fn relate(node: &mut NodeTyper<'_>, terms: &[Vec<char>], right: &str, letters: &
 }
 
 /// The last letter of the result that only the second operand has.
-fn feature(terms: &[Vec<char>], right: &str) -> Option<usize> {
+fn feature(terms: &[Vec<char>], right: &[char]) -> Option<usize> {
     let only = |c: char| !terms[0].contains(&c) && terms[1].contains(&c);
-    right.chars().enumerate().filter(|(_, c)| only(*c)).map(|(i, _)| i).last()
+    right.iter().rposition(|c| only(*c))
 }

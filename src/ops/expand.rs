@@ -76,15 +76,13 @@ impl Operator for Tile {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let shape = node.shape(0)?;
-        let repeats = node.contents(1).ok_or_else(|| node.none("repeats that were not observed"))?;
-        let mut g = node.g()?;
-        for (axis, &times) in repeats.iter().enumerate().filter(|(_, times)| **times > 1) {
-            let extent = shape.get(axis).copied().unwrap_or(0);
-            let copies = (0..times as usize).map(|k| g.slice(axis, k * extent, (k + 1) * extent));
-            g = copies.reduce(|a, b| a + b).unwrap_or(g);
-        }
-        node.give(0, g);
+        let x = node.x(0)?;
+        let rank = node.shape(0)?.len();
+        // Each axis as its copies and what is copied: (times, extent) pairs, row by row.
+        let pairs = node.tail().concat(&[node.x(1)?.reshape(&[-1, 1]), x.shape().reshape(&[-1, 1])], 1);
+        let shape = pairs.ok_or_else(|| node.none("repeats that were not observed"))?.reshape(&[-1]);
+        let copies: Vec<usize> = (0..rank).map(|axis| 2 * axis).collect();
+        node.give(0, node.g()?.reshape_to(shape).sum(&copies, false));
         Ok(())
     }
 }

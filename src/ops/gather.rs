@@ -1,7 +1,10 @@
 //! Gather.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot};
-use crate::widths::Reason;
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
+use crate::{
+    tensor::{DType, Tensor},
+    widths::Reason,
+};
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
 pub(super) struct Gather;
@@ -19,31 +22,35 @@ impl Operator for Gather {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let shape = node.shape(0)?;
-        let axis = node.axis(node.int("axis").unwrap_or(0), shape.len())?;
-        let indices = node.contents(1).ok_or_else(|| node.none("indices that are many or not known"))?;
-        let rank = node.shape(1)?.len();
-        let extent = shape[axis];
-        let wrapped = |i: i64| usize::try_from(if i < 0 { i + extent as i64 } else { i }).unwrap_or(0);
-        let g = node.g()?;
-        // A scalar index took the axis away; several axes of indices are one first.
-        let g = match rank {
-            0 => g.unsqueeze(&[axis]),
-            1 => g,
-            _ => return Err(node.none("indices of several axes")),
-        };
-        match indices {
-            [only] => {
-                let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
-                before[axis] = wrapped(*only);
-                after[axis] = extent.saturating_sub(wrapped(*only) + 1);
-                node.give(0, g.pad(&before, &after));
-            }
+        let (x, rank) = (node.x(0)?, node.shape(0)?.len());
+        let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
+        let (extent, indices) = (node.shape(0)?[axis], node.x(1)?.cast(DType::I64));
+        // The axes of the indices, of which there may be none, as one.
+        let g = match node.shape(1)?.len() {
+            0 => node.g()?.unsqueeze(&[axis]),
+            1 => node.g()?,
             _ => {
-                let matrix: Vec<_> = indices.iter().map(|i| one_hot(wrapped(*i), extent)).collect();
-                node.give(0, g.along(axis, shape.len(), &matrix));
+                let extents = x.shape();
+                let around = [extents.slice(0, 0, axis), extents.slice(0, axis + 1, rank)];
+                let shape = node.tail().concat(&[around[0], indices.count().reshape(&[1]), around[1]], 0);
+                node.g()?.reshape_to(shape.unwrap_or(extents))
             }
+        };
+        if let Some(&[only]) = node.constant(1).and_then(|t| t.to_ints()).as_deref() {
+            let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
+            before[axis] = usize::try_from(if only < 0 { only + extent as i64 } else { only }).unwrap_or(0);
+            after[axis] = extent.saturating_sub(before[axis] + 1);
+            node.give(0, g.pad(&before, &after));
+            return Ok(());
         }
+        // Indices may depend on the inputs: the matrix that picks entries is made at run time.
+        let places = |first: i64| {
+            let places: Vec<i64> = (first..first + extent as i64).collect();
+            node.tail().constant(&Tensor::ints(&places))
+        };
+        let column = indices.reshape(&[-1, 1]);
+        let picks = column.equals(places(0)).apply("Or", &[column.equals(places(-(extent as i64)))], &[]);
+        node.give(0, g.times(axis, rank, picks.cast(g.dtype())));
         Ok(())
     }
 

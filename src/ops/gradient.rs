@@ -33,7 +33,7 @@ pub struct NodeGradient<'a> {
     node: &'a Node,
     cotangents: Vec<Option<Expr<'a>>>,
     needed: Vec<bool>,
-    given: RefCell<Vec<(usize, Expr<'a>)>>,
+    given: RefCell<Vec<(usize, Option<Expr<'a>>)>>,
 }
 
 impl<'a> NodeGradient<'a> {
@@ -49,9 +49,14 @@ impl<'a> NodeGradient<'a> {
         Self { graph, facts, tail, node, cotangents, needed, given: RefCell::default() }
     }
 
-    /// What the rule gave, per slot.
-    pub(crate) fn finish(self) -> Vec<(usize, Expr<'a>)> {
-        self.given.into_inner()
+    /// What the rule gave, per slot: an error where it gave an operand nothing that needs a cotangent.
+    pub(crate) fn finish(self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
+        let given = self.given.borrow();
+        let left_out = |slot: &usize| self.needs(*slot) && given.iter().all(|(s, _)| s != slot);
+        match (0..self.input_count()).find(left_out) {
+            Some(slot) => Err(self.none(&format!("its operand {slot} when that is computed"))),
+            None => Ok(given.iter().filter_map(|(slot, g)| Some((*slot, (*g)?))).collect()),
+        }
     }
 
     /// Why the rule does not cover a form of the operator.
@@ -180,7 +185,12 @@ impl<'a> NodeGradient<'a> {
 
     /// Gives an operand its cotangent, which has the operand's shape.
     pub fn give(&self, slot: usize, cotangent: Expr<'a>) {
-        self.given.borrow_mut().push((slot, cotangent));
+        self.given.borrow_mut().push((slot, Some(cotangent)));
+    }
+
+    /// Says that the results do not depend on the operand, or only by steps.
+    pub fn give_zero(&self, slot: usize) {
+        self.given.borrow_mut().push((slot, None));
     }
 
     /// Gives an operand its cotangent as it is before broadcasting is undone: of shape `shape`.

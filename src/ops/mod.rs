@@ -28,6 +28,7 @@ mod slice;
 mod softmax;
 mod transpose;
 mod typer;
+mod window;
 
 pub use editor::{EditError, NodeEditor};
 pub use gradient::{NoGradient, NodeGradient};

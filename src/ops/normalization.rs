@@ -31,13 +31,17 @@ impl Operator for LayerNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (x, shape) = (node.x(0)?, node.shape(0)?);
-        let first = node.axis(node.int("axis").unwrap_or(-1), shape.len())?;
-        let axes: Vec<usize> = (first..shape.len()).collect();
-        let scaled = node.g()? * node.x(1)?;
-        let norm =
-            Norm { centred: matches!(self, Self::Layer), epsilon: node.float("epsilon").unwrap_or(1e-5) };
-        node.give(0, norm.gradient(x, scaled, &axes));
+        let (g, rank) = (node.g()?, node.shape(0)?.len());
+        let first = node.axis(node.int("axis").unwrap_or(-1), rank)?;
+        let axes: Vec<usize> = (first..rank).collect();
+        let norm = Norm::of(node.x(0)?, &axes, matches!(self, Self::Layer), epsilon(node));
+        node.give(0, norm.gradient(g * node.x(1)?));
+        if node.needs(1) {
+            node.give_broadcast(1, g * norm.normalised)?;
+        }
+        if node.needs(2) {
+            node.give_broadcast(2, g)?;
+        }
         Ok(())
     }
 }
@@ -54,10 +58,16 @@ impl Operator for BatchNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let rank = node.shape(0)?.len();
-        let epsilon = node.float("epsilon").unwrap_or(1e-5);
-        let scale = node.x(1)? / (node.x(4)? + epsilon).map("Sqrt");
-        node.give(0, node.g()? * per_channel_shape(scale, rank));
+        let (g, rank) = (node.g()?, node.shape(0)?.len());
+        let deviation = (node.x(4)? + epsilon(node)).map("Sqrt");
+        node.give(0, g * per_channel_shape(node.x(1)? / deviation, rank));
+        if node.needs(1) {
+            let centred = node.x(0)? - per_channel_shape(node.x(3)?, rank);
+            node.give(1, over_channels(g * centred, rank) / deviation);
+        }
+        if node.needs(2) {
+            node.give(2, over_channels(g, rank));
+        }
         Ok(())
     }
 }
@@ -74,11 +84,16 @@ impl Operator for InstanceNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let rank = node.shape(0)?.len();
+        let (g, rank) = (node.g()?, node.shape(0)?.len());
         let axes: Vec<usize> = (2..rank).collect();
-        let scaled = node.g()? * per_channel_shape(node.x(1)?, rank);
-        let norm = Norm { centred: true, epsilon: node.float("epsilon").unwrap_or(1e-5) };
-        node.give(0, norm.gradient(node.x(0)?, scaled, &axes));
+        let norm = Norm::of(node.x(0)?, &axes, true, epsilon(node));
+        node.give(0, norm.gradient(g * per_channel_shape(node.x(1)?, rank)));
+        if node.needs(1) {
+            node.give(1, over_channels(g * norm.normalised, rank));
+        }
+        if node.needs(2) {
+            node.give(2, over_channels(g, rank));
+        }
         Ok(())
     }
 }
@@ -126,19 +141,25 @@ impl Operator for GroupNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (x, shape) = (node.x(0)?, node.shape(0)?);
+        let (x, g, shape) = (node.x(0)?, node.g()?, node.shape(0)?);
         let groups = node.int("num_groups").unwrap_or(1).max(1);
-        let scale = node.x(1)?;
-        // A scale per group up to operator set 20, per channel from 21 on.
-        let per_group = node.shape(1)?.first().copied() == usize::try_from(groups).ok()
-            && shape.get(1).copied() != usize::try_from(groups).ok();
         let grouped = [0, groups, -1];
-        let scaled = match per_group {
-            true => node.g()?.reshape(&grouped) * per_channel_shape(scale, 3),
-            false => (node.g()? * per_channel_shape(scale, shape.len())).reshape(&grouped),
+        let norm = Norm::of(x.reshape(&grouped), &[2], true, epsilon(node));
+        // A scale per group up to operator set 20, per channel from 21 on: either way there is one per entry of axis 1.
+        let per_group = node.shape(1)?.first() != shape.get(1);
+        let rank = if per_group { 3 } else { shape.len() };
+        let (g, normalised) = match per_group {
+            true => (g.reshape(&grouped), norm.normalised),
+            false => (g, norm.normalised.reshape_like(x)),
         };
-        let norm = Norm { centred: true, epsilon: node.float("epsilon").unwrap_or(1e-5) };
-        node.give(0, norm.gradient(x.reshape(&grouped), scaled, &[2]).reshape_like(x));
+        let scaled = g * per_channel_shape(node.x(1)?, rank);
+        node.give(0, norm.gradient(scaled.reshape(&grouped)).reshape_like(x));
+        if node.needs(1) {
+            node.give(1, over_channels(g * normalised, rank));
+        }
+        if node.needs(2) {
+            node.give(2, over_channels(g, rank));
+        }
         Ok(())
     }
 
@@ -179,25 +200,39 @@ impl Operator for LpNormalization {
 }
 
 /// Division by the standard deviation (or root mean square) over some axes.
-struct Norm {
-    /// Whether the mean is subtracted first.
+struct Norm<'a> {
+    normalised: Expr<'a>,
+    deviation: Expr<'a>,
+    axes: Vec<usize>,
     centred: bool,
-    epsilon: f32,
 }
 
-impl Norm {
+impl<'a> Norm<'a> {
+    /// The mean is subtracted first if `centred`.
+    fn of(x: Expr<'a>, axes: &[usize], centred: bool, epsilon: f32) -> Self {
+        let x = if centred { x - x.mean(axes) } else { x };
+        let deviation = ((x * x).mean(axes) + epsilon).map("Sqrt");
+        Self { normalised: x / deviation, deviation, axes: axes.to_vec(), centred }
+    }
+
     /// The cotangent of `x`, given that of its normalised value `n = (x − mean) / σ`:
     /// `(g − mean(g) − n · mean(g · n)) / σ`, where the root mean square leaves `mean(g)` out.
-    fn gradient<'a>(&self, x: Expr<'a>, g: Expr<'a>, axes: &[usize]) -> Expr<'a> {
-        let x = if self.centred { x - x.mean(axes) } else { x };
-        let deviation = ((x * x).mean(axes) + self.epsilon).map("Sqrt");
-        let normalised = x / deviation;
-        let along = g - normalised * (g * normalised).mean(axes);
-        (if self.centred { along - g.mean(axes) } else { along }) / deviation
+    fn gradient(&self, g: Expr<'a>) -> Expr<'a> {
+        let along = g - self.normalised * (g * self.normalised).mean(&self.axes);
+        (if self.centred { along - g.mean(&self.axes) } else { along }) / self.deviation
     }
+}
+
+fn epsilon(node: &NodeGradient<'_>) -> f32 {
+    node.float("epsilon").unwrap_or(1e-5)
 }
 
 /// A vector of one number per channel as a tensor that broadcasts against `[N, C, …]`.
 fn per_channel_shape<'a>(vector: Expr<'a>, rank: usize) -> Expr<'a> {
     vector.unsqueeze(&(1..rank.saturating_sub(1)).collect::<Vec<_>>())
+}
+
+/// Sums `[N, C, …]` into one number per channel.
+fn over_channels<'a>(x: Expr<'a>, rank: usize) -> Expr<'a> {
+    x.sum(&(0..rank).filter(|axis| *axis != 1).collect::<Vec<_>>(), false)
 }

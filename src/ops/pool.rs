@@ -1,10 +1,20 @@
 //! Pooling: per channel, over positions.
 
-use super::{NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot, window::Window};
+use crate::{
+    graph::Expr,
+    widths::{Reason, Width},
+};
 
 /// Pooling by a sliding window.
-pub(super) struct Pool;
+pub(super) enum Pool {
+    /// The mean of what a window sees.
+    Average,
+    /// A norm of what a window sees.
+    Norm,
+    /// The largest of what a window sees.
+    Max,
+}
 
 impl Operator for Pool {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
@@ -24,10 +34,112 @@ impl Operator for Pool {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let kernel = node.ints("kernel_shape").unwrap_or_default();
+        let kernel: Vec<usize> = kernel.into_iter().map(|k| usize::try_from(k).unwrap_or(0)).collect();
+        let window = Window::of(node, &kernel, node.shape(0)?, node.result_shape(0)?)?;
+        let cotangent = match self {
+            Self::Average => {
+                let share = shares(node, &window).ok_or_else(|| node.none("extents that do not fit"))?;
+                spread(node, &window, node.g()? * share)?
+            }
+            Self::Norm => spread(node, &window, norm_slope_of_y(node)?)? * norm_slope_of_x(node)?,
+            Self::Max => max_gradient(node, &window)?,
+        };
+        node.give(0, cotangent);
+        Ok(())
+    }
+}
+
+/// Adds to each position, `[N, C, …]`, the entries of the windows that see it.
+fn spread<'a>(node: &NodeGradient<'a>, window: &Window, g: Expr<'a>) -> Result<Expr<'a>, NoGradient> {
+    let ones = vec![1.0; window.kernel.iter().product()];
+    spread_taps(node, window, g, 1, ones)
+}
+
+/// As [`spread`], for entries `[N, C, taps, …]` that go to one place of the kernel each: `weight` is `[taps, 1, kernel…]`.
+fn spread_taps<'a>(
+    node: &NodeGradient<'a>,
+    window: &Window,
+    g: Expr<'a>,
+    taps: usize,
+    weight: Vec<f32>,
+) -> Result<Expr<'a>, NoGradient> {
+    let shape = [&[taps, 1], &window.kernel[..]].concat();
+    let weight = node.tail().numbers(&shape, weight, g.dtype());
+    let weight = weight.ok_or_else(|| node.none("a kernel that does not fit"))?;
+    // Channels are alike: they join the batch.
+    let alike: Vec<i64> =
+        [-1, taps as i64].into_iter().chain(window.narrow.iter().map(|n| *n as i64)).collect();
+    Ok(window.transposed(g.reshape(&alike), weight, &shape).reshape_like(node.x(0)?))
+}
+
+/// One over the number of entries that each window takes the mean of.
+fn shares<'a>(node: &NodeGradient<'a>, window: &Window) -> Option<Expr<'a>> {
+    let axes = window.kernel.len();
+    let padded = node.int("count_include_pad").unwrap_or(0) != 0;
+    let said = node.ints("pads").and_then(|pads| pads.get(axes..).map(<[i64]>::to_vec));
+    let counts = |axis: usize| {
+        let (wide, before) = (window.wide[axis], window.before[axis]);
+        // A window that rounding up let begin late may reach even behind the padding: that is never counted.
+        let after = said.as_ref().and_then(|s| usize::try_from(s[axis]).ok()).unwrap_or(window.after[axis]);
+        let (first, end) = if padded { (0, before + wide + after) } else { (before, before + wide) };
+        let sees = move |o: usize, k: usize| o * window.strides[axis] + k * window.dilations[axis];
+        let count = move |o: usize| {
+            (0..window.kernel[axis]).filter(|k| (first..end).contains(&sees(o, *k))).count() as f32
+        };
+        (0..window.narrow[axis]).map(count).collect::<Vec<f32>>()
+    };
+    let product = (0..axes).fold(vec![1.0], |all, axis| {
+        let counts = counts(axis);
+        all.iter().flat_map(|n| counts.iter().map(move |c| n * c)).collect()
+    });
+    let shape = [&[1, 1], &window.narrow[..]].concat();
+    let dtype = node.dtype(0)?;
+    node.tail().numbers(&shape, product.into_iter().map(|n| 1.0 / n).collect(), dtype)
+}
+
+/// The cotangent of a window goes to its largest entry, in equal parts where several are.
+fn max_gradient<'a>(node: &NodeGradient<'a>, window: &Window) -> Result<Expr<'a>, NoGradient> {
+    if node.opset() < 10 && window.strides.iter().any(|s| *s != 1) {
+        return Err(node.none("strides before operator set 10"));
+    }
+    let (x, y, g) = (node.x(0)?, node.y(0)?, node.g()?);
+    let taps = window.taps(x, f32::NEG_INFINITY);
+    let count = taps.len();
+    let seen = node.tail().concat(&taps, 2).ok_or_else(|| node.none("an empty kernel"))?;
+    let hit = seen.equals(y.unsqueeze(&[2])).cast(g.dtype());
+    let shared = hit * (g.unsqueeze(&[2]) / hit.sum(&[2], true));
+    spread_taps(node, window, shared, count, (0..count).flat_map(|tap| one_hot(tap, count)).collect())
+}
+
+/// The factor of the derivative of `y = (Σ|x|^p)^(1/p)` that depends on `y`, times the cotangent.
+fn norm_slope_of_y<'a>(node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
+    let (y, g) = (node.y(0)?, node.g()?);
+    // Where all is zero, zero is a subgradient.
+    Ok(y.equals(y.scalar(0.0)).select(y.scalar(0.0), g * y.powf(1.0 - norm(node))))
+}
+
+/// The factor that depends on `x`.
+fn norm_slope_of_x<'a>(node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
+    let x = node.x(0)?;
+    Ok(x.map("Sign") * x.map("Abs").powf(norm(node) - 1.0))
+}
+
+fn norm(node: &NodeGradient<'_>) -> f32 {
+    node.int("p").unwrap_or(2) as f32
 }
 
 /// Pooling of all positions into one.
-pub(super) struct GlobalPool;
+pub(super) enum GlobalPool {
+    /// Their mean.
+    Average,
+    /// Their norm.
+    Norm,
+    /// The largest.
+    Max,
+}
 
 impl Operator for GlobalPool {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
@@ -40,6 +152,21 @@ impl Operator for GlobalPool {
         }
         let result = x.iter().enumerate().map(|(i, &axis)| if i < 2 { axis } else { Width::ONE });
         node.set(0, result.collect());
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (x, y, g) = (node.x(0)?, node.y(0)?, node.g()?);
+        let cotangent = match self {
+            Self::Average => (g * (y.count() / x.count())).expand_like(x),
+            Self::Norm => norm_slope_of_y(node)? * norm_slope_of_x(node)?,
+            Self::Max => {
+                let positions: Vec<usize> = (2..node.shape(0)?.len()).collect();
+                let hit = x.equals(y).cast(g.dtype());
+                hit * (g / hit.sum(&positions, true))
+            }
+        };
+        node.give(0, cotangent);
         Ok(())
     }
 }

@@ -62,8 +62,8 @@ fn reduce(
     Ok(())
 }
 
-/// The derivative of a reduction by its elements, as a formula over `x`, `y` and the counts of their elements.
-type Slope = for<'a> fn(Expr<'a>, Expr<'a>) -> Expr<'a>;
+/// The derivative of a reduction by its elements, as a formula over `x`, `y` and the axes between them.
+type Slope = for<'a> fn(Expr<'a>, Expr<'a>, &[usize]) -> Expr<'a>;
 
 fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradient> {
     let (x, y, g) = (node.x(0)?, node.y(0)?, node.g()?);
@@ -76,7 +76,7 @@ fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradie
     )?;
     let keeps = node.int("keepdims").unwrap_or(1) != 0;
     let (g, y) = if keeps { (g, y) } else { (g.unsqueeze(&reduced), y.unsqueeze(&reduced)) };
-    node.give(0, (g * slope(x, y)).expand_like(x));
+    node.give(0, (g * slope(x, y, &reduced)).expand_like(x));
     Ok(())
 }
 
@@ -92,13 +92,17 @@ fn reduced_axes<E>(
     listed.into_iter().map(axis).collect()
 }
 
-pub(super) static SUM: Additive = Additive(|x, _| x.scalar(1.0));
-pub(super) static L1: Additive = Additive(|x, _| x.map("Sign"));
-pub(super) static L2: Additive = Additive(|x, y| x / y);
-pub(super) static LOG_SUM: Additive = Additive(|_, y| (-y).map("Exp"));
-pub(super) static SUM_SQUARE: Additive = Additive(|x, _| 2.0 * x);
-pub(super) static LOG_SUM_EXP: Statistic = Statistic(|x, y| (x - y).map("Exp"));
-pub(super) static MEAN: Statistic = Statistic(|x, y| y.count() / x.count());
-pub(super) static PRODUCT: Statistic = Statistic(|x, y| y / x);
-/// Maximum and minimum: the cotangent goes to the element that it is.
-pub(super) static EXTREMUM: Statistic = Statistic(|x, y| x.equals(y).cast(x.dtype()));
+pub(super) static SUM: Additive = Additive(|x, _, _| x.scalar(1.0));
+pub(super) static L1: Additive = Additive(|x, _, _| x.map("Sign"));
+// Where all are zero, zero is a subgradient.
+pub(super) static L2: Additive = Additive(|x, y, _| y.equals(y.scalar(0.0)).select(x.scalar(0.0), x / y));
+pub(super) static LOG_SUM: Additive = Additive(|_, y, _| (-y).map("Exp"));
+pub(super) static SUM_SQUARE: Additive = Additive(|x, _, _| 2.0 * x);
+pub(super) static LOG_SUM_EXP: Statistic = Statistic(|x, y, _| (x - y).map("Exp"));
+pub(super) static MEAN: Statistic = Statistic(|x, y, _| y.count() / x.count());
+pub(super) static PRODUCT: Statistic = Statistic(|x, y, _| y / x);
+/// Maximum and minimum: the cotangent goes to the element that it is, in equal parts where several are.
+pub(super) static EXTREMUM: Statistic = Statistic(|x, y, axes| {
+    let hit = x.equals(y).cast(x.dtype());
+    hit / hit.sum(axes, true)
+});

@@ -131,6 +131,8 @@ fn runs_wrong(node: &NodeProto) -> bool {
         "Attention" => true,
         // Takes the logarithm of a softmax that has underflowed to zero.
         "LogSoftmax" => true,
+        // Divides by the number of positions.
+        "GlobalLpPool" => true,
         // Shifts modulo the width.
         "BitShift" => true,
         "BatchNormalization" => attribute("training_mode").is_some_and(|a| a.i() != 0),
@@ -138,6 +140,11 @@ fn runs_wrong(node: &NodeProto) -> bool {
         "ConvTranspose" => attribute("output_shape").is_some(),
         "GRU" | "LSTM" | "RNN" => says("direction", &["reverse"]),
         "GridSample" => says("mode", &["bicubic", "cubic"]) && says("padding_mode", &["border"]),
+        // Weighs what it should exclude, and rounds by the rule of a later version.
+        "Resize" => {
+            let nearest = attribute("mode").is_none() || says("mode", &["nearest"]);
+            attribute("exclude_outside").is_some_and(|a| a.i() != 0) || (node.input.len() == 2 && nearest)
+        }
         "SpaceToDepth" => says("mode", &["CRD"]),
         _ => false,
     }

@@ -1,0 +1,114 @@
+//! Moving elements: shapes, permutations, segments, indices, repetition.
+
+use ndarray::{ArrayD, IxDyn};
+use optin_onnx::tensor::Tensor;
+
+use super::Form;
+use crate::case::{B, Case};
+
+#[rustfmt::skip]
+pub static FORMS: &[(&str, Form)] = &[
+    ("Concat", |mut c| {
+        let axis = c.pick(&[1, -2]);
+        c.op("Concat", 13).int("axis", axis).x(&[B, 2, 3]).x(&[B, 1, 3]).x(&[B, 4, 3])
+    }),
+    ("Expand", |mut c| {
+        let (x, shape) = c.pick(&[
+            (&[B, 1, 3][..], &[1, 4, 3][..]),
+            (&[B, 1], &[5, 1, 4]),
+            (&[B, 2, 1], &[1]),
+            (&[1, 3], &[2, 1, 3]),
+        ]);
+        c.op("Expand", 13).x(x).list(shape)
+    }),
+    ("Flatten", |mut c| {
+        let axis = c.pick(&[0, 1, 2, 3, -1]);
+        c.op("Flatten", 13).int("axis", axis).x(&[B, 2, 3])
+    }),
+    ("Gather", gather),
+    ("Pad", pad),
+    ("Reshape", |mut c| {
+        let shape = c.pick(&[&[0, -1][..], &[-1, 6, 4], &[0, 2, 3, 4], &[4, -1, 3, 2]]);
+        c.op("Reshape", 14).x(&[B, 6, 4]).list(shape)
+    }),
+    ("Slice", slice),
+    ("Split", split),
+    ("Squeeze", |mut c| {
+        let axes = c.pick(&[&[1][..], &[-1, 1], &[3]]);
+        match c.flip() {
+            true => c.op("Squeeze", 11).ints("axes", axes).x(&[B, 1, 3, 1]),
+            false => c.op("Squeeze", 13).x(&[B, 1, 3, 1]).list(axes),
+        }
+    }),
+    ("Tile", |mut c| {
+        let repeats = c.pick(&[&[1, 2, 1][..], &[1, 3, 2], &[2, 1, 3]]);
+        c.op("Tile", 13).x(&[B, 2, 3]).list(repeats)
+    }),
+    ("Transpose", |mut c| {
+        let c = match c.pick(&[None, Some(&[2, 0, 1, 3]), Some(&[0, 3, 1, 2])]) {
+            Some(perm) => c.ints("perm", perm),
+            None => c,
+        };
+        c.op("Transpose", 13).x(&[B, 2, 3, 4])
+    }),
+    ("Unsqueeze", |mut c| {
+        let axes = c.pick(&[&[0][..], &[1, -1], &[2, 0]]);
+        match c.flip() {
+            true => c.op("Unsqueeze", 11).ints("axes", axes).x(&[B, 3]),
+            false => c.op("Unsqueeze", 13).x(&[B, 3]).list(axes),
+        }
+    }),
+];
+
+fn gather(mut c: Case) -> Case {
+    let (axis, shape, indices) = c.pick(&[
+        (1, &[][..], &[2][..]),
+        (1, &[], &[-1]),
+        (-1, &[1], &[3]),
+        (1, &[4], &[0, 2, -2, 2]),
+        (2, &[2], &[3, 1]),
+        (1, &[2, 2], &[0, 2, 1, 2]),
+        (-1, &[3, 1], &[-4, 0, 1]),
+    ]);
+    let indices = ArrayD::from_shape_vec(IxDyn(shape), indices.to_vec()).unwrap();
+    c.op("Gather", 13).int("axis", axis).x(&[B, 3, 4]).constant(Tensor::I64(indices))
+}
+
+fn pad(mut c: Case) -> Case {
+    let mode = c.pick(&["constant", "edge", "reflect", "wrap"]);
+    let pads = c.pick(&[&[0, 1, 2, 0, 0, 1][..], &[0, 0, 1, 0, 2, 0]]);
+    let opset = if mode == "wrap" { 19 } else { c.pick(&[10, 11, 13, 18]) };
+    let mut c = c.op("Pad", opset).string("mode", mode).x(&[B, 3, 4]);
+    if opset == 10 {
+        return c.ints("pads", pads);
+    }
+    match (opset >= 18, c.pick(&[0, 1, 2])) {
+        (true, 0) => c.list(&[1, 2, 0, 1]).skip().list(&[-1, 1]),
+        (_, 1) if mode == "constant" => c.list(&[0, -1, 1, 0, 1, -2]).number(0.4),
+        _ => c.list(pads),
+    }
+}
+
+fn slice(mut c: Case) -> Case {
+    let [starts, ends, axes, steps] = c.pick(&[
+        [&[1, 0][..], &[3, 2][..], &[1, 2][..], &[1, 1][..]],
+        [&[-3], &[i64::MAX], &[2], &[1]],
+        [&[0, 1], &[4, -1], &[-2, -1], &[2, 1]],
+        [&[-1], &[i64::MIN], &[1], &[-1]],
+        [&[3, 4], &[0, 0], &[1, 2], &[-2, -3]],
+        [&[100], &[-100], &[2], &[-1]],
+    ]);
+    if steps.iter().all(|s| *s == 1) && c.flip() {
+        return c.op("Slice", 9).ints("starts", starts).ints("ends", ends).ints("axes", axes).x(&[B, 4, 5]);
+    }
+    c.op("Slice", 13).x(&[B, 4, 5]).list(starts).list(ends).list(axes).list(steps)
+}
+
+/// Of the segments, some are used by nothing: see [`Case::outputs`].
+fn split(mut c: Case) -> Case {
+    match c.pick(&[0, 1, 2]) {
+        0 => c.op("Split", 11).int("axis", 1).ints("split", &[2, 1, 3]).x(&[B, 6]).outputs(3),
+        1 => c.op("Split", 13).int("axis", -1).x(&[B, 2, 6]).list(&[4, 2]).outputs(2),
+        _ => c.op("Split", 18).int("axis", 1).int("num_outputs", 3).x(&[B, 8]).outputs(3),
+    }
+}

@@ -1,0 +1,164 @@
+//! Backward passes against finite differences: every operator with a gradient rule in its forms, random graphs, and
+//! trained models.
+//!
+//! Backward passes are written from what a batch of two showed, and run on a batch of three. Where an engine computes in
+//! float64, so do these tests. A failure names its seed, which determines all of its case.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod case;
+mod cases;
+mod check;
+mod graphs;
+
+use std::{collections::BTreeMap, path::Path};
+
+use case::Case;
+use check::{Check, Problem};
+use ndarray::ArrayD;
+use optin_onnx::{
+    calibration::{self, CalibrationOptions},
+    graph::{Graph, Use},
+    onnx,
+    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
+    tensor::DType,
+    typing,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const SEEDS: u64 = 16;
+
+/// Both engines, or tract alone on a machine without ONNX Runtime.
+fn engines() -> Vec<(&'static str, Box<dyn Engine>)> {
+    let open = |runtime| {
+        let options = RuntimeOptions { runtime, provider: Provider::Cpu, threads: 1, ort_lib: None };
+        runtime::open(&options).unwrap()
+    };
+    let mut engines = vec![("tract", open(RuntimeChoice::Tract))];
+    match std::env::var("ORT_DYLIB_PATH") {
+        Ok(_) => engines.push(("ONNX Runtime", open(RuntimeChoice::Ort))),
+        Err(_) => assert!(std::env::var("OPTIN_REQUIRE_ORT").is_err(), "ONNX Runtime is required"),
+    }
+    engines
+}
+
+/// A random direction, no entry of which is small.
+fn any_direction(value: &ArrayD<f64>, rng: &mut ChaCha8Rng) -> ArrayD<f64> {
+    ArrayD::from_shape_simple_fn(value.raw_dim(), || {
+        let size = rng.random_range(0.5..1.0);
+        if rng.random() { size } else { -size }
+    })
+}
+
+/// How far the backward pass is from finite differences in the finest type that the engine runs the case in, and how far
+/// it may be.
+fn compare(engine: &dyn Engine, case: &mut Case) -> Result<(f64, f64), Problem> {
+    let single = case.is_single();
+    let mut attempt = |dtype, step| {
+        let model = case.model(dtype);
+        let (observed, run) = (case.feed(dtype, 2), case.feed(dtype, 3));
+        let wanted = case.wanted(&model);
+        let check = Check { engine, model: &model, observed: &observed, run: &run, wanted: &wanted };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        check.difference(&mut rng, step, |_, value, rng| any_direction(value, rng))
+    };
+    match single {
+        false => match attempt(DType::F64, 1e-3) {
+            Err(Problem::Forward(_) | Problem::Backward(_)) => Ok((attempt(DType::F32, 5e-3)?, 1e-3)),
+            finer => Ok((finer?, 1e-6)),
+        },
+        true => Ok((attempt(DType::F32, 5e-3)?, 1e-3)),
+    }
+}
+
+#[test]
+fn rules_agree_with_finite_differences() {
+    let engines = engines();
+    let mut failures = Vec::new();
+    for (name, form) in cases::all() {
+        for seed in 0..SEEDS {
+            for (engine_name, engine) in &engines {
+                let mut case = form(Case::new(seed));
+                let what = format!("{name}, seed {seed}, {engine_name}: {}", case.describe());
+                match compare(&**engine, &mut case) {
+                    Ok((difference, tolerance)) if difference <= tolerance => {}
+                    Ok((difference, _)) => failures.push(format!("{what}: off by {difference:e}")),
+                    // tract knows fewer operators, and fewer forms of them.
+                    Err(Problem::Forward(_)) if *engine_name == "tract" => {}
+                    Err(problem) => failures.push(format!("{what}: {problem}")),
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn cotangents_add_up_in_random_graphs() {
+    for (engine_name, engine) in engines() {
+        for seed in 0..24 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let model = graphs::random(&mut rng);
+            let wanted = graphs::some_uses(&model, &mut rng);
+            let mut feed = |batch| graphs::feed(batch, &mut rng);
+            let (observed, run) = (feed(2), feed(3));
+            let check =
+                Check { engine: &*engine, model: &model, observed: &observed, run: &run, wanted: &wanted };
+            let difference = check.difference(&mut rng, 1e-3, |_, value, rng| any_direction(value, rng));
+            let difference = match difference {
+                // tract's optimiser stumbles over what it has merged.
+                Err(Problem::Forward(e) | Problem::Backward(e)) if e.to_string().contains("Dummy") => {
+                    continue;
+                }
+                other => other.unwrap_or_else(|e| panic!("seed {seed}, {engine_name}: {e}")),
+            };
+            assert!(difference <= 1e-6, "seed {seed}, {engine_name}: off by {difference:e}");
+        }
+    }
+}
+
+/// Masks on the units of all sums, as scoring by gradients puts them there.
+#[test]
+fn masks_of_trained_models_have_the_derivatives_that_the_backward_pass_says() {
+    for name in ["vit.onnx", "cnn.onnx"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        let source = onnx::load(&path).unwrap();
+        let calib = Some(path.with_file_name("calib.npz"));
+        let options = CalibrationOptions { calib, samples: Some(5), ..Default::default() };
+        let samples = calibration::load(&source.model, &path, &options).unwrap();
+        let (observed, run) = (samples.batch(0, 2).unwrap(), samples.batch(2, 3).unwrap());
+        let graph = Graph::new(&source.model);
+        for (engine_name, engine) in engines() {
+            let facts = typing::observe(&*engine, &source.model, &graph, &observed, 2).unwrap();
+            let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect());
+            let dynamic = graph.dynamic();
+            let computed = |at: &Use| {
+                graph.node(at.node).inputs[at.slot]
+                    .is_some_and(|v| dynamic[v.index()] && graph.producer(v).is_some())
+            };
+            let sums = widths.contractions.iter().map(|c| (c.operand(), c.axis));
+            let sums: BTreeMap<Use, usize> = sums.filter(|(at, _)| computed(at)).collect();
+            assert!(sums.len() >= 4, "{name}");
+            let wanted = sums.keys().copied().collect();
+            let check = Check {
+                engine: &*engine,
+                model: &source.model,
+                observed: &observed,
+                run: &run,
+                wanted: &wanted,
+            };
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let difference = check.difference(&mut rng, 1e-2, |at, value, rng| {
+                let units = value.shape()[sums[&at]];
+                let mut shape = vec![1; value.ndim()];
+                shape[sums[&at]] = units;
+                let mask = any_direction(&ArrayD::zeros(shape), rng);
+                value * &mask
+            });
+            let difference = difference.unwrap_or_else(|e| panic!("{name}, {engine_name}: {e}"));
+            println!("{name}, {engine_name}: off by {difference:e}");
+            assert!(difference <= 1e-2, "{name}, {engine_name}: off by {difference:e}");
+        }
+    }
+}
