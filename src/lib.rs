@@ -3,6 +3,7 @@
 pub mod calibration;
 pub mod cli;
 pub mod graph;
+pub mod inspect;
 pub mod masks;
 pub mod onnx;
 pub mod ops;

@@ -1,5 +1,7 @@
 //! The command line: flags, progress, exit codes.
 
+mod inspect;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +34,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show what a model could lose, and why it could not lose the rest.
+    Inspect(inspect::Inspect),
     /// Show or install ONNX Runtime.
     Runtime {
         #[command(subcommand)]
@@ -59,18 +63,8 @@ struct Prune {
     /// Parameters to keep, instead of FLOPs.
     #[arg(long, value_name = "BUDGET")]
     params: Option<Budget>,
-    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
-    #[arg(long, value_name = "PATH")]
-    calib: Option<PathBuf>,
-    /// Shape of an input where the model leaves it open.
-    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
-    shape: Vec<(String, Vec<usize>)>,
-    /// Use that many samples.
-    #[arg(long, value_name = "N")]
-    samples: Option<usize>,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    data: DataFlags,
     /// Samples per run of the model.
     #[arg(long, default_value_t = 16, value_name = "N")]
     batch: usize,
@@ -80,21 +74,8 @@ struct Prune {
     /// Score exactly, but with the quirks of the paper's released code, for comparison.
     #[arg(long)]
     paper_quirks: bool,
-    /// Prune only these kinds.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    kinds: Vec<Kind>,
-    /// Neurons and channels stay in multiples of this.
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    align: usize,
-    /// The largest share of a layer that may go.
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
-    max_prune: f64,
-    /// Layers whose names match keep everything.
-    #[arg(long, value_name = "REGEX")]
-    keep: Vec<Regex>,
-    /// Prune only layers whose names match.
-    #[arg(long, value_name = "REGEX")]
-    only: Vec<Regex>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -110,6 +91,82 @@ struct Prune {
     /// Write a report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    engine: RuntimeFlags,
+    /// Print the time of each stage.
+    #[arg(long)]
+    timings: bool,
+    /// Print nothing but errors.
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what was not pruned, and why.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What the model is run on.
+#[derive(Debug, Args)]
+struct DataFlags {
+    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
+    #[arg(long, value_name = "PATH")]
+    calib: Option<PathBuf>,
+    /// Shape of an input where the model leaves it open.
+    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
+    shape: Vec<(String, Vec<usize>)>,
+    /// Use that many samples.
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl DataFlags {
+    fn options(&self) -> CalibrationOptions {
+        CalibrationOptions {
+            calib: self.calib.clone(),
+            shapes: self.shape.clone(),
+            samples: self.samples,
+            seed: self.seed,
+        }
+    }
+}
+
+/// What may be removed.
+#[derive(Debug, Args)]
+struct LimitFlags {
+    /// Prune only these kinds.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Neurons and channels stay in multiples of this.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    align: usize,
+    /// The largest share of a layer that may go.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
+    max_prune: f64,
+    /// Layers whose names match keep everything.
+    #[arg(long, value_name = "REGEX")]
+    keep: Vec<Regex>,
+    /// Prune only layers whose names match.
+    #[arg(long, value_name = "REGEX")]
+    only: Vec<Regex>,
+}
+
+impl LimitFlags {
+    fn options(&self) -> Limits {
+        Limits {
+            align: self.align.max(1),
+            max_prune: self.max_prune,
+            kinds: self.kinds.clone(),
+            keep: self.keep.clone(),
+            only: self.only.clone(),
+        }
+    }
+}
+
+/// What runs the model.
+#[derive(Debug, Args)]
+struct RuntimeFlags {
     /// Runtime for calibration and proof.
     #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
     runtime: RuntimeChoice,
@@ -122,15 +179,17 @@ struct Prune {
     /// Threads; 0 takes all cores.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Print the time of each stage.
-    #[arg(long)]
-    timings: bool,
-    /// Print nothing but errors.
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Say what was not pruned, and why.
-    #[arg(short, long)]
-    verbose: bool,
+}
+
+impl RuntimeFlags {
+    fn options(&self) -> RuntimeOptions {
+        RuntimeOptions {
+            runtime: self.runtime,
+            provider: self.provider,
+            threads: self.threads,
+            ort_lib: self.ort_lib.clone(),
+        }
+    }
 }
 
 fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
@@ -151,6 +210,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match (cli.command, cli.prune) {
+        (Some(Command::Inspect(inspect)), _) => inspect.run(),
         (Some(Command::Runtime { action }), _) => runtime_command(action),
         (None, Some(prune)) => prune_command(&prune),
         (None, None) => unreachable_usage(),
@@ -213,27 +273,11 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
         output,
         flops: prune.flops,
         params: prune.params,
-        calibration: CalibrationOptions {
-            calib: prune.calib.clone(),
-            shapes: prune.shape.clone(),
-            samples: prune.samples,
-            seed: prune.seed,
-        },
-        runtime: RuntimeOptions {
-            runtime: prune.runtime,
-            provider: prune.provider,
-            threads: prune.threads,
-            ort_lib: prune.ort_lib.clone(),
-        },
+        calibration: prune.data.options(),
+        runtime: prune.engine.options(),
         score: if prune.paper_quirks { Method::Exact } else { prune.score },
         paper_quirks: prune.paper_quirks,
-        limits: Limits {
-            align: prune.align.max(1),
-            max_prune: prune.max_prune,
-            kinds: prune.kinds.clone(),
-            keep: prune.keep.clone(),
-            only: prune.only.clone(),
-        },
+        limits: prune.limits.options(),
         scores: prune.scores.clone(),
         save_scores: prune.save_scores.clone(),
         batch: prune.batch.max(1),
