@@ -384,6 +384,8 @@ fn write(
     if proof.flops != report.flops.after {
         return Err(Error::Miscounted { found: proof.flops, planned: report.flops.after });
     }
+    // Keys have to be distinct, and the model may have been pruned before.
+    pruned.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
     for (key, value) in [
         ("version", env!("CARGO_PKG_VERSION")),
         ("source_sha256", &typed.source.sha256),

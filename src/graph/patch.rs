@@ -1,6 +1,6 @@
 //! Edits of a model, described first and applied at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NodeId, Use};
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
@@ -15,6 +15,7 @@ pub struct Patch {
     inputs: Vec<ValueInfoProto>,
     outputs: Vec<String>,
     only_outputs: bool,
+    annotated: BTreeSet<String>,
     names: usize,
 }
 
@@ -70,11 +71,16 @@ impl Patch {
         self.only_outputs = true;
     }
 
-    /// The edited model. Shape annotations of inner values are dropped: they may be stale.
+    /// Keeps the shape annotation of an inner value, which the edits leave true.
+    pub fn keep_annotation(&mut self, name: &str) {
+        self.annotated.insert(name.to_owned());
+    }
+
+    /// The edited model. Other shape annotations of inner values than those kept are dropped: they may be stale.
     pub fn apply(&self, model: &ModelProto) -> ModelProto {
         let mut model = model.clone();
         let graph = model.graph.get_or_insert_default();
-        graph.value_info.clear();
+        graph.value_info.retain(|info| self.annotated.contains(info.name()));
         let nodes = std::mem::take(&mut graph.node);
         for (position, node) in nodes.into_iter().enumerate() {
             let id = NodeId(position as u32);
