@@ -112,8 +112,12 @@ fn prune(engine: &dyn Engine, subject: &Subject, kept: &[(char, Vec<usize>)]) ->
     let mut units: Vec<Vec<usize>> =
         subject.dimensions.prunable.iter().map(|d| (0..d.size).collect()).collect();
     for (letter, wanted) in kept {
-        let index = letters(units.len()).position(|l| l == *letter);
-        *units.get_mut(index.unwrap_or(usize::MAX)).ok_or(format!("no dimension {letter}"))? = wanted.clone();
+        let index =
+            letters(units.len()).position(|l| l == *letter).ok_or(format!("no dimension {letter}"))?;
+        if wanted.iter().any(|unit| !units[index].contains(unit)) {
+            return Err(format!("{letter} has {} units", units[index].len()));
+        }
+        units[index].clone_from(wanted);
     }
     let kept = subject.kept(&units);
     let mut pruned = subject.prune(&kept)?;

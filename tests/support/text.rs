@@ -335,9 +335,10 @@ pub fn print(model: &ModelProto) -> String {
     let infos = |infos: &[ValueInfoProto]| infos.iter().map(value_info).collect::<Vec<_>>().join(", ");
     let mut inner: Vec<String> = graph.initializer.iter().map(initializer).collect();
     inner.extend(graph.value_info.iter().map(value_info));
-    let declared = match inner.is_empty() {
-        true => String::new(),
-        false => format!("<{}>\n", inner.join(", ")),
+    let declared = match (inner.is_empty(), inner.iter().map(String::len).sum::<usize>() < 90) {
+        (true, _) => String::new(),
+        (false, true) => format!("<{}>\n", inner.join(", ")),
+        (false, false) => format!("<\n   {}\n>\n", inner.join(",\n   ")),
     };
     let nodes: String = graph.node.iter().map(|n| format!("   {}\n", node(n))).collect();
     format!(
