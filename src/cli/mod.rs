@@ -29,13 +29,13 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    prune: Option<Prune>,
+    prune: Prune,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what a model could lose, and why it could not lose the rest.
-    Inspect(inspect::Inspect),
+    Inspect(Box<inspect::Inspect>),
     /// Show or install ONNX Runtime.
     Runtime {
         #[command(subcommand)]
@@ -54,7 +54,8 @@ enum RuntimeAction {
 #[derive(Debug, Args)]
 struct Prune {
     /// The trained model.
-    input: PathBuf,
+    #[arg(required = true)]
+    input: Option<PathBuf>,
     /// Where the pruned model goes (not needed for --dry-run).
     output: Option<PathBuf>,
     /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
@@ -209,11 +210,10 @@ fn parse_share(text: &str) -> Result<f64, String> {
 /// Runs the program: exit code 0 when the job was done, 1 when it ran and was not done, 2 when it could not start.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match (cli.command, cli.prune) {
-        (Some(Command::Inspect(inspect)), _) => inspect.run(),
-        (Some(Command::Runtime { action }), _) => runtime_command(action),
-        (None, Some(prune)) => prune_command(&prune),
-        (None, None) => unreachable_usage(),
+    let result = match cli.command {
+        Some(Command::Inspect(inspect)) => inspect.run(),
+        Some(Command::Runtime { action }) => runtime_command(action),
+        None => prune_command(&cli.prune),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -239,10 +239,6 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure { message: message.into(), code: 2 }
 }
 
-fn unreachable_usage() -> Result<(), Failure> {
-    Err(usage("name a model: optin-onnx in.onnx out.onnx --flops 0.5"))
-}
-
 fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
     match action {
         RuntimeAction::Install => {
@@ -258,18 +254,21 @@ fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
 }
 
 fn prune_command(prune: &Prune) -> Result<(), Failure> {
+    let Some(input) = &prune.input else {
+        return Err(usage("name a model: optin-onnx in.onnx out.onnx --flops 0.5"));
+    };
     let output = match (&prune.output, prune.dry_run) {
         (_, true) => None,
         (Some(output), false) => Some(output.clone()),
         (None, false) => return Err(usage("name the output file, or say --dry-run")),
     };
     if let Some(output) = output.as_ref().filter(|_| !prune.in_place)
-        && same_file(&prune.input, output)
+        && same_file(input, output)
     {
         return Err(Error::InPlace(output.clone()).into());
     }
     let options = Options {
-        input: prune.input.clone(),
+        input: input.clone(),
         output,
         flops: prune.flops,
         params: prune.params,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NodeId, Use};
+use super::{Graph, NodeId, Use};
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// What to change in a model. Node ids are those of the model's [`super::Graph`].
@@ -20,10 +20,16 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// A value name that no model uses: `hint` with a prefix of ours and a number.
-    pub fn fresh(&mut self, hint: &str) -> String {
-        self.names += 1;
-        format!("optin_{}_{hint}", self.names)
+    /// A name that no value of `graph` has: `hint` with a prefix of ours and a number. A model that was pruned before
+    /// has such names already.
+    pub fn fresh(&mut self, graph: &Graph, hint: &str) -> String {
+        loop {
+            self.names += 1;
+            let name = format!("optin_{}_{hint}", self.names);
+            if graph.find(&name).is_none() {
+                return name;
+            }
+        }
     }
 
     /// Inserts `node` right before the node with id `before`, after what was inserted there already.

@@ -83,7 +83,7 @@ fn slice_constants(
     }
     for (value, variants) in &wanted {
         let Some(tensor) = graph.constant(*value) else { continue };
-        for (number, (slices, uses)) in variants.iter().enumerate() {
+        for (slices, uses) in variants {
             if slices.iter().all(Option::is_none) {
                 continue;
             }
@@ -91,7 +91,7 @@ fn slice_constants(
                 patch.constant(sliced(tensor, tensor.name(), slices)?);
                 continue;
             }
-            let name = format!("{}__pruned{number}", graph.value(*value).name);
+            let name = patch.fresh(graph, &graph.value(*value).name);
             patch.constant(sliced(tensor, &name, slices)?);
             for at in uses {
                 patch.rewire(*at, name.clone());
