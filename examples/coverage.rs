@@ -34,8 +34,8 @@ share of the FLOPs that goes when everything goes that may. *Error* is the large
 the masked original, relative to the largest output. *Speed-up* is dense over pruned time for one batch.
 ";
 
-/// Runs of which the fastest counts.
-const RUNS: usize = 7;
+/// How long two models run in turn, for the fastest run of each to count.
+const TIMED: Duration = Duration::from_secs(2);
 
 fn main() -> Result<()> {
     let mut out = HEADER.to_owned();
@@ -135,7 +135,8 @@ fn speed_up(engine: &dyn Engine, dense: &Path, pruned: &Path, samples: &Samples)
     let feed = samples.batch(range.start, range.end)?;
     let mut sessions = [engine.load(&onnx::load(dense)?.model)?, engine.load(&onnx::load(pruned)?.model)?];
     let mut best = [Duration::MAX; 2];
-    for _ in 0..RUNS {
+    let begin = Instant::now();
+    while begin.elapsed() < TIMED {
         for (session, best) in sessions.iter_mut().zip(&mut best) {
             let start = Instant::now();
             session.run(&feed)?;
