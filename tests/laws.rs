@@ -7,13 +7,14 @@
 mod random;
 mod support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path};
 
 use optin_onnx::{
     onnx::{self, proto::ModelProto},
     runtime::{Engine, RuntimeChoice},
     tensor::Tensor,
     typing::Dimension,
+    widths::Kept,
 };
 use random::Design;
 use support::{Subject, engine, text};
@@ -29,6 +30,18 @@ fn transformers_obey_the_laws() {
 #[test]
 fn convnets_obey_the_laws() {
     check(random::convnet);
+}
+
+#[test]
+fn the_fixtures_keep_their_bytes() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let engine = engine(RuntimeChoice::Tract);
+    for name in ["vit.onnx", "cnn.onnx"] {
+        let path = fixtures.join(name);
+        let subject = Subject::new(&*engine, onnx::load(&path).unwrap().model).unwrap();
+        let same = subject.prune(&Kept::default()).unwrap();
+        assert!(onnx::encode(&same) == fs::read(&path).unwrap(), "{name} has other bytes");
+    }
 }
 
 fn check(draw: fn(u64) -> Design) {
