@@ -4,6 +4,7 @@ pub mod calibration;
 pub mod cli;
 pub mod gradient;
 pub mod graph;
+pub mod inspect;
 pub mod masks;
 pub mod onnx;
 pub mod ops;

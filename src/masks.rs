@@ -21,7 +21,7 @@ pub fn constant(graph: &Graph, facts: &Facts, widths: &Widths, kept: &Kept) -> P
     for contraction in &widths.contractions {
         let Some(mask) = entries_mask(widths, graph, contraction, kept) else { continue };
         let Some(mask) = shaped(graph, facts, contraction, &mask) else { continue };
-        let name = patch.fresh("mask");
+        let name = patch.fresh(graph, "mask");
         patch.constant(from_tensor(&name, &mask));
         multiply(&mut patch, graph, contraction, name);
     }
@@ -30,7 +30,7 @@ pub fn constant(graph: &Graph, facts: &Facts, widths: &Widths, kept: &Kept) -> P
 
 /// Adds a mask as a graph input before a sum, and returns its name. It is fed with what [`shaped`] makes.
 pub fn input(patch: &mut Patch, graph: &Graph, facts: &Facts, contraction: &Contraction) -> String {
-    let name = patch.fresh("mask");
+    let name = patch.fresh(graph, "mask");
     let fact = operand(graph, contraction).and_then(|v| facts.get(v));
     let rank = fact.map_or(0, |f| f.shape.len());
     patch.input(value_info(&name, fact.map_or(DType::F32, |f| f.dtype), rank));
@@ -87,7 +87,7 @@ fn operand(graph: &Graph, contraction: &Contraction) -> Option<crate::graph::Val
 
 fn multiply(patch: &mut Patch, graph: &Graph, contraction: &Contraction, mask: String) {
     let Some(value) = operand(graph, contraction) else { return };
-    let masked = patch.fresh("masked");
+    let masked = patch.fresh(graph, "masked");
     let node = NodeProto {
         op_type: Some("Mul".to_owned()),
         name: Some(masked.clone()),

@@ -47,6 +47,23 @@ pub struct Options {
     pub batch: usize,
 }
 
+/// Which model, and what it is run on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ModelOptions<'a> {
+    /// The file.
+    pub(crate) input: &'a Path,
+    /// Calibration data.
+    pub(crate) calibration: &'a CalibrationOptions,
+    /// Samples per run.
+    pub(crate) batch: usize,
+}
+
+impl Options {
+    fn model(&self) -> ModelOptions<'_> {
+        ModelOptions { input: &self.input, calibration: &self.calibration, batch: self.batch }
+    }
+}
+
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -138,7 +155,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     progress(Progress::Stage("load"));
     let source = clock.time("load", || onnx::load(&options.input))?;
     progress(Progress::Stage("type"));
-    let typed = type_model(&*engine, source, options, &mut clock)?;
+    let typed = type_model(&*engine, source, options.model(), &mut clock)?;
+    measure_forward(&*engine, &typed, &mut clock)?;
     let prunable = &typed.dimensions.prunable;
     if prunable.is_empty() {
         return Err(PlanError::Nothing(why_pinned(&typed.dimensions)).into());
@@ -209,13 +227,14 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     Ok(report)
 }
 
-fn type_model(
+/// Observes a model on two samples of its calibration data, and types it.
+pub(crate) fn type_model(
     engine: &dyn Engine,
     source: Source,
-    options: &Options,
+    ModelOptions { input, calibration, batch }: ModelOptions<'_>,
     clock: &mut Clock,
 ) -> Result<Typed, Error> {
-    let samples = calibration::load(&source.model, &options.input, &options.calibration)?;
+    let samples = calibration::load(&source.model, input, calibration)?;
     let graph = Graph::new(&source.model);
     let explain = |error: RuntimeError| match samples.origin() {
         calibration::Origin::Synthetic => Error::Synthetic(error),
@@ -236,15 +255,16 @@ fn type_model(
         let dimensions = typing::dimensions(&graph, &widths);
         (widths, dimensions)
     });
-    let batch = options.batch;
-    let mut session = engine.load(&source.model)?;
-    clock.time("forward", || {
-        samples
-            .ranges(batch)
-            .try_for_each(|r| session.run(&samples.batch(r.start, r.end)?).map(|_| ()).map_err(Error::from))
-    })?;
-    drop(session);
     Ok(Typed { source, graph, facts, widths, dimensions, samples, batch })
+}
+
+/// One forward pass over all samples: the unit that the time of the stages is given in.
+fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &mut Clock) -> Result<(), Error> {
+    let (samples, mut session) = (&typed.samples, engine.load(&typed.source.model)?);
+    clock.time("forward", || {
+        let mut ranges = samples.ranges(typed.batch);
+        ranges.try_for_each(|r| session.run(&samples.batch(r.start, r.end)?).map(drop).map_err(Error::from))
+    })
 }
 
 fn why_pinned(dimensions: &Dimensions) -> String {
@@ -353,6 +373,8 @@ fn write(
     if proof.flops != report.flops.after {
         return Err(Error::Miscounted { found: proof.flops, planned: report.flops.after });
     }
+    // Keys have to be distinct, and the model may have been pruned before.
+    pruned.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
     for (key, value) in [
         ("version", env!("CARGO_PKG_VERSION")),
         ("source_sha256", &typed.source.sha256),

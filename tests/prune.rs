@@ -146,6 +146,20 @@ fn layers_that_are_to_be_kept_stay() {
 }
 
 #[test]
+fn a_pruned_model_can_be_pruned_again() {
+    for model in ["vit.onnx", "cnn.onnx"] {
+        let (first, second) = (Run::new(), Run::new());
+        first.prune(model, &["--flops", "0.8", "--samples", "2"]);
+        let report = second.prune(&first.path("out.onnx"), &["--flops", "0.6", "--samples", "2"]);
+        assert_eq!(report["proof"]["holds"], true);
+        let pruned = optin_onnx::onnx::load(second.path("out.onnx").as_ref()).unwrap().model;
+        let keys: Vec<_> = pruned.metadata_props.iter().map(|p| p.key().to_owned()).collect();
+        assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len(), "{keys:?}");
+        check_with_onnx(&second.path("out.onnx"));
+    }
+}
+
+#[test]
 fn failures_say_why_and_leave_the_old_output_alone() {
     let run = Run::new();
     let out = run.path("out.onnx");

@@ -1,5 +1,7 @@
 //! The command line: flags, progress, exit codes.
 
+mod inspect;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
@@ -27,11 +29,13 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    prune: Option<Prune>,
+    prune: Prune,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show what a model could lose, and why it could not lose the rest.
+    Inspect(Box<inspect::Inspect>),
     /// Show or install ONNX Runtime.
     Runtime {
         #[command(subcommand)]
@@ -50,7 +54,8 @@ enum RuntimeAction {
 #[derive(Debug, Args)]
 struct Prune {
     /// The trained model.
-    input: PathBuf,
+    #[arg(required = true)]
+    input: Option<PathBuf>,
     /// Where the pruned model goes (not needed for --dry-run).
     output: Option<PathBuf>,
     /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
@@ -59,18 +64,8 @@ struct Prune {
     /// Parameters to keep, instead of FLOPs.
     #[arg(long, value_name = "BUDGET")]
     params: Option<Budget>,
-    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
-    #[arg(long, value_name = "PATH")]
-    calib: Option<PathBuf>,
-    /// Shape of an input where the model leaves it open.
-    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
-    shape: Vec<(String, Vec<usize>)>,
-    /// Use that many samples.
-    #[arg(long, value_name = "N")]
-    samples: Option<usize>,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    data: DataFlags,
     /// Samples per run of the model.
     #[arg(long, default_value_t = 16, value_name = "N")]
     batch: usize,
@@ -89,21 +84,8 @@ struct Prune {
     /// Score exactly, but with the quirks of the paper's released code, for comparison.
     #[arg(long)]
     paper_quirks: bool,
-    /// Prune only these kinds.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    kinds: Vec<Kind>,
-    /// Neurons and channels stay in multiples of this.
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    align: usize,
-    /// The largest share of a layer that may go.
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
-    max_prune: f64,
-    /// Layers whose names match keep everything.
-    #[arg(long, value_name = "REGEX")]
-    keep: Vec<Regex>,
-    /// Prune only layers whose names match.
-    #[arg(long, value_name = "REGEX")]
-    only: Vec<Regex>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -119,6 +101,82 @@ struct Prune {
     /// Write a report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    engine: RuntimeFlags,
+    /// Print the time of each stage.
+    #[arg(long)]
+    timings: bool,
+    /// Print nothing but errors.
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what was not pruned, and why.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What the model is run on.
+#[derive(Debug, Args)]
+struct DataFlags {
+    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
+    #[arg(long, value_name = "PATH")]
+    calib: Option<PathBuf>,
+    /// Shape of an input where the model leaves it open.
+    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
+    shape: Vec<(String, Vec<usize>)>,
+    /// Use that many samples.
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl DataFlags {
+    fn options(&self) -> CalibrationOptions {
+        CalibrationOptions {
+            calib: self.calib.clone(),
+            shapes: self.shape.clone(),
+            samples: self.samples,
+            seed: self.seed,
+        }
+    }
+}
+
+/// What may be removed.
+#[derive(Debug, Args)]
+struct LimitFlags {
+    /// Prune only these kinds.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Neurons and channels stay in multiples of this.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    align: usize,
+    /// The largest share of a layer that may go.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE", value_parser = parse_share)]
+    max_prune: f64,
+    /// Layers whose names match keep everything.
+    #[arg(long, value_name = "REGEX")]
+    keep: Vec<Regex>,
+    /// Prune only layers whose names match.
+    #[arg(long, value_name = "REGEX")]
+    only: Vec<Regex>,
+}
+
+impl LimitFlags {
+    fn options(&self) -> Limits {
+        Limits {
+            align: self.align.max(1),
+            max_prune: self.max_prune,
+            kinds: self.kinds.clone(),
+            keep: self.keep.clone(),
+            only: self.only.clone(),
+        }
+    }
+}
+
+/// What runs the model.
+#[derive(Debug, Args)]
+struct RuntimeFlags {
     /// Runtime for calibration and proof.
     #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
     runtime: RuntimeChoice,
@@ -131,15 +189,17 @@ struct Prune {
     /// Threads; 0 takes all cores.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Print the time of each stage.
-    #[arg(long)]
-    timings: bool,
-    /// Print nothing but errors.
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Say what was not pruned, and why.
-    #[arg(short, long)]
-    verbose: bool,
+}
+
+impl RuntimeFlags {
+    fn options(&self) -> RuntimeOptions {
+        RuntimeOptions {
+            runtime: self.runtime,
+            provider: self.provider,
+            threads: self.threads,
+            ort_lib: self.ort_lib.clone(),
+        }
+    }
 }
 
 fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
@@ -182,10 +242,10 @@ fn parse_output(text: &str) -> Result<String, String> {
 /// Runs the program: exit code 0 when the job was done, 1 when it ran and was not done, 2 when it could not start.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match (cli.command, cli.prune) {
-        (Some(Command::Runtime { action }), _) => runtime_command(action),
-        (None, Some(prune)) => prune_command(&prune),
-        (None, None) => unreachable_usage(),
+    let result = match cli.command {
+        Some(Command::Inspect(inspect)) => inspect.run(),
+        Some(Command::Runtime { action }) => runtime_command(action),
+        None => prune_command(&cli.prune),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -211,10 +271,6 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure { message: message.into(), code: 2 }
 }
 
-fn unreachable_usage() -> Result<(), Failure> {
-    Err(usage("name a model: optin-onnx in.onnx out.onnx --flops 0.5"))
-}
-
 fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
     match action {
         RuntimeAction::Install => {
@@ -230,48 +286,35 @@ fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
 }
 
 fn prune_command(prune: &Prune) -> Result<(), Failure> {
+    let Some(input) = &prune.input else {
+        return Err(usage("name a model: optin-onnx in.onnx out.onnx --flops 0.5"));
+    };
     let output = match (&prune.output, prune.dry_run) {
         (_, true) => None,
         (Some(output), false) => Some(output.clone()),
         (None, false) => return Err(usage("name the output file, or say --dry-run")),
     };
     if let Some(output) = output.as_ref().filter(|_| !prune.in_place)
-        && same_file(&prune.input, output)
+        && same_file(input, output)
     {
         return Err(Error::InPlace(output.clone()).into());
     }
     let options = Options {
-        input: prune.input.clone(),
+        input: input.clone(),
         output,
         flops: prune.flops,
         params: prune.params,
-        calibration: CalibrationOptions {
-            calib: prune.calib.clone(),
-            shapes: prune.shape.clone(),
-            samples: prune.samples,
-            seed: prune.seed,
-        },
-        runtime: RuntimeOptions {
-            runtime: prune.runtime,
-            provider: prune.provider,
-            threads: prune.threads,
-            ort_lib: prune.ort_lib.clone(),
-        },
+        calibration: prune.data.options(),
+        runtime: prune.engine.options(),
         score: ScoreOptions {
             method: if prune.paper_quirks { Method::Exact } else { prune.score },
-            seed: prune.seed,
+            seed: prune.data.seed,
             probes: prune.probes.max(1),
             memory: prune.memory,
             logits: prune.output_kind.clone(),
             paper_quirks: prune.paper_quirks,
         },
-        limits: Limits {
-            align: prune.align.max(1),
-            max_prune: prune.max_prune,
-            kinds: prune.kinds.clone(),
-            keep: prune.keep.clone(),
-            only: prune.only.clone(),
-        },
+        limits: prune.limits.options(),
         scores: prune.scores.clone(),
         save_scores: prune.save_scores.clone(),
         batch: prune.batch.max(1),

@@ -1,8 +1,8 @@
 //! Edits of a model, described first and applied at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NodeId, Use};
+use super::{Graph, NodeId, Use};
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// What to change in a model. Node ids are those of the model's [`super::Graph`].
@@ -16,14 +16,21 @@ pub struct Patch {
     inputs: Vec<ValueInfoProto>,
     outputs: Vec<String>,
     only_outputs: bool,
+    annotated: BTreeSet<String>,
     names: usize,
 }
 
 impl Patch {
-    /// A value name that no model uses: `hint` with a prefix of ours and a number.
-    pub fn fresh(&mut self, hint: &str) -> String {
-        self.names += 1;
-        format!("optin_{}_{hint}", self.names)
+    /// A name that no value of `graph` has: `hint` with a prefix of ours and a number. A model that was pruned before
+    /// has such names already.
+    pub fn fresh(&mut self, graph: &Graph, hint: &str) -> String {
+        loop {
+            self.names += 1;
+            let name = format!("optin_{}_{hint}", self.names);
+            if graph.find(&name).is_none() {
+                return name;
+            }
+        }
     }
 
     /// Inserts `node` right before the node with id `before`, after what was inserted there already.
@@ -76,11 +83,16 @@ impl Patch {
         self.only_outputs = true;
     }
 
-    /// The edited model. Shape annotations of inner values are dropped: they may be stale.
+    /// Keeps the shape annotation of an inner value, which the edits leave true.
+    pub fn keep_annotation(&mut self, name: &str) {
+        self.annotated.insert(name.to_owned());
+    }
+
+    /// The edited model. Other shape annotations of inner values than those kept are dropped: they may be stale.
     pub fn apply(&self, model: &ModelProto) -> ModelProto {
         let mut model = model.clone();
         let graph = model.graph.get_or_insert_default();
-        graph.value_info.clear();
+        graph.value_info.retain(|info| self.annotated.contains(info.name()));
         let nodes = std::mem::take(&mut graph.node);
         for (position, node) in nodes.into_iter().enumerate() {
             let id = NodeId(position as u32);

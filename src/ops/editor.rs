@@ -176,7 +176,7 @@ impl<'a> NodeEditor<'a> {
     }
 
     fn constant(&mut self, hint: &str, tensor: &Tensor) -> String {
-        let name = self.patch.fresh(hint);
+        let name = self.patch.fresh(self.graph, hint);
         self.patch.constant(from_tensor(&name, tensor));
         name
     }
@@ -201,7 +201,7 @@ impl<'a> NodeEditor<'a> {
         let known: Vec<i64> = changes.iter().map(|c| c.unwrap_or(0)).collect();
         let known = self.constant("shape", &Tensor::ints(&known));
         let computed = self.node.proto.input.get(slot).cloned().unwrap_or_default();
-        let name = self.patch.fresh("shape");
+        let name = self.patch.fresh(self.graph, "shape");
         self.patch.insert(
             self.id,
             NodeProto {

@@ -32,7 +32,7 @@ mod window;
 
 pub use editor::{EditError, NodeEditor};
 pub use gradient::{NoGradient, NodeGradient};
-pub use registry::find;
+pub use registry::{all, find};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
 
@@ -42,6 +42,11 @@ use crate::widths::Reason;
 pub trait Operator: Sync {
     /// Relates the widths of the node's operands and results, and says what it costs. An error pins everything it touches.
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason>;
+
+    /// The family that the operator belongs to, after the file that holds its rules.
+    fn family(&self) -> &'static str {
+        std::any::type_name::<Self>().rsplit("::").nth(1).unwrap_or_default()
+    }
 
     /// Slots of operands that say shapes, which [`Self::rewrite`] brings up to date.
     fn shape_operands(&self) -> &'static [usize] {

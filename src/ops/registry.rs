@@ -147,6 +147,11 @@ static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
     (MICROSOFT, "QuickGelu", &activation::QUICK_GELU),
 ];
 
+/// Every operator that has rules: its domain (empty for ONNX's own) and its name, by which they are sorted, and the rules.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static dyn Operator)> {
+    OPERATORS.iter().copied()
+}
+
 /// The rules of the node's operator, if it has any.
 pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
     static TABLE: OnceLock<HashMap<(&str, &str), &dyn Operator>> = OnceLock::new();

@@ -153,14 +153,15 @@ impl Report {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+/// A table without lines, as all output uses.
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
     table
 }
 
 /// A count with a metric prefix.
-fn metric(count: u64) -> String {
+pub(crate) fn metric(count: u64) -> String {
     let steps = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     let x = count as f64;
     match steps.iter().find(|(scale, _)| x >= *scale) {

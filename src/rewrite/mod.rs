@@ -1,14 +1,16 @@
 //! Rewriting: slices constants, and lets operators bring attributes and shape operands up to date.
+//!
+//! What nothing asks to change stays as the file has it: keeping every unit gives the model back, byte for byte.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod unused;
+
+use std::collections::BTreeMap;
 
 use crate::{
     graph::{Facts, Graph, Patch, Use, ValueId},
     onnx::{
         OnnxError,
-        proto::{
-            GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
-        },
+        proto::{ModelProto, TensorProto},
         tensor::{from_tensor, to_tensor},
     },
     ops::{self, EditError, NodeEditor},
@@ -41,9 +43,24 @@ pub fn rewrite(
             rule.rewrite(&mut NodeEditor::new(graph, facts, widths, kept, &mut patch, id))?;
         }
     }
+    keep_annotations(model, graph, widths, kept, &mut patch);
     let mut pruned = patch.apply(model);
-    drop_unused(&mut pruned);
+    unused::drop(model, &mut pruned);
     Ok(pruned)
+}
+
+/// Keeps the shape annotations of values none of whose axes shrinks. Those of values without widths are only known to
+/// hold when nothing shrinks at all.
+fn keep_annotations(model: &ModelProto, graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
+    for info in model.graph.iter().flat_map(|g| &g.value_info) {
+        let holds = match graph.find(info.name()).and_then(|value| widths.value(value)) {
+            Some(axes) => axes.iter().all(|a| kept.entries(&widths.table, *a).is_none()),
+            None => kept.is_everything(),
+        };
+        if holds {
+            patch.keep_annotation(info.name());
+        }
+    }
 }
 
 /// Which entries of each axis of a constant stay.
@@ -66,7 +83,7 @@ fn slice_constants(
     }
     for (value, variants) in &wanted {
         let Some(tensor) = graph.constant(*value) else { continue };
-        for (number, (slices, uses)) in variants.iter().enumerate() {
+        for (slices, uses) in variants {
             if slices.iter().all(Option::is_none) {
                 continue;
             }
@@ -74,7 +91,7 @@ fn slice_constants(
                 patch.constant(sliced(tensor, tensor.name(), slices)?);
                 continue;
             }
-            let name = format!("{}__pruned{number}", graph.value(*value).name);
+            let name = patch.fresh(graph, &graph.value(*value).name);
             patch.constant(sliced(tensor, &name, slices)?);
             for at in uses {
                 patch.rewire(*at, name.clone());
@@ -96,45 +113,4 @@ fn sliced(
         }
     }
     Ok(from_tensor(name, &sliced))
-}
-
-/// Drops initializers and nodes whose results nobody reads any more.
-fn drop_unused(model: &mut ModelProto) {
-    let Some(graph) = model.graph.as_mut() else { return };
-    let mut read: BTreeSet<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
-    let mut kept: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
-    for node in std::mem::take(&mut graph.node).into_iter().rev() {
-        if node.output.iter().any(|name| read.contains(name)) || node.output.is_empty() {
-            read.extend(node.input.iter().cloned());
-            read.extend(crate::graph::captured_names(&node));
-            kept.push(node);
-        }
-    }
-    kept.reverse();
-    graph.node = kept;
-    // Initializers of old files are listed as inputs as well.
-    let listed =
-        |graph: &GraphProto| graph.initializer.iter().map(|t| t.name().to_owned()).collect::<BTreeSet<_>>();
-    let before = listed(graph);
-    graph.initializer.retain(|t| read.contains(t.name()));
-    let after = listed(graph);
-    graph.input.retain(|i| !before.contains(i.name()) || after.contains(i.name()));
-    for input in &mut graph.input {
-        if let Some(tensor) = graph.initializer.iter().find(|t| t.name() == input.name()) {
-            restate_shape(input, &tensor.dims);
-        }
-    }
-    // Since version 4 of the format initializers need not be inputs; copies that were made for single uses are not.
-    if model.ir_version() < 4 {
-        model.ir_version = Some(4);
-    }
-}
-
-fn restate_shape(info: &mut ValueInfoProto, dims: &[i64]) {
-    let value = info.r#type.as_mut().and_then(|t| t.value.as_mut());
-    let Some(type_proto::Value::TensorType(tensor)) = value else { return };
-    let Some(shape) = tensor.shape.as_mut() else { return };
-    for (dim, size) in shape.dim.iter_mut().zip(dims) {
-        dim.value = Some(tensor_shape_proto::dimension::Value::DimValue(*size));
-    }
 }

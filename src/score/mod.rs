@@ -85,6 +85,13 @@ pub struct ScoreOptions {
     pub paper_quirks: bool,
 }
 
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        let SketchOptions { probes, memory, .. } = SketchOptions::default();
+        Self { method: Method::Sketch, seed: 0, probes, memory, logits: Vec::new(), paper_quirks: false }
+    }
+}
+
 /// Scores, and what to know about them.
 #[derive(Clone, Debug, Default)]
 pub struct Scored {

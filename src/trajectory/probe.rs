@@ -102,9 +102,11 @@ impl Trajectory<'_> {
         let padded = layout.padded;
         let scale = 1.0 / (RANK as f32).sqrt() / if padded { 1.0 } else { layout.positions as f32 };
         let left = padded.then_some(Positions::Averaged);
-        let u = probe.signs(tail, patch, (RANK, layout.positions), scale, left).cast(layout.dtype);
+        let u = Signs::new(RANK, layout.positions, scale, left);
+        let u = self.signs(tail, patch, probe, u).cast(layout.dtype);
         let right = padded.then_some(Positions::Masked);
-        let v = probe.signs(tail, patch, (RANK, layout.positions), 1.0, right).cast(layout.dtype);
+        let v = Signs::new(RANK, layout.positions, 1.0, right);
+        let v = self.signs(tail, patch, probe, v).cast(layout.dtype);
         let back = |signs: Expr<'t>, sums: Expr<'t>| signs.matrix_transpose(3).matmul(sums);
         let g = back(u, v.matmul(unit)) + back(v, u.matmul(unit));
         layout.restore((g - unit * (unit * g).sum(&[2], true)) / norm, tail)
@@ -127,8 +129,10 @@ impl Trajectory<'_> {
             Head::Logits | Head::Probabilities => (self.lambda / 2.0 / layout.positions as f64).sqrt(),
         };
         let rows = layout.padded.then_some(Positions::Masked);
-        let a = probe.signs(tail, patch, (1, layout.positions), scale as f32, rows).cast(layout.dtype);
-        let b = probe.signs(tail, patch, (1, layout.features), 1.0, None).cast(layout.dtype);
+        let a = Signs::new(1, layout.positions, scale as f32, rows);
+        let a = self.signs(tail, patch, probe, a).cast(layout.dtype);
+        let b = Signs::new(1, layout.features, 1.0, None);
+        let b = self.signs(tail, patch, probe, b).cast(layout.dtype);
         let xi = a.matrix_transpose(3) * b;
         let cotangent = match head {
             Head::Logits => {
@@ -140,6 +144,15 @@ impl Trajectory<'_> {
             Head::Embedding => xi / ((z * z).sum(&[1, 2], true).map("Sqrt") + TINY),
         };
         layout.restore(cotangent, tail)
+    }
+
+    /// A random input.
+    fn signs<'t>(&self, tail: &'t Tail, patch: &mut Patch, probe: &mut Probe<'t>, signs: Signs) -> Expr<'t> {
+        let name = patch.fresh(self.graph, "signs");
+        patch.input(masks::value_info(&name, DType::F32, 3));
+        let input = tail.value(&name, DType::F32);
+        probe.signs.push(Signs { name, ..signs });
+        input
     }
 
     /// How to see a value as `[samples, positions, features]`; `None` where its extents do not allow that.
@@ -174,22 +187,7 @@ impl Trajectory<'_> {
     }
 }
 
-impl<'t> Probe<'t> {
-    fn signs(
-        &mut self,
-        tail: &'t Tail,
-        patch: &mut Patch,
-        (rows, columns): (usize, usize),
-        scale: f32,
-        padded: Option<Positions>,
-    ) -> Expr<'t> {
-        let name = patch.fresh("signs");
-        patch.input(masks::value_info(&name, DType::F32, 3));
-        let input = tail.value(&name, DType::F32);
-        self.signs.push(Signs { name, rows, columns, scale, padded });
-        input
-    }
-
+impl Probe<'_> {
     /// Draws the random inputs for samples whose generators are `rngs`. `mask` holds, per sample, which positions are real.
     pub fn draw(&self, rngs: &mut [ChaCha8Rng], mask: Option<&[i64]>) -> Vec<(String, Tensor)> {
         self.signs.iter().filter_map(|signs| Some((signs.name.clone(), signs.draw(rngs, mask)?))).collect()
@@ -197,6 +195,10 @@ impl<'t> Probe<'t> {
 }
 
 impl Signs {
+    fn new(rows: usize, columns: usize, scale: f32, padded: Option<Positions>) -> Self {
+        Self { name: String::new(), rows, columns, scale, padded }
+    }
+
     fn draw(&self, rngs: &mut [ChaCha8Rng], mask: Option<&[i64]>) -> Option<Tensor> {
         let (rows, columns) = (self.rows, self.columns);
         let mut values = Vec::with_capacity(rngs.len() * rows * columns);

@@ -9,10 +9,10 @@ mod observe;
 pub use dimension::{Dimension, Dimensions, Kind, Owned, Pinned, dimensions};
 pub use observe::observe;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Facts, Graph, Use, ValueId},
+    graph::{Facts, Graph, Node, Use, ValueId},
     ops::{self, NodeTyper, SizeFlow},
     widths::{Pin, Reason, Width, Widths},
 };
@@ -26,7 +26,7 @@ pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widt
     type_constants(graph, facts, &mut widths);
     let dynamic = graph.dynamic();
     for (id, node) in graph.nodes() {
-        if node.outputs.iter().flatten().all(|v| graph.constant(*v).is_some()) {
+        if is_constant(graph, node) {
             continue;
         }
         let rule = ops::find(&node.proto);
@@ -43,6 +43,26 @@ pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widt
     }
     pin_outputs(graph, &mut widths);
     widths
+}
+
+/// Operators of the model that have no rule, and how many nodes each.
+pub fn unsupported(graph: &Graph) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for (_, node) in graph.nodes().filter(|(_, node)| !is_constant(graph, node)) {
+        if ops::find(&node.proto).is_none() {
+            let operator = match node.proto.domain() {
+                "" | "ai.onnx" => node.op_type().to_owned(),
+                domain => format!("{domain}.{}", node.op_type()),
+            };
+            *counts.entry(operator).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// Whether a node only gives a constant a name.
+fn is_constant(graph: &Graph, node: &Node) -> bool {
+    node.outputs.iter().flatten().all(|v| graph.constant(*v).is_some())
 }
 
 fn type_inputs(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, widths: &mut Widths) {

@@ -1,0 +1,206 @@
+//! Inspection: what a model could lose and what it could not, before anything is scored or removed.
+
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    calibration::{CalibrationOptions, Origin},
+    onnx,
+    pipeline::{Error, ModelOptions, Typed, type_model},
+    plan::{self, Cost, Limits},
+    report::{Clock, metric, table},
+    runtime::{self, RuntimeOptions},
+    typing::{self, Kind, Pinned},
+    widths::Pin,
+};
+
+/// What the user asks about.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The model.
+    pub input: PathBuf,
+    /// Calibration data; two samples are run to observe shapes.
+    pub calibration: CalibrationOptions,
+    /// The runtime.
+    pub runtime: RuntimeOptions,
+    /// What may be removed.
+    pub limits: Limits,
+}
+
+/// A quantity of the dense model, and the least that pruning can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Reach {
+    /// In the dense model.
+    pub total: u64,
+    /// With everything removed that may go.
+    pub minimum: u64,
+}
+
+/// A prunable dimension.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prunable {
+    /// Its name.
+    pub name: String,
+    /// What its units are.
+    pub kind: Kind,
+    /// Its place among the dimensions of its kind, from the input on.
+    pub layer: usize,
+    /// Number of units.
+    pub units: usize,
+    /// The fewest units that it keeps.
+    pub floor: usize,
+    /// The share of the model's FLOPs that go when this dimension alone shrinks to its floor.
+    pub flops: f64,
+}
+
+/// An operator without a typing rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unsupported {
+    /// The operator, with its domain unless that is ONNX's own.
+    pub operator: String,
+    /// How many nodes of it the model has.
+    pub nodes: usize,
+}
+
+/// Everything that is known about a model before it is scored.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// SHA-256 of the file.
+    pub source_sha256: String,
+    /// The runtime that observed the shapes.
+    pub runtime: String,
+    /// Where the inputs came from.
+    pub calibration: String,
+    /// Whether the inputs were made up, for want of data.
+    pub synthetic: bool,
+    /// FLOPs (two per multiply-accumulate) of one sample.
+    pub flops: Reach,
+    /// Floating-point parameters.
+    pub params: Reach,
+    /// What can be pruned, in the order of the network.
+    pub prunable: Vec<Prunable>,
+    /// What keeps its extent, with every reason.
+    pub pinned: Vec<Pinned>,
+    /// Operators that pin all they touch, for want of a rule.
+    pub unsupported: Vec<Unsupported>,
+}
+
+/// Loads, observes and types a model, and says what was found.
+///
+/// # Errors
+/// As [`crate::run`], up to and including typing. A model in which nothing can be pruned is no error.
+pub fn inspect(options: &Options) -> Result<Inspection, Error> {
+    let engine = runtime::open(&options.runtime)?;
+    let source = onnx::load(&options.input)?;
+    let model = ModelOptions { input: &options.input, calibration: &options.calibration, batch: 2 };
+    let typed = type_model(&*engine, source, model, &mut Clock::default())?;
+    let prunable = &typed.dimensions.prunable;
+    let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);
+    let params = Cost::parameters(&typed.graph, &typed.widths, prunable);
+    Ok(Inspection {
+        source_sha256: typed.source.sha256.clone(),
+        runtime: engine.describe(),
+        calibration: typed.samples.origin().to_string(),
+        synthetic: matches!(typed.samples.origin(), Origin::Synthetic),
+        flops: reach(&flops, &typed, &options.limits),
+        params: reach(&params, &typed, &options.limits),
+        prunable: shares(&flops, &typed, &options.limits),
+        pinned: typed.dimensions.pinned.clone(),
+        unsupported: unsupported(typing::unsupported(&typed.graph)),
+    })
+}
+
+fn reach(cost: &Cost, typed: &Typed, limits: &Limits) -> Reach {
+    let prunable = &typed.dimensions.prunable;
+    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
+    Reach { total: cost.total(&sizes), minimum: plan::minimum(cost, prunable, limits) }
+}
+
+fn shares(flops: &Cost, typed: &Typed, limits: &Limits) -> Vec<Prunable> {
+    let prunable = &typed.dimensions.prunable;
+    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
+    let total = flops.total(&sizes);
+    let rows = prunable.iter().enumerate().map(|(i, d)| {
+        let floor = limits.floor(d);
+        let mut smaller = sizes.clone();
+        smaller[i] = floor;
+        let saved = total - flops.total(&smaller);
+        Prunable {
+            name: d.name.clone(),
+            kind: d.kind,
+            layer: d.layer,
+            units: d.size,
+            floor,
+            flops: saved as f64 / total.max(1) as f64,
+        }
+    });
+    rows.collect()
+}
+
+fn unsupported(counts: BTreeMap<String, usize>) -> Vec<Unsupported> {
+    counts.into_iter().map(|(operator, nodes)| Unsupported { operator, nodes }).collect()
+}
+
+/// Every reason once, a line each, with the first place that gives it.
+fn because(pins: &[Pin]) -> String {
+    let mut reasons: Vec<(&Pin, usize)> = Vec::new();
+    for pin in pins {
+        match reasons.iter_mut().find(|(first, _)| first.reason == pin.reason) {
+            Some((_, places)) => *places += 1,
+            None => reasons.push((pin, 1)),
+        }
+    }
+    let lines = reasons.iter().map(|(pin, places)| match places {
+        1 => pin.to_string(),
+        n => format!("{} ({} and {} more)", pin.reason, pin.at, n - 1),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+impl Inspection {
+    /// Tables for the terminal.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let mut totals = table(&["", "dense", "least", "share"]);
+        for (name, reach) in [("FLOPs", self.flops), ("parameters", self.params)] {
+            let share = 100.0 * reach.minimum as f64 / reach.total.max(1) as f64;
+            totals.add_row([name, &metric(reach.total), &metric(reach.minimum), &format!("{share:.1} %")]);
+        }
+        if self.prunable.is_empty() {
+            let _ = writeln!(out, "nothing in this model can be pruned");
+        } else {
+            let _ = writeln!(out, "{}", self.prunable_table());
+        }
+        let _ = writeln!(out, "\n{totals}");
+        if !self.pinned.is_empty() {
+            let mut pinned = table(&["keeps its extent", "size", "because"]);
+            for p in &self.pinned {
+                pinned.add_row([p.name.clone(), p.size.to_string(), because(&p.reasons)]);
+            }
+            let _ = writeln!(out, "\n{pinned}");
+        }
+        if !self.unsupported.is_empty() {
+            let mut operators = table(&["operator without a rule", "nodes"]);
+            for u in &self.unsupported {
+                operators.add_row([u.operator.clone(), u.nodes.to_string()]);
+            }
+            let _ = writeln!(out, "\n{operators}");
+        }
+        if self.synthetic {
+            let _ = writeln!(out, "\nnote: shapes were observed on made-up inputs; give data by --calib");
+        }
+        out
+    }
+
+    fn prunable_table(&self) -> impl std::fmt::Display {
+        let mut rows = table(&["layer", "kind", "no", "units", "least", "FLOPs"]);
+        for d in &self.prunable {
+            let share = format!("{:.1} %", 100.0 * d.flops);
+            let numbers = [d.layer, d.units, d.floor].map(|n| n.to_string());
+            let [layer, units, floor] = numbers;
+            rows.add_row([d.name.clone(), d.kind.to_string(), layer, units, floor, share]);
+        }
+        rows
+    }
+}

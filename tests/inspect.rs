@@ -1,0 +1,69 @@
+//! `optin-onnx inspect` as a user runs it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn inspect(model: &Path, flags: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_optin-onnx")).arg("inspect").arg(model).args(flags).output().unwrap()
+}
+
+fn json(model: &str, flags: &[&str]) -> Value {
+    let output = inspect(&fixture(model), &[&["--json", "--runtime", "tract"], flags].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn every_layer_of_the_fixtures_is_found() {
+    let vit = json("vit.onnx", &[]);
+    let layers = vit["prunable"].as_array().unwrap();
+    let found: Vec<_> = layers.iter().map(|d| (d["kind"].as_str().unwrap(), d["units"].as_u64())).collect();
+    assert_eq!(found, [("head", Some(4)), ("neuron", Some(256))].repeat(4));
+    assert!(layers.iter().all(|d| d["flops"].as_f64().is_some_and(|share| share > 0.0 && share < 1.0)));
+    let (total, least) = (vit["flops"]["total"].as_u64().unwrap(), vit["flops"]["minimum"].as_u64().unwrap());
+    let saved: f64 = layers.iter().map(|d| d["flops"].as_f64().unwrap()).sum();
+    // No two of its layers share a product, so that what they save adds up.
+    assert!((total as f64 * (1.0 - saved) - least as f64).abs() < 1.0, "{total} {least} {saved}");
+    let pinned = vit["pinned"].as_array().unwrap();
+    assert!(pinned.iter().any(|p| p["size"] == 10 && p["reasons"][0]["reason"] == "Output"));
+    assert!(vit["unsupported"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_flags_that_limit_pruning_limit_what_is_reachable() {
+    let least = |flags: &[&str]| json("cnn.onnx", flags)["flops"]["minimum"].as_u64().unwrap();
+    assert!(least(&["--max-prune", "0.25"]) > least(&[]));
+    assert!(least(&["--align", "1"]) < least(&[]));
+    let nothing = json("cnn.onnx", &["--kinds", "head"]);
+    assert_eq!(nothing["flops"]["minimum"], nothing["flops"]["total"]);
+}
+
+#[test]
+fn the_table_says_what_and_why() {
+    let calib = fixture("calib.npz");
+    let output = inspect(&fixture("vit.onnx"), &["--calib", calib.to_str().unwrap(), "--samples", "2"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for expected in ["blocks/blocks.0/attn/qkv", "neuron", "parameters", "it is an axis of a graph output"] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(!text.contains("note:"), "{text}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    for missing in [fixture("missing.onnx"), fixture("calib.npz")] {
+        let output = inspect(&missing, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+}

@@ -1,0 +1,101 @@
+//! Models under test: typed, pruned, and held against what they must compute.
+
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+pub mod text;
+
+use std::{collections::BTreeSet, path::Path};
+
+use optin_onnx::{
+    calibration::{self, CalibrationOptions, Samples},
+    graph::{Facts, Graph},
+    masks,
+    onnx::{self, proto::ModelProto},
+    plan::Cost,
+    rewrite::rewrite,
+    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
+    typing::{self, Dimensions},
+    verify::{self, verify},
+    widths::{Kept, Widths},
+};
+
+/// An engine by name.
+pub fn engine(runtime: RuntimeChoice) -> Box<dyn Engine> {
+    let options = RuntimeOptions { runtime, provider: Provider::Cpu, threads: 1, ort_lib: None };
+    runtime::open(&options).unwrap()
+}
+
+/// A typed model and random samples for it.
+pub struct Subject {
+    pub model: ModelProto,
+    pub graph: Graph,
+    pub facts: Facts,
+    pub widths: Widths,
+    pub dimensions: Dimensions,
+    pub samples: Samples,
+}
+
+impl Subject {
+    /// Checks the model as loading does, and types it.
+    pub fn new(engine: &dyn Engine, mut model: ModelProto) -> Result<Self, String> {
+        onnx::validate(&mut model).map_err(|e| e.to_string())?;
+        let options = CalibrationOptions { samples: Some(3), ..Default::default() };
+        let samples = calibration::load(&model, Path::new("no/such/model.onnx"), &options)
+            .map_err(|e| e.to_string())?;
+        let first = samples.ranges(2).next().unwrap();
+        let feed = samples.batch(first.start, first.end).unwrap();
+        let graph = Graph::new(&model);
+        let facts = typing::observe(engine, &model, &graph, &feed, first.len()).map_err(|e| e.to_string())?;
+        let symbolic: BTreeSet<_> = match samples.fixed_batch() {
+            None => graph.inputs().iter().copied().collect(),
+            Some(_) => BTreeSet::new(),
+        };
+        let widths = typing::infer(&graph, &facts, &symbolic);
+        let dimensions = typing::dimensions(&graph, &widths);
+        Ok(Self { model, graph, facts, widths, dimensions, samples })
+    }
+
+    /// The plan that keeps these units of each prunable dimension.
+    pub fn kept(&self, units: &[Vec<usize>]) -> Kept {
+        let mut kept = Kept::default();
+        for (dimension, units) in self.dimensions.prunable.iter().zip(units) {
+            kept.keep(&self.widths.table, dimension.width, units.clone());
+        }
+        kept
+    }
+
+    /// The model without what `kept` leaves out.
+    pub fn prune(&self, kept: &Kept) -> Result<ModelProto, String> {
+        rewrite(&self.model, &self.graph, &self.facts, &self.widths, kept).map_err(|e| e.to_string())
+    }
+
+    /// Keeping everything gives the same bytes.
+    pub fn check_identity(&self) -> Result<(), String> {
+        let same = self.prune(&Kept::default())?;
+        match onnx::encode(&same) == onnx::encode(&self.model) {
+            true => Ok(()),
+            false => Err(format!("keeping everything changes the model:\n{}", text::print(&same))),
+        }
+    }
+
+    /// A pruned model computes what the masked one does, and costs what the plan says.
+    pub fn check_pruned(&self, engine: &dyn Engine, kept: &Kept, pruned: &ModelProto) -> Result<(), String> {
+        let masked = masks::constant(&self.graph, &self.facts, &self.widths, kept).apply(&self.model);
+        let proof = verify(engine, &masked, pruned, &self.samples, 2).map_err(|e| e.to_string())?;
+        let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
+        if !proof.holds {
+            return Err(format!(
+                "pruned and masked differ by {worst:.1e}, at most {:.0e} is rounding",
+                verify::TOLERANCE
+            ));
+        }
+        let prunable = &self.dimensions.prunable;
+        let sizes: Vec<_> = prunable.iter().map(|d| kept.size(&self.widths.table, d.width)).collect();
+        let planned = Cost::flops(&self.widths, prunable, self.facts.samples).total(&sizes);
+        match proof.flops == planned {
+            true => Ok(()),
+            false => Err(format!("{} FLOPs were counted where {planned} were planned", proof.flops)),
+        }
+    }
+}
