@@ -1,7 +1,7 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
-use crate::widths::Reason;
+use super::{EditError, Ids, NodeEditor, NodeTyper, Operator, SizeFlow};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Lays operands end to end along `axis`.
 pub(super) struct Concat;
@@ -34,6 +34,10 @@ impl Operator for Concat {
             all.extend(flow.elements_or_constants(slot)?);
         }
         flow.set(all)
+    }
+
+    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
+        Some(Ids::Passed)
     }
 }
 
@@ -80,5 +84,9 @@ impl Operator for Split {
             node.set_operand(1, &sizes);
         }
         Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

@@ -154,6 +154,15 @@ impl<'a> NodeEditor<'a> {
         self.set_attribute(attribute);
     }
 
+    /// Brings a count up to date that is a factor of an axis whose other factors stay: heads, groups.
+    pub fn scale_int(&mut self, name: &str, axis: Option<&Width>) {
+        let (Some(count), Some(&axis)) = (self.int(name), axis) else { return };
+        let (old, new) = (self.old_size(axis), self.new_size(axis));
+        if old != new && old > 0 {
+            self.set_int(name, count * new as i64 / old as i64);
+        }
+    }
+
     /// Sets an attribute of integers.
     pub fn set_ints(&mut self, name: &str, values: Vec<i64>) {
         let mut attribute =

@@ -1,8 +1,12 @@
 //! Operators that work on each element by itself, broadcasting their operands against each other: activations, arithmetic,
 //! comparisons, Where, Clip, Dropout and the like.
 
-use super::{NodeTyper, Operator, SizeFlow};
-use crate::widths::Reason;
+use super::{Ids, NodeTyper, Operator, SizeFlow};
+use crate::{
+    onnx::{attr_int, proto::NodeProto},
+    tensor::DType,
+    widths::Reason,
+};
 
 /// Any elementwise operator. Scalars such as Clip's bounds or Dropout's ratio are operands like all others.
 pub(super) struct Elementwise;
@@ -14,6 +18,10 @@ impl Operator for Elementwise {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.combine()
+    }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::elementwise(node, slot)
     }
 }
 
@@ -32,6 +40,14 @@ impl Operator for Add {
     fn adds(&self) -> bool {
         true
     }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        match slot {
+            0 => Some(Ids::Plus(1)),
+            1 => Some(Ids::Plus(0)),
+            _ => None,
+        }
+    }
 }
 
 /// Identity and Cast: the same elements under another name or type.
@@ -44,6 +60,16 @@ impl Operator for Rename {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
+    }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        let to = attr_int(node, "to").and_then(|code| DType::from_onnx(i32::try_from(code).ok()?));
+        let keeps = to.is_none_or(|dtype| !dtype.is_float() && dtype != DType::Bool);
+        (slot == 0 && keeps).then_some(Ids::Passed)
+    }
+
+    fn recasts(&self) -> bool {
+        true
     }
 }
 

@@ -1,7 +1,10 @@
 //! Expand and Tile: repeating entries.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator};
-use crate::widths::{Element, Reason, Width};
+use super::{EditError, Ids, NodeEditor, NodeTyper, Operator};
+use crate::{
+    onnx::proto::NodeProto,
+    widths::{Element, Reason, Width},
+};
 
 /// Broadcasts to a shape.
 pub(super) struct Expand;
@@ -49,6 +52,10 @@ impl Operator for Expand {
             .collect();
         node.adjust_operand(1, &changes)
     }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
+    }
 }
 
 /// Repeats whole axes.
@@ -69,5 +76,9 @@ impl Operator for Tile {
         }
         node.set(0, result);
         Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

@@ -1,7 +1,10 @@
 //! Gather.
 
-use super::{NodeTyper, Operator, SizeFlow};
-use crate::widths::Reason;
+use super::{Ids, NodeTyper, Operator, SizeFlow};
+use crate::{
+    onnx::{attr_int, proto::NodeProto},
+    widths::Reason,
+};
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
 pub(super) struct Gather;
@@ -26,5 +29,13 @@ impl Operator for Gather {
             indices.iter().map(|&i| elements.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?));
         let picked: Vec<_> = picked.map(|e| e.cloned()).collect::<Option<_>>()?;
         flow.set(picked)
+    }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        match slot {
+            0 => Some(Ids::Passed),
+            1 => Some(Ids::Indexes { table: 0, axis: attr_int(node, "axis").unwrap_or(0) }),
+            _ => None,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Pad.
 
-use super::{NodeTyper, Operator};
-use crate::widths::Reason;
+use super::{Ids, NodeTyper, Operator};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Adds entries around an axis.
 pub(super) struct Pad;
@@ -33,5 +33,9 @@ impl Operator for Pad {
     // Axes that shrink are not padded, so the pads stay as they are.
     fn shape_operands(&self) -> &'static [usize] {
         &[1]
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

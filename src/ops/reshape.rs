@@ -1,7 +1,10 @@
 //! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
-use crate::widths::{Reason, Width};
+use super::{EditError, Ids, NodeEditor, NodeTyper, Operator, SizeFlow};
+use crate::{
+    onnx::proto::NodeProto,
+    widths::{Reason, Width},
+};
 
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
 /// extents multiply to the same number before and after, and in each group the two products are one width.
@@ -34,6 +37,10 @@ impl Operator for Reshape {
         let changes: Vec<_> =
             changed.iter().zip(asked).map(|(c, asked)| c.filter(|_| *asked != -1)).collect();
         node.adjust_operand(1, &changes)
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 
@@ -81,6 +88,10 @@ impl Operator for Flatten {
         node.set(0, result);
         Ok(())
     }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
+    }
 }
 
 /// Removes axes of extent one.
@@ -100,6 +111,10 @@ impl Operator for Squeeze {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 
@@ -123,6 +138,10 @@ impl Operator for Unsqueeze {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Slice.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
-use crate::widths::Reason;
+use super::{EditError, Ids, NodeEditor, NodeTyper, Operator, SizeFlow};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Takes a range of one or more axes.
 pub(super) struct Slice;
@@ -76,6 +76,10 @@ impl Operator for Slice {
         }
         node.adjust_operand(1, &bounds.0)?;
         node.adjust_operand(2, &bounds.1)
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Transpose.
 
-use super::{NodeTyper, Operator};
-use crate::widths::Reason;
+use super::{Ids, NodeTyper, Operator};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Permutes axes; without `perm`, reverses them.
 pub(super) struct Transpose;
@@ -13,5 +13,9 @@ impl Operator for Transpose {
         let axes = perm.iter().map(|&p| node.axis(p, x.len()).map(|p| x[p])).collect::<Result<_, _>>()?;
         node.set(0, axes);
         Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

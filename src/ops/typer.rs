@@ -187,6 +187,12 @@ impl<'a> NodeTyper<'a> {
         }
     }
 
+    /// Axes of a result, once they were said.
+    pub fn result(&self, slot: usize) -> Option<Vec<Width>> {
+        let value = self.node.outputs.get(slot).copied().flatten()?;
+        self.widths.value(value).map(<[Width]>::to_vec)
+    }
+
     /// Says what the elements of an integer result say about sizes.
     pub fn set_sizes(&mut self, slot: usize, elements: Vec<Element>) {
         if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
@@ -237,6 +243,11 @@ impl<'a> NodeTyper<'a> {
             self.widths.paired.insert(width);
         }
         self.widths.contractions.push(Contraction { node: self.id, slot, axis, width, weight, feature });
+    }
+
+    /// Notes an axis whose entries are attention heads, as the operator itself says.
+    pub fn heads(&mut self, width: Width) {
+        self.widths.heads.insert(width);
     }
 
     /// Notes a batch axis of a product of two activations.

@@ -16,7 +16,7 @@ use crate::{
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Attention heads: a batch axis of the two products around a softmax.
+    /// Attention heads: a batch axis of the two products around a softmax, or what an attention operator calls so.
     Head,
     /// Neurons between two projections.
     Neuron,
@@ -208,6 +208,9 @@ fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> V
 }
 
 fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> Kind {
+    if widths.heads.iter().any(|heads| widths.table.contains(*heads, width)) {
+        return Kind::Head;
+    }
     let batches = widths.batched.iter().filter(|(_, w)| widths.table.contains(*w, width)).count();
     if batches >= 2 && under_softmax(graph, widths, width) {
         return Kind::Head;
