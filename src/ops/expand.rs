@@ -58,7 +58,7 @@ impl Operator for Expand {
     }
 }
 
-/// Repeats whole axes.
+/// Repeats whole axes: the repetitions are the outer factor of the result.
 pub(super) struct Tile;
 
 impl Operator for Tile {
@@ -68,14 +68,32 @@ impl Operator for Tile {
             return Err(node.form("repeats that were not observed"));
         };
         let mut result = Vec::with_capacity(x.len());
-        for (&axis, &times) in x.iter().zip(repeats) {
+        for (i, (&axis, &times)) in x.iter().zip(repeats).enumerate() {
             let times = usize::try_from(times).map_err(|_| node.form("negative repeats"))?;
-            let times = node.fresh(times);
-            node.pin(times, Reason::Rearranged("Tile".to_owned()));
-            result.push(if times == Width::ONE { axis } else { node.product(&[times, axis]) });
+            let times = match node.elements(1).and_then(|e| e.get(i)) {
+                Some(&Element::Extent(width)) if node.size(width) == times => width,
+                _ => node.fresh(times),
+            };
+            result.push(node.product(&[times, axis]));
         }
         node.set(0, result);
         Ok(())
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let (from, to) = (node.axes(0), node.result_axes(0));
+        let repeats: Vec<_> = (from.iter().zip(to))
+            .map(|(&axis, &repeated)| {
+                let before = node.old_size(repeated).checked_div(node.old_size(axis));
+                let after = node.new_size(repeated).checked_div(node.new_size(axis));
+                after.filter(|_| before != after).map(|times| times as i64)
+            })
+            .collect();
+        node.adjust_operand(1, &repeats)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {

@@ -1,6 +1,6 @@
 //! Shape, and what makes tensors from shapes: ConstantOfShape, Range.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator};
+use super::{EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
 use crate::widths::{Element, Reason};
 
 /// The extents of its operand's axes.
@@ -18,6 +18,11 @@ impl Operator for Shape {
         node.set(0, vec![axis]);
         node.set_sizes(0, elements);
         Ok(())
+    }
+
+    // The extents of an operand that itself says sizes do not depend on what it says.
+    fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
+        Some(())
     }
 }
 
