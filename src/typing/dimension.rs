@@ -16,7 +16,7 @@ use crate::{
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Attention heads: a batch axis of the two products around a softmax, or what an attention operator calls so.
+    /// Attention heads: a batch axis of a product of activations beside a softmax, or what an attention operator calls so.
     Head,
     /// Neurons between two projections.
     Neuron,
@@ -211,9 +211,10 @@ fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bo
     if widths.heads.iter().any(|heads| widths.table.contains(*heads, width)) {
         return Kind::Head;
     }
-    let batches = widths.batched.iter().filter(|(_, w)| widths.table.contains(*w, width)).count();
+    // One product is enough: queries may be constant, as those of a decoder's first layer are.
+    let batch = widths.batched.iter().any(|(_, w)| widths.table.contains(*w, width));
     let softmax = under_softmax(graph, widths, width);
-    if batches >= 2 && softmax {
+    if batch && softmax {
         return Kind::Head;
     }
     let convolves = owned.iter().any(|o| widths.operand(graph, o.at).is_some_and(|axes| axes.len() >= 3));

@@ -3,9 +3,11 @@
 //! Operators say how their axes relate; unification does the rest. What is free afterwards, unpinned and owned by weights is
 //! a prunable [`Dimension`].
 
+mod batch;
 mod dimension;
 mod observe;
 
+pub use batch::fixed_batch;
 pub use dimension::{Dimension, Dimensions, Kind, Owned, Pinned, dimensions};
 pub use observe::observe;
 
