@@ -8,7 +8,7 @@ use crate::{
         tensor::from_tensor,
     },
     tensor::Tensor,
-    widths::{Kept, Reason, Width, Widths},
+    widths::{Element, Kept, Reason, Width, Widths},
 };
 
 /// Why a node could not follow the axes that shrink. Typing rules are written so that this does not happen.
@@ -21,6 +21,37 @@ pub struct EditError {
     pub op: String,
     /// What is in the way.
     pub what: String,
+}
+
+/// What becomes of an element of a shape operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It stays, or follows by itself.
+    Stays,
+    /// It is this number from now on.
+    Known(i64),
+    /// This share of it remains.
+    Scaled {
+        /// Numerator.
+        new: i64,
+        /// Denominator, which divides the element.
+        old: i64,
+    },
+}
+
+impl Change {
+    fn apply(&self, value: i64) -> i64 {
+        let (new, old) = self.ratio();
+        self.known().unwrap_or(value * new / old)
+    }
+
+    fn known(&self) -> Option<i64> {
+        if let Self::Known(value) = self { Some(*value) } else { None }
+    }
+
+    fn ratio(&self) -> (i64, i64) {
+        if let Self::Scaled { new, old } = *self { (new, old) } else { (1, 1) }
+    }
 }
 
 /// One node under rewriting.
@@ -190,10 +221,16 @@ impl<'a> NodeEditor<'a> {
         name
     }
 
-    /// Replaces elements of an integer vector operand, keeping those that are `None`: in a copy, where the operand is a
-    /// constant, and otherwise by selecting between what is computed and what we know.
+    /// Replaces elements of an integer vector operand, keeping those that are `None`.
     pub fn adjust_operand(&mut self, slot: usize, changes: &[Option<i64>]) -> Result<(), EditError> {
-        if changes.iter().all(Option::is_none) {
+        let changes: Vec<_> = changes.iter().map(|c| c.map_or(Change::Stays, Change::Known)).collect();
+        self.change_operand(slot, &changes)
+    }
+
+    /// Changes elements of an integer vector operand: in a copy, where the operand is a constant, and otherwise by arithmetic
+    /// on what is computed.
+    pub fn change_operand(&mut self, slot: usize, changes: &[Change]) -> Result<(), EditError> {
+        if changes.iter().all(|c| *c == Change::Stays) {
             return Ok(());
         }
         let old = self.contents(slot).ok_or_else(|| self.error("a shape operand was not observed"))?;
@@ -201,33 +238,81 @@ impl<'a> NodeEditor<'a> {
             return Err(self.error("a shape operand has an unexpected length"));
         }
         if self.is_constant(slot) {
-            let values: Vec<i64> = old.iter().zip(changes).map(|(old, new)| new.unwrap_or(*old)).collect();
+            let values: Vec<i64> = old.iter().zip(changes).map(|(old, change)| change.apply(*old)).collect();
             self.set_operand(slot, &values);
             return Ok(());
         }
-        let mask = ndarray::Array1::from_iter(changes.iter().map(Option::is_some)).into_dyn();
-        let mask = self.constant("where", &Tensor::Bool(mask));
-        let known: Vec<i64> = changes.iter().map(|c| c.unwrap_or(0)).collect();
-        let known = self.constant("shape", &Tensor::ints(&known));
-        let computed = self.node.proto.input.get(slot).cloned().unwrap_or_default();
-        let name = self.patch.fresh("shape");
-        self.patch.insert(
-            self.id,
-            NodeProto {
-                op_type: Some("Where".to_owned()),
-                name: Some(format!("{name}_where")),
-                input: vec![mask, known, computed],
-                output: vec![name.clone()],
-                ..Default::default()
-            },
-        );
+        let mut name = self.node.proto.input.get(slot).cloned().unwrap_or_default();
+        if changes.iter().any(|c| matches!(c, Change::Scaled { .. })) {
+            let ratios: Vec<_> = changes.iter().map(Change::ratio).collect();
+            for (op, values) in [("Mul", 0), ("Div", 1)] {
+                let factors: Vec<i64> = ratios.iter().map(|r| [r.0, r.1][values]).collect();
+                let factors = self.constant("shape", &Tensor::ints(&factors));
+                name = self.compute(op, vec![name, factors]);
+            }
+        }
+        let known: Vec<Option<i64>> = changes.iter().map(Change::known).collect();
+        if known.iter().any(Option::is_some) {
+            let mask = ndarray::Array1::from_iter(known.iter().map(Option::is_some)).into_dyn();
+            let mask = self.constant("where", &Tensor::Bool(mask));
+            let values: Vec<i64> = known.iter().map(|k| k.unwrap_or(0)).collect();
+            let values = self.constant("shape", &Tensor::ints(&values));
+            name = self.compute("Where", vec![mask, values, name]);
+        }
         self.patch.rewire(Use { node: self.id, slot }, name);
         Ok(())
     }
 
-    /// The new extents of a result's axes where they differ from the old ones.
-    pub fn changed_sizes(&self, axes: &[Width]) -> Vec<Option<i64>> {
-        let new = axes.iter().map(|a| (self.old_size(*a), self.new_size(*a)));
-        new.map(|(old, new)| (old != new).then_some(new as i64)).collect()
+    /// Adds a node before this one, and returns the name of its result.
+    fn compute(&mut self, op: &str, input: Vec<String>) -> String {
+        let name = self.patch.fresh("shape");
+        let node = NodeProto {
+            op_type: Some(op.to_owned()),
+            name: Some(format!("{name}_{}", op.to_lowercase())),
+            input,
+            output: vec![name.clone()],
+            ..Default::default()
+        };
+        self.patch.insert(self.id, node);
+        name
+    }
+
+    /// How element `index` of a shape operand has to change when what it says goes from `old` to `new`; `axis` is the axis
+    /// that it is the extent of, if it is.
+    ///
+    /// The element may be computed, and follow by itself, or be computed from what does not shrink, so that the share that
+    /// remains is missing: the batch times a literal number of heads, for instance.
+    pub fn change(
+        &self,
+        slot: usize,
+        index: usize,
+        axis: Option<Width>,
+        (old, new): (usize, usize),
+    ) -> Change {
+        let value = self.node.inputs.get(slot).copied().flatten();
+        let element = value.and_then(|v| self.widths.sizes(v)).and_then(|e| e.get(index));
+        let shrinks = |w: &Width| self.old_size(*w) != self.new_size(*w);
+        let known = if old == new { Change::Stays } else { Change::Known(new as i64) };
+        match (element, axis) {
+            (None | Some(Element::Constant), _) => known,
+            (Some(Element::Extent(width)), Some(axis)) if self.same(*width, axis) => Change::Stays,
+            (Some(element), _) if !element.widths().iter().any(shrinks) => match known {
+                Change::Known(_) => Change::Scaled { new: new as i64, old: old as i64 },
+                other => other,
+            },
+            // Computed from what shrinks: we know the extent, unless the batch is a part of it.
+            (Some(_), Some(axis)) if self.follows_batch(axis) => Change::Stays,
+            (Some(_), _) => Change::Known(new as i64),
+        }
+    }
+
+    fn follows_batch(&self, axis: Width) -> bool {
+        self.widths.batch.is_some_and(|batch| self.widths.table.contains(axis, batch))
+    }
+
+    /// How the elements of a shape operand that says the extents of `axes` have to change.
+    pub fn changes(&self, slot: usize, axes: &[Width]) -> Vec<Change> {
+        let sizes = |a: &Width| (self.old_size(*a), self.new_size(*a));
+        axes.iter().enumerate().map(|(i, a)| self.change(slot, i, Some(*a), sizes(a))).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Expand and Tile: repeating entries.
 
-use super::{EditError, Ids, NodeEditor, NodeTyper, Operator};
+use super::{Change, EditError, Ids, NodeEditor, NodeTyper, Operator};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Element, Reason, Width},
@@ -40,17 +40,16 @@ impl Operator for Expand {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changed = node.changed_sizes(node.result_axes(0));
-        let asked = node.contents(1).map_or(changed.len(), <[i64]>::len);
-        let skip = changed.len().saturating_sub(asked);
-        // A one asks for no expansion: the operand's own extent holds.
-        let ones: Vec<bool> = node.contents(1).map_or(Vec::new(), |c| c.iter().map(|x| *x == 1).collect());
-        let changes: Vec<_> = changed[skip..]
-            .iter()
-            .enumerate()
-            .map(|(i, change)| change.filter(|_| !ones.get(i).copied().unwrap_or(false)))
-            .collect();
-        node.adjust_operand(1, &changes)
+        let axes = node.result_axes(0);
+        let asked = node.contents(1).unwrap_or_default();
+        let mut changes = node.changes(1, &axes[axes.len().saturating_sub(asked.len())..]);
+        for (change, asked) in changes.iter_mut().zip(asked) {
+            // A one asks for no expansion: the operand's own extent holds.
+            if *asked == 1 {
+                *change = Change::Stays;
+            }
+        }
+        node.change_operand(1, &changes)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
@@ -86,14 +85,15 @@ impl Operator for Tile {
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let (from, to) = (node.axes(0), node.result_axes(0));
-        let repeats: Vec<_> = (from.iter().zip(to))
-            .map(|(&axis, &repeated)| {
-                let before = node.old_size(repeated).checked_div(node.old_size(axis));
-                let after = node.new_size(repeated).checked_div(node.new_size(axis));
-                after.filter(|_| before != after).map(|times| times as i64)
+        let times = |repeated: usize, axis: usize| repeated.checked_div(axis).unwrap_or(1);
+        let changes: Vec<_> = (from.iter().zip(to).enumerate())
+            .map(|(i, (&axis, &repeated))| {
+                let before = times(node.old_size(repeated), node.old_size(axis));
+                let after = times(node.new_size(repeated), node.new_size(axis));
+                node.change(1, i, (axis == Width::ONE).then_some(repeated), (before, after))
             })
             .collect();
-        node.adjust_operand(1, &repeats)
+        node.change_operand(1, &changes)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {

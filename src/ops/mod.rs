@@ -36,7 +36,7 @@ mod space;
 mod transpose;
 mod typer;
 
-pub use editor::{EditError, NodeEditor};
+pub use editor::{Change, EditError, NodeEditor};
 pub use ids::Ids;
 pub use registry::find;
 pub use sizes::SizeFlow;

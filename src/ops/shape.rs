@@ -49,8 +49,8 @@ impl Operator for ConstantOfShape {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changes = node.changed_sizes(node.result_axes(0));
-        node.adjust_operand(0, &changes)
+        let changes = node.changes(0, node.result_axes(0));
+        node.change_operand(0, &changes)
     }
 }
 
