@@ -66,6 +66,10 @@ impl Operator for Split {
         &[1]
     }
 
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.deal()
+    }
+
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let rank = node.axes(0).len();
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;

@@ -7,24 +7,19 @@ use crate::{
     widths::{Reason, Width},
 };
 
-/// `α·op(A)·op(B)`, where `op` swaps the last two axes.
+/// `α·op(A)·op(B)`, where `op` permutes axes.
 pub(super) struct FusedMatMul;
 
 impl Operator for FusedMatMul {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (a, b) = (node.axes(0)?, node.axes(1)?);
-        if ["transBatchA", "transBatchB"].iter().any(|name| node.int(name).unwrap_or(0) != 0) {
-            return Err(node.form("transposed batches"));
-        }
-        let (&[ref a_batch @ .., a_rows, a_columns], &[ref b_batch @ .., b_rows, b_columns]) =
+        let (a, b) = (read(node, 0, "transBatchA", "transA")?, read(node, 1, "transBatchB", "transB")?);
+        let (&[ref a_batch @ .., (_, m), (k_of_a, k)], &[ref b_batch @ .., (k_of_b, rows), (_, n)]) =
             (a.as_slice(), b.as_slice())
         else {
             return Err(node.form("operands of fewer than two axes"));
         };
-        let (trans_a, trans_b) = (node.int("transA").unwrap_or(0) != 0, node.int("transB").unwrap_or(0) != 0);
-        let (m, k) = if trans_a { (a_columns, a_rows) } else { (a_rows, a_columns) };
-        let (k_of_b, n) = if trans_b { (b_columns, b_rows) } else { (b_rows, b_columns) };
-        let mut result = node.broadcast_axes(&[a_batch, b_batch]);
+        let widths = |axes: &[(usize, Width)]| axes.iter().map(|(_, width)| *width).collect::<Vec<_>>();
+        let mut result = node.broadcast_axes(&[&widths(a_batch), &widths(b_batch)]);
         if node.is_dynamic(0) && node.is_dynamic(1) {
             for &axis in &result {
                 node.batched(axis);
@@ -32,15 +27,29 @@ impl Operator for FusedMatMul {
             node.paired(n);
         }
         result.extend([m, n]);
-        node.unify(k, k_of_b);
+        node.unify(k, rows);
         let cost: Vec<Width> = result.iter().copied().chain([k]).collect();
         node.macs(1, &cost);
-        let k_axis = |rank: usize, first: bool| if first { rank - 2 } else { rank - 1 };
-        let ends = ((0, k_axis(a.len(), trans_a)), (1, k_axis(b.len(), !trans_b)));
-        node.contract(k, ends.0, Some(ends.1), Some(result.len() - 1));
+        node.contract(k, (0, k_of_a), Some((1, k_of_b)), Some(result.len() - 1));
         node.set(0, result);
         Ok(())
     }
+}
+
+/// The axes of an operand in the order in which it is read, each with its place: `transBatch` makes the first axis the last
+/// but one, `trans` swaps the last two.
+fn read(node: &NodeTyper<'_>, slot: usize, batch: &str, matrix: &str) -> Result<Vec<(usize, Width)>, Reason> {
+    let mut axes: Vec<_> = node.axes(slot)?.into_iter().enumerate().collect();
+    let rank = axes.len();
+    if rank >= 2 {
+        if node.int(batch).unwrap_or(0) != 0 {
+            axes[..rank - 1].rotate_left(1);
+        }
+        if node.int(matrix).unwrap_or(0) != 0 {
+            axes.swap(rank - 2, rank - 1);
+        }
+    }
+    Ok(axes)
 }
 
 /// A convolution, plus a fourth operand, through an activation.

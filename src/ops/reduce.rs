@@ -1,6 +1,6 @@
 //! Reductions.
 
-use super::{NodeTyper, Operator};
+use super::{NodeTyper, Operator, SizeFlow};
 use crate::widths::{Reason, Width};
 
 /// Reductions to which a zero adds nothing (sums and norms): entries can go.
@@ -21,6 +21,10 @@ impl Operator for Statistic {
             let reason = Reason::Reduced(node.op_type().to_owned());
             node.pin(width, reason);
         })
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.reduce()
     }
 }
 

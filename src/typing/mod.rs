@@ -35,7 +35,10 @@ pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widt
         let mut typer = NodeTyper::new(graph, facts, &dynamic, &mut widths, id);
         let result = match rule {
             Some(rule) => rule.infer(&mut typer),
-            None => Err(Reason::Unsupported(node.op_type().to_owned())),
+            None => Err(Reason::Unsupported(match node.proto.domain() {
+                "" => node.op_type().to_owned(),
+                domain => format!("{domain}.{}", node.op_type()),
+            })),
         };
         match result {
             Ok(()) => typer.settle(),
