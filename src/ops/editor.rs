@@ -1,5 +1,7 @@
 //! What a rewriting rule sees of its node, and changes about it.
 
+use std::collections::BTreeSet;
+
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Patch, Use},
     onnx::{
@@ -60,6 +62,7 @@ pub struct NodeEditor<'a> {
     facts: &'a Facts,
     widths: &'a Widths,
     kept: &'a Kept,
+    restored: &'a BTreeSet<Width>,
     patch: &'a mut Patch,
     id: NodeId,
     node: &'a Node,
@@ -71,10 +74,11 @@ impl<'a> NodeEditor<'a> {
         facts: &'a Facts,
         widths: &'a Widths,
         kept: &'a Kept,
+        restored: &'a BTreeSet<Width>,
         patch: &'a mut Patch,
         id: NodeId,
     ) -> Self {
-        Self { graph, facts, widths, kept, patch, id, node: graph.node(id) }
+        Self { graph, facts, widths, kept, restored, patch, id, node: graph.node(id) }
     }
 
     /// An error about this node.
@@ -209,6 +213,20 @@ impl<'a> NodeEditor<'a> {
         self.patch.replace(self.id, node);
     }
 
+    /// Makes an operand a constant of integers in the shape that it has.
+    pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
+        let fact = self.node.inputs.get(slot).copied().flatten().and_then(|v| self.facts.get(v));
+        let tensor = match fact.map(|f| f.shape.len()) {
+            Some(0) => values.first().map(|value| Tensor::int(*value)),
+            Some(1) => Some(Tensor::ints(values)),
+            _ => None,
+        };
+        let tensor = tensor.ok_or_else(|| self.error("its indices are of unexpected rank"))?;
+        let name = self.constant("indices", &tensor);
+        self.patch.rewire(Use { node: self.id, slot }, name);
+        Ok(())
+    }
+
     /// Makes an operand a constant vector of integers.
     pub fn set_operand(&mut self, slot: usize, values: &[i64]) {
         let name = self.constant("shape", &Tensor::ints(values));
@@ -280,8 +298,7 @@ impl<'a> NodeEditor<'a> {
     /// How element `index` of a shape operand has to change when what it says goes from `old` to `new`; `axis` is the axis
     /// that it is the extent of, if it is.
     ///
-    /// The element may be computed, and follow by itself, or be computed from what does not shrink, so that the share that
-    /// remains is missing: the batch times a literal number of heads, for instance.
+    /// What is computed from restored extents ([`Self::restored`]) is what the dense model computes: a share of it remains.
     pub fn change(
         &self,
         slot: usize,
@@ -291,23 +308,47 @@ impl<'a> NodeEditor<'a> {
     ) -> Change {
         let value = self.node.inputs.get(slot).copied().flatten();
         let element = value.and_then(|v| self.widths.sizes(v)).and_then(|e| e.get(index));
-        let shrinks = |w: &Width| self.old_size(*w) != self.new_size(*w);
-        let known = if old == new { Change::Stays } else { Change::Known(new as i64) };
-        match (element, axis) {
-            (None | Some(Element::Constant), _) => known,
-            (Some(Element::Extent(width)), Some(axis)) if self.same(*width, axis) => Change::Stays,
-            (Some(element), _) if !element.widths().iter().any(shrinks) => match known {
-                Change::Known(_) => Change::Scaled { new: new as i64, old: old as i64 },
-                other => other,
-            },
-            // Computed from what shrinks: we know the extent, unless the batch is a part of it.
-            (Some(_), Some(axis)) if self.follows_batch(axis) => Change::Stays,
-            (Some(_), _) => Change::Known(new as i64),
-        }
+        let (share, of) = match element {
+            None | Some(Element::Constant) if old == new => return Change::Stays,
+            None | Some(Element::Constant) => return Change::Known(new as i64),
+            Some(Element::Extent(width)) if !self.restored(*width) => {
+                if axis.is_some_and(|axis| self.same(axis, *width)) {
+                    return Change::Stays;
+                }
+                (new * self.old_size(*width), old * self.new_size(*width))
+            }
+            Some(_) => (new, old),
+        };
+        if share == of { Change::Stays } else { Change::Scaled { new: share as i64, old: of as i64 } }
     }
 
-    fn follows_batch(&self, axis: Width) -> bool {
-        self.widths.batch.is_some_and(|batch| self.widths.table.contains(axis, batch))
+    /// Whether the dense extent of a width that shrinks is restored where Shape reads it: something is computed from it.
+    pub fn restored(&self, width: Width) -> bool {
+        self.restored.contains(&self.widths.table.root(width))
+    }
+
+    /// Puts arithmetic on an integer vector behind this node: its only result is scaled by these shares.
+    pub fn scale_result(&mut self, shares: &[Change]) {
+        let mut node = self.proto();
+        let Some(result) = node.output.first().cloned() else { return };
+        let raw = self.patch.fresh("shape");
+        node.output = vec![raw.clone()];
+        self.patch.insert(self.id, node);
+        let [numerators, denominators] = [0, 1].map(|part| {
+            let factors: Vec<i64> = shares.iter().map(|s| [s.ratio().0, s.ratio().1][part]).collect();
+            self.constant("shape", &Tensor::ints(&factors))
+        });
+        let scaled = self.compute("Mul", vec![raw, numerators]);
+        self.patch.replace(
+            self.id,
+            NodeProto {
+                op_type: Some("Div".to_owned()),
+                name: Some(format!("{scaled}_div")),
+                input: vec![scaled, denominators],
+                output: vec![result],
+                ..Default::default()
+            },
+        );
     }
 
     /// How the elements of a shape operand that says the extents of `axes` have to change.

@@ -38,7 +38,7 @@ mod typer;
 
 pub use editor::{Change, EditError, NodeEditor};
 pub use ids::Ids;
-pub use registry::find;
+pub use registry::{find, makes_tensors};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
 

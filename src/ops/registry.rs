@@ -210,6 +210,22 @@ static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
     (MICROSOFT, "Trilu", &Trilu),
 ];
 
+/// Operators whose results are sequences or optionals, not tensors.
+static CONTAINERS: &[&str] = &[
+    "Optional",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceMap",
+    "SplitToSequence",
+];
+
+/// Whether the node's results are tensors, as far as the node alone tells.
+pub fn makes_tensors(node: &NodeProto) -> bool {
+    !CONTAINERS.contains(&node.op_type())
+}
+
 /// The rules of the node's operator, if it has any.
 pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
     static TABLE: OnceLock<HashMap<(&str, &str), &dyn Operator>> = OnceLock::new();

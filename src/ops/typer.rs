@@ -180,6 +180,11 @@ impl<'a> NodeTyper<'a> {
         self.widths.table.pin(width, Pin::new(self.node.label(), reason));
     }
 
+    /// Whether the width itself is pinned already.
+    pub fn is_pinned(&self, width: Width) -> bool {
+        !self.widths.table.pins(width).is_empty()
+    }
+
     /// Says what the axes of a result are.
     pub fn set(&mut self, slot: usize, axes: Vec<Width>) {
         if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
