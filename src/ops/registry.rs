@@ -33,7 +33,7 @@ use super::{
     space::{DepthToSpace, GridSample, RoiAlign, SpaceToDepth},
     transpose::Transpose,
 };
-use crate::onnx::proto::NodeProto;
+use crate::onnx::proto::{NodeProto, type_proto::Value};
 
 /// Domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -221,9 +221,14 @@ static CONTAINERS: &[&str] = &[
     "SplitToSequence",
 ];
 
-/// Whether the node's results are tensors, as far as the node alone tells.
+/// Whether the node's results are tensors, as far as the node and its bodies tell.
 pub fn makes_tensors(node: &NodeProto) -> bool {
-    !CONTAINERS.contains(&node.op_type())
+    let bodies = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
+    let types =
+        bodies.flat_map(|body| &body.output).filter_map(|output| output.r#type.as_ref()?.value.as_ref());
+    let mut containers =
+        types.filter(|t| matches!(t, Value::SequenceType(_) | Value::OptionalType(_) | Value::MapType(_)));
+    !CONTAINERS.contains(&node.op_type()) && containers.next().is_none()
 }
 
 /// The rules of the node's operator, if it has any.
