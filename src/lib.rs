@@ -2,6 +2,7 @@
 
 pub mod calibration;
 pub mod cli;
+pub mod fold;
 pub mod gradient;
 pub mod graph;
 pub mod inspect;

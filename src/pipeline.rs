@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Samples},
+    fold,
     graph::{Facts, Graph},
     masks,
     onnx::{self, OnnxError, Source, proto::StringStringEntryProto},
@@ -230,11 +231,18 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
 /// Observes a model on two samples of its calibration data, and types it.
 pub(crate) fn type_model(
     engine: &dyn Engine,
-    source: Source,
+    mut source: Source,
     ModelOptions { input, calibration, batch }: ModelOptions<'_>,
     clock: &mut Clock,
 ) -> Result<Typed, Error> {
-    let samples = calibration::load(&source.model, input, calibration)?;
+    // What the runtime cannot fold stays computed, and is observed with everything else.
+    if let Ok(folded) = clock.time("fold", || fold::fold(engine, &source.model)) {
+        source.model = folded;
+    }
+    let mut samples = calibration::load(&source.model, input, calibration)?;
+    if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples)) {
+        samples.fix_batch(batch)?;
+    }
     let graph = Graph::new(&source.model);
     let explain = |error: RuntimeError| match samples.origin() {
         calibration::Origin::Synthetic => Error::Synthetic(error),

@@ -8,10 +8,11 @@ use std::{
 use crate::{
     calibration::spec::{runtime_inputs, tensor_type},
     onnx::{
-        attr_int, node_constant,
+        node_constant,
         proto::{GraphProto, ModelProto, NodeProto, TensorProto},
         tensor::to_tensor,
     },
+    ops::{self, Ids},
     tensor::DType,
 };
 
@@ -106,22 +107,17 @@ impl<'a> Flow<'a> {
 
     /// If input number `slot` of the node holds indices: the extent of what they index, if known.
     fn table_rows(&self, node: &NodeProto, slot: usize) -> Option<Option<usize>> {
-        let (table, axis) = match (node.domain(), node.op_type(), slot) {
-            ("" | "ai.onnx", "OneHot", 0) => {
-                let depth = self.bounds(node.input.get(1)?);
-                return Some(depth.and_then(|(depth, _)| usize::try_from(depth).ok()));
+        Some(match ops::find(node)?.ids(node, slot)? {
+            Ids::Indexes { table, axis } => node.input.get(table).and_then(|table| self.extent(table, axis)),
+            Ids::Below { depth } => {
+                let depth = node.input.get(depth).and_then(|depth| self.bounds(depth));
+                depth.and_then(|(depth, _)| usize::try_from(depth).ok())
             }
-            ("" | "ai.onnx", "Gather", 1) => (0, attr_int(node, "axis").unwrap_or(0)),
-            // Ids, segments and positions, each with a table of its own.
-            ("com.microsoft", "EmbedLayerNormalization", 0) => (2, 0),
-            ("com.microsoft", "EmbedLayerNormalization", 1) => (4, 0),
-            ("com.microsoft", "EmbedLayerNormalization", 8) => (3, 0),
-            _ => return None,
-        };
-        Some(node.input.get(table).and_then(|table| self.extent(table, axis)))
+            Ids::Passed | Ids::Plus(_) | Ids::Minus(_) => return None,
+        })
     }
 
-    /// Extent of a constant along `axis`, seen through operators that keep its shape.
+    /// Extent of a constant along `axis`, seen through changes of its element type.
     fn extent(&self, mut value: &'a str, axis: i64) -> Option<usize> {
         // Graphs are acyclic, but files may lie.
         for _ in 0..self.producers.len() + 1 {
@@ -131,10 +127,7 @@ impl<'a> Flow<'a> {
                 return usize::try_from(*tensor.dims.get(usize::try_from(axis).ok()?)?).ok();
             }
             let node = self.producers.get(value)?;
-            match node.op_type() {
-                "Identity" | "Cast" | "DequantizeLinear" => value = node.input.first()?,
-                _ => return None,
-            }
+            value = node.input.first().filter(|_| ops::find(node).is_some_and(|rule| rule.recasts()))?;
         }
         None
     }
@@ -142,18 +135,12 @@ impl<'a> Flow<'a> {
     /// If the outputs of the node are elements of its input number `slot`, possibly shifted: by how much at most. What is
     /// not constant counts as no shift.
     fn shift(&self, node: &NodeProto, slot: usize) -> Option<i64> {
-        let other = || node.input.get(1 - slot).and_then(|value| self.bounds(value));
-        match (node.op_type(), slot) {
-            ("Add", 0 | 1) => Some(other().map_or(0, |(_, max)| max)),
-            ("Sub", 0) => Some(other().map_or(0, |(min, _)| min.saturating_neg())),
-            ("Cast", 0) => keeps_integers(node).then_some(0),
-            ("Where", 1 | 2) | ("Concat" | "Max" | "Min", _) => Some(0),
-            (
-                "Clip" | "Expand" | "Flatten" | "Gather" | "GatherElements" | "GatherND" | "Identity" | "Mod"
-                | "Pad" | "Reshape" | "Slice" | "Split" | "Squeeze" | "Tile" | "Transpose" | "Unsqueeze",
-                0,
-            ) => Some(0),
-            _ => None,
+        let bounds = |slot: usize| node.input.get(slot).and_then(|value| self.bounds(value));
+        match ops::find(node)?.ids(node, slot)? {
+            Ids::Passed => Some(0),
+            Ids::Plus(other) => Some(bounds(other).map_or(0, |(_, max)| max)),
+            Ids::Minus(other) => Some(bounds(other).map_or(0, |(min, _)| min.saturating_neg())),
+            Ids::Indexes { .. } | Ids::Below { .. } => None,
         }
     }
 
@@ -168,10 +155,4 @@ impl<'a> Flow<'a> {
 fn valid_ids(rows: usize, offset: i64) -> Option<usize> {
     let ids = i64::try_from(rows).ok()?.checked_sub(offset)?;
     usize::try_from(ids).ok().filter(|&ids| ids > 0)
-}
-
-/// Whether a `Cast` is to an integer type: floats are features, and truth values no longer tell ids apart.
-fn keeps_integers(node: &NodeProto) -> bool {
-    let to = attr_int(node, "to").and_then(|code| DType::from_onnx(i32::try_from(code).ok()?));
-    to.is_some_and(|dtype| !dtype.is_float() && dtype != DType::Bool)
 }

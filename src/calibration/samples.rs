@@ -47,6 +47,8 @@ pub enum Note {
     Ignored { array: String },
     /// The array was not of the type of the input.
     Converted { input: String, from: DType, to: DType },
+    /// The model is run on batches of this size only: at others it mixes samples, or fails.
+    FixedBatch { batch: usize },
     /// Samples at the end that do not fill a batch of the size that the model fixes.
     Remainder { dropped: usize, batch: usize },
 }
@@ -59,6 +61,13 @@ impl fmt::Display for Note {
             }
             Self::Converted { input, from, to } => {
                 write!(f, "input `{input}` was converted from {from} to {to}")
+            }
+            Self::FixedBatch { batch } => {
+                write!(
+                    f,
+                    "the model runs on batches of exactly {batch}, which its shapes hold although its input leaves them \
+                     open: at other sizes it fails or mixes samples"
+                )
             }
             Self::Remainder { dropped, batch } => {
                 write!(
@@ -128,8 +137,8 @@ impl Samples {
         self.count
     }
 
-    /// The batch size if the model fixes it, by a static extent of the batch axis: it runs on nothing else, and the number
-    /// of samples is a multiple of it.
+    /// The batch size if the model fixes it, by a static extent of the batch axis or as [`Self::fix_batch`] was told: it
+    /// runs on nothing else, and the number of samples is a multiple of it.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.fixed_batch
     }
@@ -182,6 +191,21 @@ impl Samples {
         self.inputs = self.pick(|tensor| tensor.select(0, &chosen));
         self.count = n;
         self
+    }
+
+    /// From now on, only batches of `batch` samples are made.
+    ///
+    /// # Errors
+    /// When there are fewer samples.
+    pub fn fix_batch(&mut self, batch: usize) -> Result<(), CalibrationError> {
+        self.fixed_batch = Some(batch);
+        self.notes.push(Note::FixedBatch { batch });
+        self.drop_remainder()
+    }
+
+    /// The samples with these numbers, as one batch of any size. Numbers must be less than [`Self::len`].
+    pub fn select(&self, numbers: &[usize]) -> Vec<(String, Tensor)> {
+        self.pick(|tensor| tensor.select(0, numbers))
     }
 
     fn drop_remainder(&mut self) -> Result<(), CalibrationError> {

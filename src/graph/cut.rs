@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Graph, NodeId, Origin, ValueId};
-use crate::onnx::proto::{ModelProto, NodeProto, ValueInfoProto};
+use crate::onnx::proto::{ModelProto, ValueInfoProto};
 
 /// A suffix of a model.
 #[derive(Clone, Debug)]
@@ -82,11 +82,15 @@ fn extract(
     let Some(whole) = model.graph.as_ref() else { return cut };
     part.name.clone_from(&whole.name);
     let infos: BTreeMap<&str, &ValueInfoProto> = whole.output.iter().map(|o| (o.name(), o)).collect();
+    // The graph sees through nodes that only name constants, yet the names have to be defined.
     part.node = whole
         .node
         .iter()
         .enumerate()
-        .filter(|(i, node)| nodes.contains(&NodeId(*i as u32)) || names_constant(graph, node, names))
+        .filter(|(i, node)| {
+            nodes.contains(&NodeId(*i as u32))
+                || graph.named_constant(node).is_some_and(|v| names.contains(graph.value(v).name.as_str()))
+        })
         .map(|(_, node)| node.clone())
         .collect();
     part.initializer = whole.initializer.iter().filter(|t| names.contains(t.name())).cloned().collect();
@@ -102,11 +106,4 @@ fn extract(
         .collect();
     cut.graph = Some(part);
     cut
-}
-
-/// Whether the node is a Constant node, or an Identity copy of a constant, that the suffix reads: the graph sees through
-/// both, yet the names that they give have to be defined.
-fn names_constant(graph: &Graph, node: &NodeProto, names: &BTreeSet<&str>) -> bool {
-    let value = node.output.first().and_then(|name| graph.find(name));
-    value.is_some_and(|v| graph.constant(v).is_some() && names.contains(graph.value(v).name.as_str()))
 }

@@ -197,6 +197,12 @@ impl Graph {
         self.constant(id).is_some() && id.index() < self.initializers
     }
 
+    /// The constant that the node only names: a Constant node's own, or the one that an Identity node copies.
+    pub fn named_constant(&self, node: &NodeProto) -> Option<ValueId> {
+        let value = node.output.first().and_then(|name| self.find(name));
+        value.filter(|v| self.constant(*v).is_some())
+    }
+
     /// The node that computes the value, if one does.
     pub fn producer(&self, id: ValueId) -> Option<NodeId> {
         match self.value(id).origin {

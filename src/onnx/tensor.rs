@@ -132,6 +132,11 @@ fn typed_len(proto: &TensorProto) -> Result<(usize, usize), OnnxError> {
     })
 }
 
+/// How many bytes the elements of `proto` take.
+pub fn bytes(proto: &TensorProto) -> usize {
+    raw_len(proto).unwrap_or(0)
+}
+
 /// Checks that the data of `proto` fills its shape exactly, and is in one field only.
 pub(super) fn check(proto: &TensorProto) -> Result<(), OnnxError> {
     let fields = [

@@ -2,8 +2,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
-use crate::{graph::Expr, widths::Reason};
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
+use crate::{graph::Expr, onnx::proto::NodeProto, widths::Reason};
 
 type Slope = for<'a> fn(&NodeGradient<'a>, Expr<'a>, Expr<'a>) -> Expr<'a>;
 
@@ -17,6 +17,10 @@ impl Operator for Unary {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.combine()
+    }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::elementwise(node, slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -38,6 +42,10 @@ impl Operator for Step {
         flow.combine()
     }
 
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::elementwise(node, slot)
+    }
+
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         node.give_zero(0);
         Ok(())
@@ -50,6 +58,10 @@ pub(super) struct Biased(Slope);
 impl Operator for Biased {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         relate(node)
+    }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::elementwise(node, slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -76,6 +88,13 @@ pub(super) static SOFTPLUS: Unary = Unary(|_, x, _| x.map("Sigmoid"));
 pub(super) static SOFTSIGN: Unary = Unary(|_, x, _| (1.0 + x.map("Abs")).powf(-2.0));
 pub(super) static SQRT: Unary = Unary(|_, _, y| 0.5 / y);
 pub(super) static TAN: Unary = Unary(|_, _, y| 1.0 + y * y);
+pub(super) static ACOSH: Unary = Unary(|_, x, _| (x * x - 1.0).powf(-0.5));
+pub(super) static ASINH: Unary = Unary(|_, x, _| (x * x + 1.0).powf(-0.5));
+pub(super) static ATANH: Unary = Unary(|_, x, _| 1.0 / (1.0 - x * x));
+pub(super) static COSH: Unary = Unary(|_, x, _| x.map("Sinh"));
+pub(super) static SINH: Unary = Unary(|_, x, _| x.map("Cosh"));
+// Nothing within ±lambd, beyond it the distance from a bias.
+pub(super) static SHRINK: Unary = Unary(|_, _, y| y.map("Abs").map("Sign"));
 pub(super) static TANH: Unary = Unary(|_, _, y| 1.0 - y * y);
 // y is never negative, so that its sign is 1 where the unit passes and else 0.
 pub(super) static RELU: Unary = Unary(|_, _, y| y.map("Sign"));

@@ -1,7 +1,7 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
-use crate::widths::Reason;
+use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Lays operands end to end along `axis`.
 pub(super) struct Concat;
@@ -50,6 +50,10 @@ impl Operator for Concat {
         }
         flow.set(all)
     }
+
+    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
+        Some(Ids::Passed)
+    }
 }
 
 /// Takes an axis apart into segments: by sizes (an attribute before operator set 13, an operand since), or evenly.
@@ -92,6 +96,10 @@ impl Operator for Split {
         &[1]
     }
 
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.deal()
+    }
+
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let rank = node.axes(0).len();
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
@@ -110,5 +118,9 @@ impl Operator for Split {
             node.set_operand(1, &sizes);
         }
         Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

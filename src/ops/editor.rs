@@ -1,5 +1,7 @@
 //! What a rewriting rule sees of its node, and changes about it.
 
+use std::collections::BTreeSet;
+
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Patch, Use},
     onnx::{
@@ -8,7 +10,7 @@ use crate::{
         tensor::from_tensor,
     },
     tensor::Tensor,
-    widths::{Kept, Reason, Width, Widths},
+    widths::{Element, Kept, Reason, Width, Widths},
 };
 
 /// Why a node could not follow the axes that shrink. Typing rules are written so that this does not happen.
@@ -23,12 +25,44 @@ pub struct EditError {
     pub what: String,
 }
 
+/// What becomes of an element of a shape operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It stays, or follows by itself.
+    Stays,
+    /// It is this number from now on.
+    Known(i64),
+    /// This share of it remains.
+    Scaled {
+        /// Numerator.
+        new: i64,
+        /// Denominator, which divides the element.
+        old: i64,
+    },
+}
+
+impl Change {
+    fn apply(&self, value: i64) -> i64 {
+        let (new, old) = self.ratio();
+        self.known().unwrap_or(value * new / old)
+    }
+
+    fn known(&self) -> Option<i64> {
+        if let Self::Known(value) = self { Some(*value) } else { None }
+    }
+
+    fn ratio(&self) -> (i64, i64) {
+        if let Self::Scaled { new, old } = *self { (new, old) } else { (1, 1) }
+    }
+}
+
 /// One node under rewriting.
 pub struct NodeEditor<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
     widths: &'a Widths,
     kept: &'a Kept,
+    restored: &'a BTreeSet<Width>,
     patch: &'a mut Patch,
     id: NodeId,
     node: &'a Node,
@@ -40,10 +74,11 @@ impl<'a> NodeEditor<'a> {
         facts: &'a Facts,
         widths: &'a Widths,
         kept: &'a Kept,
+        restored: &'a BTreeSet<Width>,
         patch: &'a mut Patch,
         id: NodeId,
     ) -> Self {
-        Self { graph, facts, widths, kept, patch, id, node: graph.node(id) }
+        Self { graph, facts, widths, kept, restored, patch, id, node: graph.node(id) }
     }
 
     /// An error about this node.
@@ -154,6 +189,15 @@ impl<'a> NodeEditor<'a> {
         self.set_attribute(attribute);
     }
 
+    /// Brings a count up to date that is a factor of an axis whose other factors stay: heads, groups.
+    pub fn scale_int(&mut self, name: &str, axis: Option<&Width>) {
+        let (Some(count), Some(&axis)) = (self.int(name), axis) else { return };
+        let (old, new) = (self.old_size(axis), self.new_size(axis));
+        if old != new && old > 0 {
+            self.set_int(name, count * new as i64 / old as i64);
+        }
+    }
+
     /// Sets an attribute of integers.
     pub fn set_ints(&mut self, name: &str, values: Vec<i64>) {
         let mut attribute =
@@ -169,6 +213,20 @@ impl<'a> NodeEditor<'a> {
         self.patch.replace(self.id, node);
     }
 
+    /// Makes an operand a constant of integers in the shape that it has.
+    pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
+        let fact = self.node.inputs.get(slot).copied().flatten().and_then(|v| self.facts.get(v));
+        let tensor = match fact.map(|f| f.shape.len()) {
+            Some(0) => values.first().map(|value| Tensor::int(*value)),
+            Some(1) => Some(Tensor::ints(values)),
+            _ => None,
+        };
+        let tensor = tensor.ok_or_else(|| self.error("its indices are of unexpected rank"))?;
+        let name = self.constant("indices", &tensor);
+        self.patch.rewire(Use { node: self.id, slot }, name);
+        Ok(())
+    }
+
     /// Makes an operand a constant vector of integers.
     pub fn set_operand(&mut self, slot: usize, values: &[i64]) {
         let name = self.constant("shape", &Tensor::ints(values));
@@ -181,10 +239,16 @@ impl<'a> NodeEditor<'a> {
         name
     }
 
-    /// Replaces elements of an integer vector operand, keeping those that are `None`: in a copy, where the operand is a
-    /// constant, and otherwise by selecting between what is computed and what we know.
+    /// Replaces elements of an integer vector operand, keeping those that are `None`.
     pub fn adjust_operand(&mut self, slot: usize, changes: &[Option<i64>]) -> Result<(), EditError> {
-        if changes.iter().all(Option::is_none) {
+        let changes: Vec<_> = changes.iter().map(|c| c.map_or(Change::Stays, Change::Known)).collect();
+        self.change_operand(slot, &changes)
+    }
+
+    /// Changes elements of an integer vector operand: in a copy, where the operand is a constant, and otherwise by arithmetic
+    /// on what is computed.
+    pub fn change_operand(&mut self, slot: usize, changes: &[Change]) -> Result<(), EditError> {
+        if changes.iter().all(|c| *c == Change::Stays) {
             return Ok(());
         }
         let old = self.contents(slot).ok_or_else(|| self.error("a shape operand was not observed"))?;
@@ -192,33 +256,104 @@ impl<'a> NodeEditor<'a> {
             return Err(self.error("a shape operand has an unexpected length"));
         }
         if self.is_constant(slot) {
-            let values: Vec<i64> = old.iter().zip(changes).map(|(old, new)| new.unwrap_or(*old)).collect();
+            let values: Vec<i64> = old.iter().zip(changes).map(|(old, change)| change.apply(*old)).collect();
             self.set_operand(slot, &values);
             return Ok(());
         }
-        let mask = ndarray::Array1::from_iter(changes.iter().map(Option::is_some)).into_dyn();
-        let mask = self.constant("where", &Tensor::Bool(mask));
-        let known: Vec<i64> = changes.iter().map(|c| c.unwrap_or(0)).collect();
-        let known = self.constant("shape", &Tensor::ints(&known));
-        let computed = self.node.proto.input.get(slot).cloned().unwrap_or_default();
-        let name = self.patch.fresh(self.graph, "shape");
-        self.patch.insert(
-            self.id,
-            NodeProto {
-                op_type: Some("Where".to_owned()),
-                name: Some(format!("{name}_where")),
-                input: vec![mask, known, computed],
-                output: vec![name.clone()],
-                ..Default::default()
-            },
-        );
+        let mut name = self.node.proto.input.get(slot).cloned().unwrap_or_default();
+        if changes.iter().any(|c| matches!(c, Change::Scaled { .. })) {
+            let ratios: Vec<_> = changes.iter().map(Change::ratio).collect();
+            for (op, values) in [("Mul", 0), ("Div", 1)] {
+                let factors: Vec<i64> = ratios.iter().map(|r| [r.0, r.1][values]).collect();
+                let factors = self.constant("shape", &Tensor::ints(&factors));
+                name = self.compute(op, vec![name, factors]);
+            }
+        }
+        let known: Vec<Option<i64>> = changes.iter().map(Change::known).collect();
+        if known.iter().any(Option::is_some) {
+            let mask = ndarray::Array1::from_iter(known.iter().map(Option::is_some)).into_dyn();
+            let mask = self.constant("where", &Tensor::Bool(mask));
+            let values: Vec<i64> = known.iter().map(|k| k.unwrap_or(0)).collect();
+            let values = self.constant("shape", &Tensor::ints(&values));
+            name = self.compute("Where", vec![mask, values, name]);
+        }
         self.patch.rewire(Use { node: self.id, slot }, name);
         Ok(())
     }
 
-    /// The new extents of a result's axes where they differ from the old ones.
-    pub fn changed_sizes(&self, axes: &[Width]) -> Vec<Option<i64>> {
-        let new = axes.iter().map(|a| (self.old_size(*a), self.new_size(*a)));
-        new.map(|(old, new)| (old != new).then_some(new as i64)).collect()
+    /// Adds a node before this one, and returns the name of its result.
+    fn compute(&mut self, op: &str, input: Vec<String>) -> String {
+        let name = self.patch.fresh(self.graph, "shape");
+        let node = NodeProto {
+            op_type: Some(op.to_owned()),
+            name: Some(format!("{name}_{}", op.to_lowercase())),
+            input,
+            output: vec![name.clone()],
+            ..Default::default()
+        };
+        self.patch.insert(self.id, node);
+        name
+    }
+
+    /// How element `index` of a shape operand has to change when what it says goes from `old` to `new`; `axis` is the axis
+    /// that it is the extent of, if it is.
+    ///
+    /// What is computed from restored extents ([`Self::restored`]) is what the dense model computes: a share of it remains.
+    pub fn change(
+        &self,
+        slot: usize,
+        index: usize,
+        axis: Option<Width>,
+        (old, new): (usize, usize),
+    ) -> Change {
+        let value = self.node.inputs.get(slot).copied().flatten();
+        let element = value.and_then(|v| self.widths.sizes(v)).and_then(|e| e.get(index));
+        let (share, of) = match element {
+            None | Some(Element::Constant) if old == new => return Change::Stays,
+            None | Some(Element::Constant) => return Change::Known(new as i64),
+            Some(Element::Extent(width)) if !self.restored(*width) => {
+                if axis.is_some_and(|axis| self.same(axis, *width)) {
+                    return Change::Stays;
+                }
+                (new * self.old_size(*width), old * self.new_size(*width))
+            }
+            Some(_) => (new, old),
+        };
+        if share == of { Change::Stays } else { Change::Scaled { new: share as i64, old: of as i64 } }
+    }
+
+    /// Whether the dense extent of a width that shrinks is restored where Shape reads it: something is computed from it.
+    pub fn restored(&self, width: Width) -> bool {
+        self.restored.contains(&self.widths.table.root(width))
+    }
+
+    /// Puts arithmetic on an integer vector behind this node: its only result is scaled by these shares.
+    pub fn scale_result(&mut self, shares: &[Change]) {
+        let mut node = self.proto();
+        let Some(result) = node.output.first().cloned() else { return };
+        let raw = self.patch.fresh(self.graph, "shape");
+        node.output = vec![raw.clone()];
+        self.patch.insert(self.id, node);
+        let [numerators, denominators] = [0, 1].map(|part| {
+            let factors: Vec<i64> = shares.iter().map(|s| [s.ratio().0, s.ratio().1][part]).collect();
+            self.constant("shape", &Tensor::ints(&factors))
+        });
+        let scaled = self.compute("Mul", vec![raw, numerators]);
+        self.patch.replace(
+            self.id,
+            NodeProto {
+                op_type: Some("Div".to_owned()),
+                name: Some(format!("{scaled}_div")),
+                input: vec![scaled, denominators],
+                output: vec![result],
+                ..Default::default()
+            },
+        );
+    }
+
+    /// How the elements of a shape operand that says the extents of `axes` have to change.
+    pub fn changes(&self, slot: usize, axes: &[Width]) -> Vec<Change> {
+        let sizes = |a: &Width| (self.old_size(*a), self.new_size(*a));
+        axes.iter().enumerate().map(|(i, a)| self.change(slot, i, Some(*a), sizes(a))).collect()
     }
 }

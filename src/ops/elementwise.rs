@@ -1,8 +1,13 @@
 //! Operators that combine elements at the same place, broadcasting their operands against each other: arithmetic,
 //! comparisons, Where, Clip, Dropout and the like. Functions of one number are in `activation.rs`.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
-use crate::{graph::Expr, widths::Reason};
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
+use crate::{
+    graph::Expr,
+    onnx::{attr_int, proto::NodeProto},
+    tensor::DType,
+    widths::Reason,
+};
 
 /// What a rule of this file says beside how axes relate, which is the same for all.
 macro_rules! elementwise {
@@ -17,6 +22,10 @@ macro_rules! elementwise {
 
             fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
                 flow.combine()
+            }
+
+            fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+                Ids::elementwise(node, slot)
             }
 
             fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -112,6 +121,14 @@ impl Operator for Add {
     fn adds(&self) -> bool {
         true
     }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        match slot {
+            0 => Some(Ids::Plus(1)),
+            1 => Some(Ids::Plus(0)),
+            _ => None,
+        }
+    }
 }
 
 /// Identity and Cast: the same elements under another name or type.
@@ -132,6 +149,16 @@ impl Operator for Rename {
             node.give(0, node.g()?.cast(dtype));
         }
         Ok(())
+    }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        let to = attr_int(node, "to").and_then(|code| DType::from_onnx(i32::try_from(code).ok()?));
+        let keeps = to.is_none_or(|dtype| !dtype.is_float() && dtype != DType::Bool);
+        (slot == 0 && keeps).then_some(Ids::Passed)
+    }
+
+    fn recasts(&self) -> bool {
+        true
     }
 }
 

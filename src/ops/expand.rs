@@ -1,7 +1,10 @@
 //! Expand and Tile: repeating entries.
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
-use crate::widths::{Element, Reason, Width};
+use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use crate::{
+    onnx::proto::NodeProto,
+    widths::{Element, Reason, Width},
+};
 
 /// Broadcasts to a shape.
 pub(super) struct Expand;
@@ -41,21 +44,24 @@ impl Operator for Expand {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changed = node.changed_sizes(node.result_axes(0));
-        let asked = node.contents(1).map_or(changed.len(), <[i64]>::len);
-        let skip = changed.len().saturating_sub(asked);
-        // A one asks for no expansion: the operand's own extent holds.
-        let ones: Vec<bool> = node.contents(1).map_or(Vec::new(), |c| c.iter().map(|x| *x == 1).collect());
-        let changes: Vec<_> = changed[skip..]
-            .iter()
-            .enumerate()
-            .map(|(i, change)| change.filter(|_| !ones.get(i).copied().unwrap_or(false)))
-            .collect();
-        node.adjust_operand(1, &changes)
+        let axes = node.result_axes(0);
+        let asked = node.contents(1).unwrap_or_default();
+        let mut changes = node.changes(1, &axes[axes.len().saturating_sub(asked.len())..]);
+        for (change, asked) in changes.iter_mut().zip(asked) {
+            // A one asks for no expansion: the operand's own extent holds.
+            if *asked == 1 {
+                *change = Change::Stays;
+            }
+        }
+        node.change_operand(1, &changes)
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 
-/// Repeats whole axes.
+/// Repeats whole axes: the repetitions are the outer factor of the result.
 pub(super) struct Tile;
 
 impl Operator for Tile {
@@ -65,11 +71,13 @@ impl Operator for Tile {
             return Err(node.form("repeats that were not observed"));
         };
         let mut result = Vec::with_capacity(x.len());
-        for (&axis, &times) in x.iter().zip(repeats) {
+        for (i, (&axis, &times)) in x.iter().zip(repeats).enumerate() {
             let times = usize::try_from(times).map_err(|_| node.form("negative repeats"))?;
-            let times = node.fresh(times);
-            node.pin(times, Reason::Rearranged("Tile".to_owned()));
-            result.push(if times == Width::ONE { axis } else { node.product(&[times, axis]) });
+            let times = match node.elements(1).and_then(|e| e.get(i)) {
+                Some(&Element::Extent(width)) if node.size(width) == times => width,
+                _ => node.fresh(times),
+            };
+            result.push(node.product(&[times, axis]));
         }
         node.set(0, result);
         Ok(())
@@ -84,5 +92,26 @@ impl Operator for Tile {
         let copies: Vec<usize> = (0..rank).map(|axis| 2 * axis).collect();
         node.give(0, node.g()?.reshape_to(shape).sum(&copies, false));
         Ok(())
+    }
+
+    fn shape_operands(&self) -> &'static [usize] {
+        &[1]
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let (from, to) = (node.axes(0), node.result_axes(0));
+        let times = |repeated: usize, axis: usize| repeated.checked_div(axis).unwrap_or(1);
+        let changes: Vec<_> = (from.iter().zip(to).enumerate())
+            .map(|(i, (&axis, &repeated))| {
+                let before = times(node.old_size(repeated), node.old_size(axis));
+                let after = times(node.new_size(repeated), node.new_size(axis));
+                node.change(1, i, (axis == Width::ONE).then_some(repeated), (before, after))
+            })
+            .collect();
+        node.change_operand(1, &changes)
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

@@ -1,9 +1,10 @@
 //! Gather.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
+    onnx::{attr_int, proto::NodeProto},
     tensor::{DType, Tensor},
-    widths::Reason,
+    widths::{Reason, Width},
 };
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
@@ -13,6 +14,15 @@ impl Operator for Gather {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let (data, indices) = (node.axes(0)?, node.axes(1)?);
         let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
+        if let Some((start, count)) = range(node, data[axis]) {
+            // A range of constant indices takes a segment, as Slice does.
+            let sizes = [start, count, node.size(data[axis]) - start - count];
+            let taken = node.split_concat(data[axis], &sizes)[1];
+            let mut result = data.clone();
+            result.splice(axis..=axis, indices.first().map(|_| taken));
+            node.set(0, result);
+            return Ok(());
+        }
         node.pin(data[axis], Reason::Indexed);
         let mut result = data[..axis].to_vec();
         result.extend(indices);
@@ -54,6 +64,18 @@ impl Operator for Gather {
         Ok(())
     }
 
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let Some(rank) = Some(node.axes(0).len()).filter(|_| node.is_constant(1)) else { return Ok(()) };
+        let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
+        let picked = node.axes(0)[axis];
+        let (Some(kept), Some(indices)) = (node.entries(picked), node.contents(1)) else { return Ok(()) };
+        let size = node.old_size(picked) as i64;
+        let indices = indices.iter().map(|i| if *i < 0 { *i + size } else { *i } as usize);
+        let places = indices.filter_map(|i| kept.binary_search(&i).ok()).map(|place| place as i64);
+        let places: Vec<i64> = places.collect();
+        node.set_indices(1, &places)
+    }
+
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         let elements = flow.elements_or_constants(0)?;
         let n = elements.len() as i64;
@@ -63,4 +85,25 @@ impl Operator for Gather {
         let picked: Vec<_> = picked.map(|e| e.cloned()).collect::<Option<_>>()?;
         flow.set(picked)
     }
+
+    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
+        match slot {
+            0 => Some(Ids::Passed),
+            1 => Some(Ids::Indexes { table: 0, axis: attr_int(node, "axis").unwrap_or(0) }),
+            _ => None,
+        }
+    }
+}
+
+/// Start and length of the range that constant indices take from an axis that may shrink.
+fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
+    if !node.is_constant(1) || node.shape(1).ok()?.len() > 1 || node.is_pinned(axis) {
+        return None;
+    }
+    let (indices, size) = (node.contents(1)?, node.size(axis) as i64);
+    let indices: Vec<i64> = indices.iter().map(|i| if *i < 0 { i + size } else { *i }).collect();
+    let start = *indices.first().filter(|start| **start >= 0)?;
+    let consecutive = indices.iter().zip(start..).all(|(index, expected)| *index == expected);
+    let fits = start + indices.len() as i64 <= size;
+    (consecutive && fits).then_some((start as usize, indices.len()))
 }

@@ -1,42 +1,53 @@
 //! What the tool knows of operators: one file per family, one line per operator in `registry.rs`.
 //!
 //! A family's file says how the axes of its operators relate and what they cost ([`Operator::infer`]), how sizes pass
-//! through them as data ([`Operator::sizes`]), how cotangents pass backward ([`Operator::gradient`]), and which attributes
-//! and shape operands have to follow when axes shrink
+//! through them as data ([`Operator::sizes`]), what becomes of ids ([`Operator::ids`]), how cotangents pass backward
+//! ([`Operator::gradient`]), and which attributes and shape operands have to follow when axes shrink
 //! ([`Operator::rewrite`]). Nothing outside this folder decides by an operator's name.
 
 mod activation;
+mod along;
+mod attention;
 mod concat;
 mod conv;
 mod editor;
 mod einsum;
 mod elementwise;
 mod expand;
+mod fused;
 mod gather;
 mod gradient;
+mod ids;
 mod matmul;
+mod microsoft;
 mod normalization;
 mod pad;
 mod pool;
+mod quantize;
+mod recurrent;
 mod reduce;
 mod registry;
 mod reshape;
 mod resize;
+mod rotary;
+mod scatter;
 mod shape;
 mod sizes;
 mod slice;
 mod softmax;
+mod space;
 mod transpose;
 mod typer;
 mod window;
 
-pub use editor::{EditError, NodeEditor};
+pub use editor::{Change, EditError, NodeEditor};
 pub use gradient::{NoGradient, NodeGradient};
-pub use registry::{all, find};
+pub use ids::Ids;
+pub use registry::{all, find, makes_tensors};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
 
-use crate::widths::Reason;
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// The rules of one operator.
 pub trait Operator: Sync {
@@ -66,6 +77,16 @@ pub trait Operator: Sync {
     /// Passes the cotangents of the results on to the operands that need one.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         Err(node.none(""))
+    }
+
+    /// What becomes of the integers of an operand, were they ids; `None` when they end here as numbers.
+    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
+        None
+    }
+
+    /// Whether the result is the first operand in another element type: of a constant, a weight as the file stores it.
+    fn recasts(&self) -> bool {
+        false
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.

@@ -1,7 +1,7 @@
 //! Pad.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
-use crate::widths::Reason;
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Adds entries around an axis.
 pub(super) struct Pad;
@@ -62,6 +62,10 @@ impl Operator for Pad {
     // Axes that shrink are not padded, so the pads stay as they are.
     fn shape_operands(&self) -> &'static [usize] {
         &[1]
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reductions.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
@@ -32,6 +32,10 @@ impl Operator for Statistic {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         reduce_gradient(node, self.0)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.reduce()
     }
 }
 

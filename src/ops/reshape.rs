@@ -1,7 +1,10 @@
 //! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
-use crate::widths::{Reason, Width};
+use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use crate::{
+    onnx::proto::NodeProto,
+    widths::{Reason, Width},
+};
 
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
 /// extents multiply to the same number before and after, and in each group the two products are one width.
@@ -26,43 +29,49 @@ impl Operator for Reshape {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changed = node.changed_sizes(node.result_axes(0));
         let asked = node.contents(1).ok_or_else(|| node.error("its shape was not observed"))?;
-        if changed.iter().all(Option::is_none) || asked.len() != changed.len() {
+        let mut changes = node.changes(1, node.result_axes(0));
+        if asked.len() != changes.len() {
             return Ok(());
         }
-        if let Some(shape) = constant_shape(node, &changed) {
-            node.set_operand(1, &shape);
+        for (change, asked) in changes.iter_mut().zip(asked) {
+            // -1 stays: the runtime infers it from the others. So does 0, which copies an extent of the operand.
+            if *asked == -1 || (*asked == 0 && node.int("allowzero").unwrap_or(0) == 0) {
+                *change = Change::Stays;
+            }
+        }
+        if changes.iter().all(|c| *c == Change::Stays) {
             return Ok(());
         }
-        // -1 stays: the runtime infers it from the others.
-        let changes: Vec<_> =
-            changed.iter().zip(asked).map(|(c, asked)| c.filter(|_| *asked != -1)).collect();
-        node.adjust_operand(1, &changes)
+        match constant_shape(node, asked, &changes) {
+            Some(shape) => node.set_operand(1, &shape),
+            None => node.change_operand(1, &changes)?,
+        }
+        Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 
 /// The new shape as a constant: extents that we know, `0` for axes that are copied from the operand, one `-1`. `None` when
 /// more than one extent is only known at run time.
-fn constant_shape(node: &NodeEditor<'_>, changed: &[Option<i64>]) -> Option<Vec<i64>> {
-    let asked = node.contents(1)?;
+fn constant_shape(node: &NodeEditor<'_>, asked: &[i64], changes: &[Change]) -> Option<Vec<i64>> {
+    if node.is_constant(1) {
+        return None;
+    }
     let (from, to) = (node.axes(0), node.result_axes(0));
     let allow_zero = node.int("allowzero").unwrap_or(0) != 0;
-    let literal = node.is_constant(1);
     let mut unknown = 0;
     let shape: Vec<i64> = (0..to.len())
         .map(|i| {
             let copies = from.get(i).is_some_and(|f| node.same(*f, to[i]));
-            match (changed[i], asked[i]) {
-                (_, -1) => {
-                    unknown += 1;
-                    -1
-                }
-                (Some(new), _) => new,
-                (None, old) if literal => old,
-                (None, _) if copies && !allow_zero => 0,
-                (None, 1) if to[i] == Width::ONE && from.iter().all(|f| node.old_size(*f) > 1) => 1,
-                (None, _) => {
+            match (changes[i], asked[i]) {
+                (Change::Known(new), _) => new,
+                (_, asked) if copies && !allow_zero && asked != -1 => 0,
+                (_, 1) if to[i] == Width::ONE && from.iter().all(|f| node.old_size(*f) > 1) => 1,
+                _ => {
                     unknown += 1;
                     -1
                 }
@@ -91,6 +100,10 @@ impl Operator for Flatten {
         node.give(0, node.g()?.reshape_like(node.x(0)?));
         Ok(())
     }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
+    }
 }
 
 /// Removes axes of extent one.
@@ -115,6 +128,10 @@ impl Operator for Squeeze {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 
@@ -143,6 +160,10 @@ impl Operator for Unsqueeze {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 

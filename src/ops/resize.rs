@@ -54,19 +54,16 @@ impl Operator for Resize {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changed = node.changed_sizes(node.result_axes(0));
-        let listed = node.contents(SIZES).map_or(0, <[i64]>::len);
-        if listed == 0 || changed.iter().all(Option::is_none) {
+        if node.contents(SIZES).is_none_or(<[i64]>::is_empty) {
             return Ok(());
         }
-        let changes = match node.ints("axes") {
-            Some(axes) => axes
-                .iter()
-                .map(|&a| node.axis(a, changed.len()).map(|a| changed[a]))
-                .collect::<Result<Vec<_>, _>>()?,
-            None => changed,
-        };
-        node.adjust_operand(SIZES, &changes)
+        let mut axes = node.result_axes(0).to_vec();
+        if let Some(listed) = node.ints("axes") {
+            let listed = listed.iter().map(|&a| node.axis(a, axes.len()).map(|a| axes[a]));
+            axes = listed.collect::<Result<_, _>>()?;
+        }
+        let changes = node.changes(SIZES, &axes);
+        node.change_operand(SIZES, &changes)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Shape, and what makes tensors from shapes: ConstantOfShape, Range.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator};
+use super::{Change, EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
 use crate::widths::{Element, Reason};
 
 /// The extents of its operand's axes.
@@ -9,16 +9,40 @@ pub(super) struct Shape;
 impl Operator for Shape {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let x = node.axes(0)?;
-        let rank = x.len() as i64;
-        let clamp = |a: i64| if a < 0 { (a + rank).max(0) } else { a.min(rank) } as usize;
-        let start = clamp(node.int("start").unwrap_or(0));
-        let end = clamp(node.int("end").unwrap_or(rank)).max(start);
-        let elements = x[start..end].iter().map(|a| Element::Extent(*a)).collect();
-        let axis = node.fixed(end - start, Reason::Counted);
+        let read = &x[range(x.len(), node.int("start"), node.int("end"))];
+        let elements = read.iter().map(|a| Element::Extent(*a)).collect();
+        let axis = node.fixed(read.len(), Reason::Counted);
         node.set(0, vec![axis]);
         node.set_sizes(0, elements);
         Ok(())
     }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let x = node.axes(0);
+        let read = x[range(x.len(), node.int("start"), node.int("end"))].iter();
+        let shares = read.map(|&axis| match node.restored(axis) {
+            true => Change::Scaled { new: node.old_size(axis) as i64, old: node.new_size(axis) as i64 },
+            false => Change::Stays,
+        });
+        let shares: Vec<Change> = shares.collect();
+        if shares.iter().any(|s| *s != Change::Stays) {
+            node.scale_result(&shares);
+        }
+        Ok(())
+    }
+
+    // The extents of an operand that itself says sizes do not depend on what it says.
+    fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
+        Some(())
+    }
+}
+
+/// The axes whose extents are read.
+fn range(rank: usize, start: Option<i64>, end: Option<i64>) -> std::ops::Range<usize> {
+    let rank = rank as i64;
+    let clamp = |a: i64| if a < 0 { (a + rank).max(0) } else { a.min(rank) } as usize;
+    let start = clamp(start.unwrap_or(0));
+    start..clamp(end.unwrap_or(rank)).max(start)
 }
 
 /// A tensor of one value, of the shape that its operand says.
@@ -44,8 +68,8 @@ impl Operator for ConstantOfShape {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changes = node.changed_sizes(node.result_axes(0));
-        node.adjust_operand(0, &changes)
+        let changes = node.changes(0, node.result_axes(0));
+        node.change_operand(0, &changes)
     }
 }
 

@@ -86,7 +86,12 @@ impl<'a> SizeFlow<'a> {
     /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each
     /// element of a small integer result.
     pub fn set(&mut self, elements: Vec<Element>) -> Option<()> {
-        let output = self.node.outputs.first().copied().flatten()?;
+        self.set_result(0, elements)
+    }
+
+    /// As [`Self::set`], for any result.
+    pub fn set_result(&mut self, slot: usize, elements: Vec<Element>) -> Option<()> {
+        let output = self.node.outputs.get(slot).copied().flatten()?;
         let ints = self.facts.get(output)?.ints.as_ref()?;
         if ints.len() != elements.len() {
             return None;
@@ -101,6 +106,28 @@ impl<'a> SizeFlow<'a> {
     pub fn pass(&mut self) -> Option<()> {
         let elements = self.elements_or_constants(0)?;
         self.set(elements)
+    }
+
+    /// The only element of the result is computed from all of the first operand's.
+    pub fn reduce(&mut self) -> Option<()> {
+        let elements = self.elements_or_constants(0)?;
+        self.set(vec![Element::join(&elements.iter().collect::<Vec<_>>())])
+    }
+
+    /// The elements of the operand, dealt out to the results in order.
+    pub fn deal(&mut self) -> Option<()> {
+        let mut elements = self.elements_or_constants(0)?;
+        for slot in 0..self.node.outputs.len() {
+            let output = self.node.outputs[slot]?;
+            let count = self.facts.get(output)?.shape.iter().product();
+            if count > elements.len() {
+                return None;
+            }
+            let rest = elements.split_off(count);
+            self.set_result(slot, elements)?;
+            elements = rest;
+        }
+        Some(())
     }
 
     /// Each element of the result is computed from those of the operands at its place; operands of one element are

@@ -1,9 +1,9 @@
 //! Slice.
 
 use super::{
-    EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot,
+    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot,
 };
-use crate::widths::Reason;
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Takes a range of one or more axes.
 pub(super) struct Slice;
@@ -102,6 +102,10 @@ impl Operator for Slice {
         }
         node.adjust_operand(1, &bounds.0)?;
         node.adjust_operand(2, &bounds.1)
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }
 

@@ -9,6 +9,8 @@ pub(super) enum Softmax {
     Linear,
     /// Their logarithms.
     Logarithmic,
+    /// One at the largest entry: a step function.
+    Hard,
 }
 
 impl Operator for Softmax {
@@ -29,6 +31,7 @@ impl Operator for Softmax {
         let axes: Vec<usize> = competing(node.opset(), first, rank).collect();
         let cotangent = match self {
             Self::Linear => y * (g - (y * g).sum(&axes, true)),
+            Self::Hard => return Ok(()),
             Self::Logarithmic => g - y.map("Exp") * g.sum(&axes, true),
         };
         node.give(0, cotangent);
@@ -36,7 +39,7 @@ impl Operator for Softmax {
     }
 
     fn normalises(&self) -> bool {
-        true
+        matches!(self, Self::Linear)
     }
 }
 

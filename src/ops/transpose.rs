@@ -1,7 +1,7 @@
 //! Transpose.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator};
-use crate::widths::Reason;
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator};
+use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Permutes axes; without `perm`, reverses them.
 pub(super) struct Transpose;
@@ -24,5 +24,9 @@ impl Operator for Transpose {
         }
         node.give(0, node.g()?.transpose(&inverse));
         Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
     }
 }

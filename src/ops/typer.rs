@@ -180,11 +180,22 @@ impl<'a> NodeTyper<'a> {
         self.widths.table.pin(width, Pin::new(self.node.label(), reason));
     }
 
+    /// Whether the width itself is pinned already.
+    pub fn is_pinned(&self, width: Width) -> bool {
+        !self.widths.table.pins(width).is_empty()
+    }
+
     /// Says what the axes of a result are.
     pub fn set(&mut self, slot: usize, axes: Vec<Width>) {
         if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
             self.widths.values[value.index()] = Some(axes);
         }
+    }
+
+    /// Axes of a result, once they were said.
+    pub fn result(&self, slot: usize) -> Option<Vec<Width>> {
+        let value = self.node.outputs.get(slot).copied().flatten()?;
+        self.widths.value(value).map(<[Width]>::to_vec)
     }
 
     /// Says what the elements of an integer result say about sizes.
@@ -237,6 +248,11 @@ impl<'a> NodeTyper<'a> {
             self.widths.paired.insert(width);
         }
         self.widths.contractions.push(Contraction { node: self.id, slot, axis, width, weight, feature });
+    }
+
+    /// Notes an axis whose entries are attention heads, as the operator itself says.
+    pub fn heads(&mut self, width: Width) {
+        self.widths.heads.insert(width);
     }
 
     /// Notes a batch axis of a product of two activations.

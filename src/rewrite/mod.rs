@@ -4,7 +4,7 @@
 
 mod unused;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     graph::{Facts, Graph, Patch, Use, ValueId},
@@ -14,7 +14,7 @@ use crate::{
         tensor::{from_tensor, to_tensor},
     },
     ops::{self, EditError, NodeEditor},
-    widths::{Kept, Widths},
+    widths::{Element, Kept, Width, Widths},
 };
 
 /// Why a model could not be rewritten.
@@ -38,9 +38,10 @@ pub fn rewrite(
 ) -> Result<ModelProto, RewriteError> {
     let mut patch = Patch::default();
     slice_constants(graph, widths, kept, &mut patch)?;
+    let restored = restored(widths, kept);
     for (id, node) in graph.nodes() {
         if let Some(rule) = ops::find(&node.proto) {
-            rule.rewrite(&mut NodeEditor::new(graph, facts, widths, kept, &mut patch, id))?;
+            rule.rewrite(&mut NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id))?;
         }
     }
     keep_annotations(model, graph, widths, kept, &mut patch);
@@ -61,6 +62,14 @@ fn keep_annotations(model: &ModelProto, graph: &Graph, widths: &Widths, kept: &K
             patch.keep_annotation(info.name());
         }
     }
+}
+
+/// Widths that shrink and from whose extents something is computed: a head's share of the features, the batch from an axis
+/// that holds it. Such arithmetic is only right on the dense extents.
+fn restored(widths: &Widths, kept: &Kept) -> BTreeSet<Width> {
+    let shrinks = |w: &Width| widths.table.size(*w) != kept.size(&widths.table, *w);
+    let computed = widths.sizes.iter().flatten().flatten().filter(|e| matches!(e, Element::Computed(_)));
+    computed.flat_map(Element::widths).filter(shrinks).map(|w| widths.table.root(w)).collect()
 }
 
 /// Which entries of each axis of a constant stay.

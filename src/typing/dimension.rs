@@ -16,7 +16,7 @@ use crate::{
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Attention heads: a batch axis of the two products around a softmax.
+    /// Attention heads: a batch axis of a product of activations beside a softmax, or what an attention operator calls so.
     Head,
     /// Neurons between two projections.
     Neuron,
@@ -105,7 +105,7 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
         let producers = producers(graph, widths, width, owned);
         let mut reasons = pins.get(&width).cloned().unwrap_or_default();
         let ends = consumers.get(&width).cloned().unwrap_or_default();
-        let kind = kind(graph, widths, width, owned);
+        let kind = kind(graph, widths, width, owned, inner.contains(&width));
         if inner.contains(&width) && kind != Kind::Head {
             reasons.push(Pin::new(producer_name(graph, &producers), Reason::HeadDimension));
         }
@@ -207,13 +207,23 @@ fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> V
     nodes
 }
 
-fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> Kind {
-    let batches = widths.batched.iter().filter(|(_, w)| widths.table.contains(*w, width)).count();
-    if batches >= 2 && under_softmax(graph, widths, width) {
+fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bool) -> Kind {
+    if widths.heads.iter().any(|heads| widths.table.contains(*heads, width)) {
+        return Kind::Head;
+    }
+    // One product is enough: queries may be constant, as those of a decoder's first layer are.
+    let batch = widths.batched.iter().any(|(_, w)| widths.table.contains(*w, width));
+    let softmax = under_softmax(graph, widths, width);
+    if batch && softmax {
         return Kind::Head;
     }
     let convolves = owned.iter().any(|o| widths.operand(graph, o.at).is_some_and(|axes| axes.len() >= 3));
-    if convolves { Kind::Channel } else { Kind::Neuron }
+    match convolves {
+        true => Kind::Channel,
+        // Deformable attention weighs sampled values without a product of matrices.
+        false if softmax && !inner => Kind::Head,
+        false => Kind::Neuron,
+    }
 }
 
 /// Whether a softmax runs for each entry of the width by itself.

@@ -3,9 +3,11 @@
 //! Operators say how their axes relate; unification does the rest. What is free afterwards, unpinned and owned by weights is
 //! a prunable [`Dimension`].
 
+mod batch;
 mod dimension;
 mod observe;
 
+pub use batch::fixed_batch;
 pub use dimension::{Dimension, Dimensions, Kind, Owned, Pinned, dimensions};
 pub use observe::observe;
 
@@ -33,7 +35,10 @@ pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widt
         let mut typer = NodeTyper::new(graph, facts, &dynamic, &mut widths, id);
         let result = match rule {
             Some(rule) => rule.infer(&mut typer),
-            None => Err(Reason::Unsupported(node.op_type().to_owned())),
+            None => Err(Reason::Unsupported(match node.proto.domain() {
+                "" => node.op_type().to_owned(),
+                domain => format!("{domain}.{}", node.op_type()),
+            })),
         };
         match result {
             Ok(()) => typer.settle(),

@@ -4,6 +4,7 @@
 use crate::{
     graph::{Fact, Facts, Graph, Origin, Patch},
     onnx::{proto::ModelProto, tensor::to_tensor},
+    ops,
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
 };
@@ -22,6 +23,7 @@ pub fn observe(
     patch.only_exposed();
     for (id, value) in graph.values() {
         match &value.origin {
+            Origin::Node(node) if !ops::makes_tensors(&graph.node(*node).proto) => {}
             Origin::Node(_) => {
                 patch.expose(&value.name);
                 computed.push(id);

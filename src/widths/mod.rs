@@ -94,6 +94,8 @@ pub struct Widths {
     pub macs: Vec<Macs>,
     /// Batch axes of products of two activations: attention heads are among them.
     pub batched: BTreeSet<(NodeId, Width)>,
+    /// Axes that an attention operator calls heads.
+    pub heads: BTreeSet<Width>,
     /// Widths contracted or produced between two activations: the inside of attention heads.
     pub paired: BTreeSet<Width>,
     /// The batch: the first axis of the first input, where that is symbolic.
@@ -111,6 +113,7 @@ impl Widths {
             contractions: Vec::new(),
             macs: Vec::new(),
             batched: BTreeSet::new(),
+            heads: BTreeSet::new(),
             paired: BTreeSet::new(),
             batch: None,
         }

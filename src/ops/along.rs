@@ -1,0 +1,159 @@
+//! Operators that work along some axes, whose entries depend on each other, and pass the others: CumSum, TopK, ArgMax, Trilu,
+//! ReverseSequence, LRN, MeanVarianceNormalization; and those that look at all axes: NonZero, Size, EyeLike.
+
+use super::{NodeTyper, Operator};
+use crate::widths::{Element, Reason, Width};
+
+fn rearranged(node: &NodeTyper<'_>) -> Reason {
+    Reason::Rearranged(node.op_type().to_owned())
+}
+
+/// Running sums along an axis, which the second operand says.
+pub(super) struct CumSum;
+
+impl Operator for CumSum {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let Some(&[axis]) = node.contents(1) else { return Err(node.form("an axis that was not observed")) };
+        let axis = node.axis(axis, x.len())?;
+        node.pin(x[axis], rearranged(node));
+        node.set(0, x);
+        Ok(())
+    }
+}
+
+/// The largest entries along an axis, and where they are.
+pub(super) struct TopK;
+
+impl Operator for TopK {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let mut x = node.axes(0)?;
+        let axis = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
+        node.pin(x[axis], Reason::Indexed);
+        let count = (0..2).find_map(|slot| node.result_shape(slot).ok()?.get(axis).copied()).unwrap_or(0);
+        x[axis] = node.fixed(count, Reason::Indexed);
+        node.set(0, x.clone());
+        node.set(1, x);
+        Ok(())
+    }
+}
+
+/// Where the largest or the smallest entry along an axis is.
+pub(super) struct ArgExtremum;
+
+impl Operator for ArgExtremum {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let mut x = node.axes(0)?;
+        let axis = node.axis(node.int("axis").unwrap_or(0), x.len())?;
+        node.pin(x[axis], Reason::Indexed);
+        if node.int("keepdims").unwrap_or(1) != 0 {
+            x[axis] = Width::ONE;
+        } else {
+            x.remove(axis);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+}
+
+/// Zeroes a triangle of the last two axes.
+pub(super) struct Trilu;
+
+impl Operator for Trilu {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        for &axis in x.iter().rev().take(2) {
+            node.pin(axis, rearranged(node));
+        }
+        node.set(0, x);
+        Ok(())
+    }
+}
+
+/// Reverses the start of each sequence of a batch.
+pub(super) struct ReverseSequence;
+
+impl Operator for ReverseSequence {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let lengths = node.axes(1)?;
+        let time = node.axis(node.int("time_axis").unwrap_or(0), x.len())?;
+        let batch = node.axis(node.int("batch_axis").unwrap_or(1), x.len())?;
+        node.pin(x[time], rearranged(node));
+        if let Some(&lengths) = lengths.first() {
+            node.unify(lengths, x[batch]);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+}
+
+/// LRN: divides by a sum over neighbouring channels.
+pub(super) struct Lrn;
+
+impl Operator for Lrn {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        if let Some(&channels) = x.get(1) {
+            node.pin(channels, Reason::Normalised);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+}
+
+/// MeanVarianceNormalization: statistics over the listed axes.
+pub(super) struct MeanVariance;
+
+impl Operator for MeanVariance {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        for axis in node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]) {
+            let axis = node.axis(axis, x.len())?;
+            node.pin(x[axis], Reason::Normalised);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+}
+
+/// Where entries are not zero: as many as there happen to be.
+pub(super) struct NonZero;
+
+impl Operator for NonZero {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        for axis in node.axes(0)? {
+            node.pin(axis, Reason::Indexed);
+        }
+        let shape = node.result_shape(0)?;
+        let result = shape.iter().map(|&size| node.fixed(size, Reason::Indexed)).collect();
+        node.set(0, result);
+        Ok(())
+    }
+}
+
+/// The number of elements.
+pub(super) struct Size;
+
+impl Operator for Size {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let widths = node.axes(0)?.into_iter().collect();
+        node.set(0, Vec::new());
+        node.set_sizes(0, vec![Element::Computed(widths)]);
+        Ok(())
+    }
+}
+
+/// A diagonal of ones: rows and columns go together, which no width says.
+pub(super) struct EyeLike;
+
+impl Operator for EyeLike {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        for &axis in &x {
+            node.pin(axis, rearranged(node));
+        }
+        node.set(0, x);
+        Ok(())
+    }
+}

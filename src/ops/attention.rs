@@ -1,0 +1,158 @@
+//! Attention as one operator: the standard's `Attention` (operator set 23), and what all fused forms of attention share.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator};
+use crate::widths::{Reason, Width};
+
+/// The axes of one attention, `softmax(Q[B, H, S, E] · K[B, G, T, E]ᵀ) · V[B, G, T, F]`. There are fewer heads of keys and
+/// values than of queries where groups of queries share them.
+pub(super) struct Heads {
+    pub batch: Width,
+    pub queries: Width,
+    pub heads: Width,
+    pub kv_heads: Width,
+    /// Extent of a query and a key.
+    pub inner: Width,
+    /// Extent of a value.
+    pub value: Width,
+    /// Number of keys, those of the past included.
+    pub keys: usize,
+}
+
+impl Heads {
+    /// Says that whole heads are the units, that keys compete, and what the two products cost.
+    pub fn relate(&mut self, node: &mut NodeTyper<'_>) -> Result<Width, Reason> {
+        let (heads, kv_heads) = (node.size(self.heads), node.size(self.kv_heads));
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(node.form("query heads that are no multiple of the key and value heads"));
+        }
+        // Query head `i` reads key and value head `i / group`.
+        let parts = node.split_product(self.heads, &[kv_heads, heads / kv_heads]);
+        node.unify(parts[0], self.kv_heads);
+        node.heads(self.heads);
+        node.paired(self.inner);
+        node.paired(self.value);
+        let keys = node.fixed(self.keys, Reason::Softmax);
+        node.macs(1, &[self.batch, self.heads, self.queries, keys, self.inner]);
+        node.macs(1, &[self.batch, self.heads, self.queries, keys, self.value]);
+        Ok(keys)
+    }
+
+    /// A bias or mask that is broadcast to `[B, H, S, T]`: one per head is a part of the head.
+    pub fn mask(&self, node: &mut NodeTyper<'_>, slot: usize) -> Result<(), Reason> {
+        if !node.has(slot) {
+            return Ok(());
+        }
+        let mask = node.axes(slot)?;
+        for (&axis, own) in mask.iter().rev().skip(1).zip([self.queries, self.heads, self.batch]) {
+            if axis != Width::ONE {
+                node.unify(axis, own);
+            }
+        }
+        if let Some(&keys) = mask.last() {
+            node.pin(keys, Reason::Softmax);
+        }
+        Ok(())
+    }
+
+    /// Keys or values of earlier steps, `[B, G, P, E]`; `extent` is the last axis.
+    pub fn past(&self, node: &mut NodeTyper<'_>, slot: usize, extent: Width) -> Result<(), Reason> {
+        if !node.has(slot) {
+            return Ok(());
+        }
+        match node.axes(slot)?.as_slice() {
+            &[batch, heads, past, inner] => {
+                node.unify(batch, self.batch);
+                node.unify(heads, self.kv_heads);
+                node.unify(inner, extent);
+                node.pin(past, Reason::Softmax);
+                Ok(())
+            }
+            _ => Err(node.form("a cache of unexpected rank")),
+        }
+    }
+
+    /// Sets keys or values for later steps, `[B, G, T, E]`.
+    pub fn present(&self, node: &mut NodeTyper<'_>, slot: usize, extent: Width) {
+        if let Ok(&[_, _, keys, _]) = node.result_shape(slot) {
+            let keys = node.fixed(keys, Reason::Softmax);
+            node.set(slot, vec![self.batch, self.kv_heads, keys, extent]);
+        }
+    }
+}
+
+/// Takes the last axis apart into heads and what each holds.
+pub(super) fn by_heads(node: &mut NodeTyper<'_>, axis: Width, heads: i64) -> Result<(Width, Width), Reason> {
+    let size = node.size(axis);
+    match usize::try_from(heads).ok().filter(|h| *h > 0 && size.is_multiple_of(*h)) {
+        Some(heads) => {
+            let parts = node.split_product(axis, &[heads, size / heads]);
+            Ok((parts[0], parts[1]))
+        }
+        None => Err(node.form("features that are no multiple of the head count")),
+    }
+}
+
+/// Attention on `[B, H, S, E]`, or on `[B, S, H·E]` with the head counts as attributes.
+pub(super) struct Attention;
+
+const MASK: usize = 3;
+const PAST: (usize, usize) = (4, 5);
+
+impl Operator for Attention {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let merged = node.axes(0)?.len() == 3;
+        let q = four_axes(node, 0, "q_num_heads")?;
+        let k = four_axes(node, 1, "kv_num_heads")?;
+        let v = four_axes(node, 2, "kv_num_heads")?;
+        for (a, b) in [(q[0], k[0]), (q[0], v[0]), (k[1], v[1]), (k[2], v[2]), (q[3], k[3])] {
+            node.unify(a, b);
+        }
+        let past = if node.has(PAST.0) { node.shape(PAST.0)?.get(2).copied().unwrap_or(0) } else { 0 };
+        let mut heads = Heads {
+            batch: q[0],
+            queries: q[2],
+            heads: q[1],
+            kv_heads: k[1],
+            inner: q[3],
+            value: v[3],
+            keys: node.size(k[2]) + past,
+        };
+        node.pin(k[2], Reason::Softmax);
+        let keys = heads.relate(node)?;
+        heads.mask(node, MASK)?;
+        heads.past(node, PAST.0, heads.inner)?;
+        heads.past(node, PAST.1, heads.value)?;
+        heads.present(node, 1, heads.inner);
+        heads.present(node, 2, heads.value);
+        node.set(3, vec![heads.batch, heads.heads, heads.queries, keys]);
+        let result = if merged {
+            vec![heads.batch, heads.queries, node.product(&[heads.heads, heads.value])]
+        } else {
+            vec![heads.batch, heads.heads, heads.queries, heads.value]
+        };
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        if node.axes(0).len() != 3 {
+            return Ok(());
+        }
+        for (name, slot) in [("q_num_heads", 0), ("kv_num_heads", 1)] {
+            node.scale_int(name, node.axes(slot).last());
+        }
+        Ok(())
+    }
+}
+
+/// The operand's axes as `[B, H, S, E]`.
+fn four_axes(node: &mut NodeTyper<'_>, slot: usize, count: &str) -> Result<[Width; 4], Reason> {
+    match *node.axes(slot)?.as_slice() {
+        [batch, heads, length, inner] => Ok([batch, heads, length, inner]),
+        [batch, length, merged] => {
+            let (heads, inner) = by_heads(node, merged, node.int(count).unwrap_or(0))?;
+            Ok([batch, heads, length, inner])
+        }
+        _ => Err(node.form("an operand of unexpected rank")),
+    }
+}

@@ -1,0 +1,273 @@
+//! ONNX Runtime's own forms of attention (domain `com.microsoft`): MultiHeadAttention, Attention, GroupQueryAttention.
+
+use super::{
+    EditError, NodeEditor, NodeTyper, Operator,
+    attention::{Heads, by_heads},
+};
+use crate::widths::{Reason, Width};
+
+/// Queries, keys and values are projected already. They come apart (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
+/// keys with values (`[B, T, H, 2, E]`), or all in one (`[B, S, H, 3, E]`).
+pub(super) struct MultiHeadAttention;
+
+impl Operator for MultiHeadAttention {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [bias, mask, past_key, past_value] = [3, 5, 6, 7];
+        let count = node.int("num_heads").unwrap_or(0);
+        let query = operand(node, 0, count)?;
+        let key = if node.has(1) { operand(node, 1, count)? } else { query };
+        let value = if node.has(2) { operand(node, 2, count)? } else { key };
+        for (a, b) in [(query, key), (query, value)] {
+            node.unify(a.batch, b.batch);
+            node.unify(a.heads, b.heads);
+        }
+        node.unify(query.inner, key.inner);
+        node.unify(key.length, value.length);
+        node.pin(key.length, Reason::Softmax);
+        let past = if node.has(past_key) { node.shape(past_key)?.get(2).copied().unwrap_or(0) } else { 0 };
+        let keys = match node.result_shape(1) {
+            Ok(&[_, _, keys, _]) => keys,
+            _ => node.size(key.length) + past,
+        };
+        let mut heads = Heads {
+            batch: query.batch,
+            queries: query.length,
+            heads: query.heads,
+            kv_heads: query.heads,
+            inner: query.inner,
+            value: value.inner,
+            keys,
+        };
+        let keys = heads.relate(node)?;
+        let merged = node.product(&[heads.heads, heads.value]);
+        if node.has(bias) {
+            let projected = node.product(&[heads.heads, heads.inner]);
+            let all = node.concat(&[projected, projected, merged]);
+            vector(node, bias, all)?;
+        }
+        heads.mask(node, mask)?;
+        heads.past(node, past_key, heads.inner)?;
+        heads.past(node, past_value, heads.value)?;
+        heads.present(node, 1, heads.inner);
+        heads.present(node, 2, heads.value);
+        node.set(3, vec![heads.batch, heads.heads, heads.queries, keys]);
+        node.set(0, vec![heads.batch, heads.queries, merged]);
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        node.scale_int("num_heads", node.result_axes(0).last());
+        Ok(())
+    }
+}
+
+/// What an operand of [`MultiHeadAttention`] says.
+#[derive(Clone, Copy)]
+struct Projected {
+    batch: Width,
+    length: Width,
+    heads: Width,
+    inner: Width,
+}
+
+fn operand(node: &mut NodeTyper<'_>, slot: usize, count: i64) -> Result<Projected, Reason> {
+    match *node.axes(slot)?.as_slice() {
+        [batch, length, merged] => {
+            let (heads, inner) = by_heads(node, merged, count)?;
+            Ok(Projected { batch, length, heads, inner })
+        }
+        [batch, heads, length, inner] => Ok(Projected { batch, length, heads, inner }),
+        [batch, length, heads, packed, inner] => {
+            let reason = node.form("packed operands");
+            node.pin(packed, reason);
+            Ok(Projected { batch, length, heads, inner })
+        }
+        _ => Err(node.form("an operand of unexpected rank")),
+    }
+}
+
+fn vector(node: &mut NodeTyper<'_>, slot: usize, width: Width) -> Result<(), Reason> {
+    match *node.axes(slot)?.as_slice() {
+        [axis] => {
+            node.unify(axis, width);
+            Ok(())
+        }
+        _ => Err(node.form("a bias that is not a vector")),
+    }
+}
+
+/// Projects and attends: `X[B, S, D] · W[D, 3·H·E] + bias`, of extents `qkv_hidden_sizes` where they differ.
+pub(super) struct FusedAttention;
+
+impl Operator for FusedAttention {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [weight, bias, cache, mask] = [1, 2, 4, 5];
+        let (x, w) = (node.axes(0)?, node.axes(weight)?);
+        let (&[batch, length, features], &[rows, columns]) = (x.as_slice(), w.as_slice()) else {
+            return Err(node.form("operands of unexpected rank"));
+        };
+        let third = (node.size(columns) / 3) as i64;
+        let sizes = node.ints("qkv_hidden_sizes").unwrap_or_else(|| vec![third; 3]);
+        let sizes: Vec<usize> = sizes.iter().filter_map(|&s| usize::try_from(s).ok()).collect();
+        if sizes.len() != 3 || sizes.iter().sum::<usize>() != node.size(columns) {
+            return Err(node.form("projections that do not fill the weight"));
+        }
+        node.unify(features, rows);
+        let count = node.int("num_heads").unwrap_or(0);
+        let parts = node.split_concat(columns, &sizes);
+        let parts = [
+            by_heads(node, parts[0], count)?,
+            by_heads(node, parts[1], count)?,
+            by_heads(node, parts[2], count)?,
+        ];
+        let [(heads, inner), (key_heads, key_inner), (value_heads, value)] = parts;
+        node.unify(heads, key_heads);
+        node.unify(heads, value_heads);
+        node.unify(inner, key_inner);
+        if node.has(bias) {
+            vector(node, bias, columns)?;
+        }
+        node.macs(1, &[batch, length, features, columns]);
+        let past = match node.shape(cache) {
+            Ok(&[_, _, _, past, _]) => past,
+            _ => 0,
+        };
+        let keys = match node.result_shape(1) {
+            Ok(&[_, _, _, keys, _]) => keys,
+            _ => node.size(length) + past,
+        };
+        node.pin(length, Reason::Softmax);
+        let mut all = Heads { batch, queries: length, heads, kv_heads: heads, inner, value, keys };
+        let keys = all.relate(node)?;
+        all.mask(node, mask)?;
+        let two = node.fixed(2, Reason::Indexed);
+        if node.has(cache) {
+            let cache = node.axes(cache)?;
+            if let &[_, past_batch, past_heads, _, past_inner] = cache.as_slice() {
+                node.unify(past_batch, batch);
+                node.unify(past_heads, heads);
+                node.unify(past_inner, inner);
+            }
+        }
+        node.set(1, vec![two, batch, heads, keys, inner]);
+        let merged = node.product(&[heads, value]);
+        node.set(0, vec![batch, length, merged]);
+        node.contract(features, (0, 2), Some((weight, 0)), Some(2));
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let Some(&merged) = node.result_axes(0).last() else { return Ok(()) };
+        let (old, new) = (node.old_size(merged) as i64, node.new_size(merged) as i64);
+        if old == new || old == 0 {
+            return Ok(());
+        }
+        if let Some(sizes) = node.ints("qkv_hidden_sizes") {
+            node.set_ints("qkv_hidden_sizes", sizes.iter().map(|size| size * new / old).collect());
+        }
+        node.scale_int("num_heads", Some(&merged));
+        Ok(())
+    }
+}
+
+/// Groups of query heads share a head of keys and values. Projected operands come apart, or all in one: `[B, S, (H+2·G)·E]`.
+pub(super) struct GroupQueryAttention;
+
+impl Operator for GroupQueryAttention {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [past_key, past_value, cosines, sines, mask, sinks] = [3, 4, 7, 8, 10, 11];
+        let (count, kv_count) = (node.int("num_heads").unwrap_or(0), node.int("kv_num_heads").unwrap_or(0));
+        let parts = self.parts(node, count, kv_count)?;
+        let (batch, length, [query, key, value]) = parts;
+        let (heads, inner) = by_heads(node, query, count)?;
+        let (kv_heads, key_inner) = by_heads(node, key, kv_count)?;
+        let (value_heads, value) = by_heads(node, value, kv_count)?;
+        node.unify(inner, key_inner);
+        node.unify(kv_heads, value_heads);
+        let past = if node.has(past_key) { node.shape(past_key)?.get(2).copied().unwrap_or(0) } else { 0 };
+        let keys = match node.result_shape(1) {
+            Ok(&[_, _, keys, _]) => keys,
+            _ => node.size(length) + past,
+        };
+        node.pin(length, Reason::Softmax);
+        let mut all = Heads { batch, queries: length, heads, kv_heads, inner, value, keys };
+        let keys = all.relate(node)?;
+        for slot in [cosines, sines].into_iter().filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
+            for axis in node.axes(slot)? {
+                node.pin(axis, Reason::Rearranged(node.op_type().to_owned()));
+            }
+        }
+        all.mask(node, mask)?;
+        if node.has(sinks) {
+            vector(node, sinks, heads)?;
+        }
+        all.past(node, past_key, inner)?;
+        all.past(node, past_value, value)?;
+        all.present(node, 1, inner);
+        all.present(node, 2, value);
+        node.set(3, vec![batch, heads, length, keys]);
+        let merged = node.product(&[heads, value]);
+        node.set(0, vec![batch, length, merged]);
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let (Some(heads), Some(kv_heads)) = (node.int("num_heads"), node.int("kv_num_heads")) else {
+            return Ok(());
+        };
+        let Some(&merged) = node.result_axes(0).last() else { return Ok(()) };
+        let (old, new) = (node.old_size(merged), node.new_size(merged));
+        let head = old / (heads.unsigned_abs() as usize).max(1);
+        // What the result does not take of a packed operand, keys and values share.
+        let kv = |node: &NodeEditor<'_>| match (node.has(1), node.axes(0).last(), node.axes(1).last()) {
+            (true, _, Some(&key)) => node.new_size(key),
+            (_, Some(&packed), _) => (node.new_size(packed) - new) / 2,
+            _ => 0,
+        };
+        let (new_heads, new_kv) = (new / head.max(1), kv(node) / head.max(1));
+        if new_kv == 0 || !new_heads.is_multiple_of(new_kv) {
+            return Err(node.error("its groups would become unequal"));
+        }
+        if new_heads as i64 != heads {
+            node.set_int("num_heads", new_heads as i64);
+        }
+        if new_kv as i64 != kv_heads {
+            node.set_int("kv_num_heads", new_kv as i64);
+        }
+        Ok(())
+    }
+}
+
+impl GroupQueryAttention {
+    /// Batch, length, and the features of queries, keys and values.
+    fn parts(
+        &self,
+        node: &mut NodeTyper<'_>,
+        heads: i64,
+        kv_heads: i64,
+    ) -> Result<(Width, Width, [Width; 3]), Reason> {
+        let query = node.axes(0)?;
+        let &[batch, length, features] = query.as_slice() else {
+            return Err(node.form("an operand of unexpected rank"));
+        };
+        if !node.has(1) {
+            let all = (heads + 2 * kv_heads).max(1) as usize;
+            let (size, kv_heads) = (node.size(features), kv_heads.max(0) as usize);
+            if !size.is_multiple_of(all) {
+                return Err(node.form("packed features that are no multiple of the head counts"));
+            }
+            let kv = size / all * kv_heads;
+            let parts = node.split_concat(features, &[size - 2 * kv, kv, kv]);
+            return Ok((batch, length, [parts[0], parts[1], parts[2]]));
+        }
+        let (key, value) = (node.axes(1)?, node.axes(2)?);
+        let (&[key_batch, keys, key], &[value_batch, values, value]) = (key.as_slice(), value.as_slice())
+        else {
+            return Err(node.form("an operand of unexpected rank"));
+        };
+        for (a, b) in [(batch, key_batch), (batch, value_batch), (keys, values), (length, keys)] {
+            node.unify(a, b);
+        }
+        Ok((batch, length, [features, key, value]))
+    }
+}

@@ -1,0 +1,48 @@
+//! RotaryEmbedding, of the standard (operator set 23) and of ONNX Runtime.
+
+use super::{EditError, NodeEditor, NodeTyper, Operator, attention::by_heads};
+use crate::widths::Reason;
+
+/// Turns pairs of entries within each head, `[B, H, S, E]` or `[B, S, H·E]`. The two forms list the tables of cosines and
+/// sines in different slots.
+pub(super) struct RotaryEmbedding {
+    /// Slots of the tables, whose last axis has an entry per pair.
+    pub tables: [usize; 2],
+}
+
+impl Operator for RotaryEmbedding {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        let turned = Reason::Rearranged(node.op_type().to_owned());
+        for slot in self.tables {
+            for axis in node.axes(slot)? {
+                node.pin(axis, turned.clone());
+            }
+        }
+        match *x.as_slice() {
+            [_, _, _, inner] => node.pin(inner, turned),
+            [_, _, merged] => {
+                let inner = match node.int("num_heads").unwrap_or(0) {
+                    // Without a head count the tables say the extent of a head.
+                    0 => {
+                        let pairs = node.shape(self.tables[0])?.last().copied().unwrap_or(0);
+                        let heads = node.size(merged).checked_div(2 * pairs).unwrap_or(0);
+                        by_heads(node, merged, heads as i64)?.1
+                    }
+                    heads => by_heads(node, merged, heads)?.1,
+                };
+                node.pin(inner, turned);
+            }
+            _ => return Err(node.form("an operand of unexpected rank")),
+        }
+        node.set(0, x);
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        if node.axes(0).len() == 3 {
+            node.scale_int("num_heads", node.axes(0).last());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! Picking and replacing entries at computed places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
+
+use super::{Ids, NodeTyper, Operator};
+use crate::{
+    onnx::proto::NodeProto,
+    widths::{Reason, Width},
+};
+
+/// Picks along one axis, at every place of the others by itself.
+pub(super) struct GatherElements;
+
+impl Operator for GatherElements {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (data, indices) = (node.axes(0)?, node.axes(1)?);
+        beside(node, &data, &indices)?;
+        node.set(0, indices);
+        Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
+    }
+}
+
+/// Replaces along one axis, at every place of the others by itself.
+pub(super) struct ScatterElements;
+
+impl Operator for ScatterElements {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (data, indices, updates) = (node.axes(0)?, node.axes(1)?, node.axes(2)?);
+        beside(node, &data, &indices)?;
+        beside(node, &data, &updates)?;
+        let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
+        if let (Some(&a), Some(&b)) = (indices.get(axis), updates.get(axis)) {
+            node.unify(a, b);
+        }
+        node.set(0, data);
+        Ok(())
+    }
+}
+
+/// Says that `other` lies beside `data` on all axes but the one that indices count: as wide, or else pinned with it.
+fn beside(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> Result<(), Reason> {
+    if data.len() != other.len() {
+        return Err(node.form("operands of different ranks"));
+    }
+    let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
+    for (i, (&a, &b)) in data.iter().zip(other).enumerate() {
+        if i != axis && node.size(a) == node.size(b) {
+            node.unify(a, b);
+        } else {
+            node.pin(a, Reason::Indexed);
+            node.pin(b, Reason::Indexed);
+        }
+    }
+    Ok(())
+}
+
+/// Picks slices by tuples of indices: `data[B…, I…, R…]`, `indices[B…, P…, tuple]` → `[B…, P…, R…]`.
+pub(super) struct GatherNd;
+
+impl Operator for GatherNd {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (data, indices) = (node.axes(0)?, node.axes(1)?);
+        let batch = usize::try_from(node.int("batch_dims").unwrap_or(0)).unwrap_or(0);
+        let (places, slice) = indexed(node, &data, &indices, batch)?;
+        for (&a, &b) in data.iter().zip(&indices).take(batch) {
+            node.unify(a, b);
+        }
+        node.set(0, places.iter().chain(&slice).copied().collect());
+        Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        Ids::moved(slot)
+    }
+}
+
+/// Replaces slices at tuples of indices: `data[I…, R…]`, `indices[P…, tuple]`, `updates[P…, R…]`.
+pub(super) struct ScatterNd;
+
+impl Operator for ScatterNd {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (data, indices, updates) = (node.axes(0)?, node.axes(1)?, node.axes(2)?);
+        let (places, slice) = indexed(node, &data, &indices, 0)?;
+        let expected: Vec<Width> = places.iter().chain(&slice).copied().collect();
+        if expected.len() != updates.len() {
+            return Err(node.form("updates of unexpected rank"));
+        }
+        for (&a, &b) in expected.iter().zip(&updates) {
+            node.unify(a, b);
+        }
+        node.set(0, data);
+        Ok(())
+    }
+}
+
+/// Pins what tuples of indices count, and returns the axes of the tuples and those of the slices they point to.
+fn indexed(
+    node: &mut NodeTyper<'_>,
+    data: &[Width],
+    indices: &[Width],
+    batch: usize,
+) -> Result<(Vec<Width>, Vec<Width>), Reason> {
+    let Some((&tuple, places)) = indices.split_last() else { return Err(node.form("scalar indices")) };
+    let end = batch + node.size(tuple);
+    if end > data.len() {
+        return Err(node.form("more indices than axes"));
+    }
+    for &axis in data[batch..end].iter().chain([&tuple]) {
+        node.pin(axis, Reason::Indexed);
+    }
+    Ok((places.to_vec(), data[end..].to_vec()))
+}
+
+/// Adds an axis with a one at the place that an index says.
+pub(super) struct OneHot;
+
+impl Operator for OneHot {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let mut result = node.axes(0)?;
+        let axis = node.axis(node.int("axis").unwrap_or(-1), result.len() + 1)?;
+        let depth = node.result_shape(0)?.get(axis).copied().unwrap_or(0);
+        let depth = node.fixed(depth, Reason::Indexed);
+        result.insert(axis, depth);
+        node.set(0, result);
+        Ok(())
+    }
+
+    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+        (slot == 0).then_some(Ids::Below { depth: 1 })
+    }
+}
+
+/// Keeps the entries of one axis for which a condition holds.
+pub(super) struct Compress;
+
+impl Operator for Compress {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let mut x = node.axes(0)?;
+        let Some(axis) = node.int("axis") else { return Err(node.form("a flattened operand")) };
+        let axis = node.axis(axis, x.len())?;
+        node.pin(x[axis], Reason::Indexed);
+        let size = node.result_shape(0)?.get(axis).copied().unwrap_or(0);
+        x[axis] = node.fixed(size, Reason::Indexed);
+        node.set(0, x);
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! Operators between channels and positions: DepthToSpace, SpaceToDepth, GridSample, RoiAlign.
+
+use super::{NodeTyper, Operator};
+use crate::widths::{Reason, Width};
+
+/// `[N, C, H, W]` → `[N, C/b², H·b, W·b]`: blocks of `b·b` channels become positions, so that a unit is `b·b` channels.
+pub(super) struct DepthToSpace;
+
+impl Operator for DepthToSpace {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [batch, channels, height, width] = image(node)?;
+        let block = block(node)?;
+        let size = node.size(channels);
+        if !size.is_multiple_of(block * block) {
+            return Err(node.form("channels that are no multiple of the block"));
+        }
+        let rest = size / (block * block);
+        let kept = if node.string("mode").as_deref() == Some("CRD") {
+            let parts = node.split_product(channels, &[rest, block, block]);
+            pin_block(node, &parts[1..]);
+            parts[0]
+        } else {
+            let parts = node.split_product(channels, &[block, block, rest]);
+            pin_block(node, &parts[..2]);
+            parts[2]
+        };
+        positions(node, batch, kept, &[height, width])
+    }
+}
+
+/// `[N, C, H, W]` → `[N, b²·C, H/b, W/b]`: positions of a block become channels.
+pub(super) struct SpaceToDepth;
+
+impl Operator for SpaceToDepth {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [batch, channels, height, width] = image(node)?;
+        let block = block(node)?;
+        let blocks = [node.fresh(block), node.fresh(block)];
+        pin_block(node, &blocks);
+        let merged = if node.string("mode").as_deref() == Some("CRD") {
+            node.product(&[channels, blocks[0], blocks[1]])
+        } else {
+            node.product(&[blocks[0], blocks[1], channels])
+        };
+        positions(node, batch, merged, &[height, width])
+    }
+}
+
+fn pin_block(node: &mut NodeTyper<'_>, block: &[Width]) {
+    let reason = Reason::Rearranged(node.op_type().to_owned());
+    for &axis in block {
+        node.pin(axis, reason.clone());
+    }
+}
+
+fn image(node: &NodeTyper<'_>) -> Result<[Width; 4], Reason> {
+    <[Width; 4]>::try_from(node.axes(0)?).map_err(|_| node.form("an operand that has not four axes"))
+}
+
+fn block(node: &NodeTyper<'_>) -> Result<usize, Reason> {
+    let block = usize::try_from(node.int("blocksize").unwrap_or(0)).ok().filter(|b| *b > 0);
+    block.ok_or_else(|| node.form("a block without extent"))
+}
+
+/// Sets a result of other positions than the operand's.
+fn positions(node: &mut NodeTyper<'_>, batch: Width, channels: Width, from: &[Width]) -> Result<(), Reason> {
+    for &axis in from {
+        node.pin(axis, Reason::Spatial);
+    }
+    let mut result = vec![batch, channels];
+    for &size in node.result_shape(0)?.iter().skip(2) {
+        let axis = node.fixed(size, Reason::Spatial);
+        result.push(axis);
+    }
+    node.set(0, result);
+    Ok(())
+}
+
+/// Samples positions at points that an operand says: `X[N, C, D…]`, `grid[N, P…, coordinates]` → `Y[N, C, P…]`.
+pub(super) struct GridSample;
+
+impl Operator for GridSample {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let (x, grid) = (node.axes(0)?, node.axes(1)?);
+        let (&[batch, channels, ref from @ ..], &[grid_batch, ref points @ .., coordinates]) =
+            (x.as_slice(), grid.as_slice())
+        else {
+            return Err(node.form("operands of unexpected rank"));
+        };
+        for &axis in from.iter().chain([&coordinates]) {
+            node.pin(axis, Reason::Spatial);
+        }
+        node.unify(batch, grid_batch);
+        let mut result = vec![batch, channels];
+        result.extend(points);
+        node.set(0, result);
+        Ok(())
+    }
+}
+
+/// Pools regions of an image: `X[N, C, H, W]` → `Y[R, C, h, w]`.
+pub(super) struct RoiAlign;
+
+impl Operator for RoiAlign {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [batch, channels, height, width] = image(node)?;
+        let regions = node.axes(1)?;
+        for &axis in regions.iter().skip(1) {
+            node.pin(axis, Reason::Indexed);
+        }
+        node.pin(batch, Reason::Indexed);
+        let regions = regions.first().copied().unwrap_or(Width::ONE);
+        positions(node, regions, channels, &[height, width])
+    }
+}

@@ -1,0 +1,56 @@
+//! Which batch sizes a model supports. Exporters leave the batch axis symbolic and yet write the batch of their example into
+//! shapes: such a file mixes samples, or fails, at any other size.
+
+use crate::{calibration::Samples, onnx::proto::ModelProto, runtime::Engine, tensor::Tensor};
+
+/// Differences up to this share of an output's largest value are rounding.
+const ROUNDING: f32 = 1e-3;
+
+/// The largest batch that is tried.
+const LARGEST: usize = 16;
+
+/// The only batch size at which the model treats samples apart; `None` when it does so alike at one and at two, or at no
+/// size that was tried.
+///
+/// A sample is run alone, beside another, and beside itself. A result that depends on its neighbours, or that another batch
+/// size changes, tells that shapes in the file hold a batch size.
+pub fn fixed_batch(engine: &dyn Engine, model: &ModelProto, samples: &Samples) -> Option<usize> {
+    if samples.fixed_batch().is_some() || samples.len() < 2 {
+        return None;
+    }
+    let mut session = engine.load(model).ok()?;
+    let mut run = |order: &[usize]| session.run(&samples.select(order)).ok();
+    let (alone, pair) = (run(&[0]), run(&[0, 1]));
+    if let (Some(alone), Some(pair)) = (&alone, &pair)
+        && agree((alone, 1), (pair, 2))
+    {
+        return None;
+    }
+    let sizes = std::iter::successors(Some(2), |size| Some(2 * size));
+    for size in sizes.take_while(|size| *size <= samples.len().min(LARGEST)) {
+        let others: Vec<usize> = (0..size).collect();
+        if let (Some(a), Some(b)) = (run(&others), run(&vec![0; size]))
+            && agree((&a, size), (&b, size))
+        {
+            return Some(size);
+        }
+    }
+    alone.map(|_| 1)
+}
+
+/// Whether the first sample has the same results in two runs of so many samples, where an output has an entry per sample.
+fn agree((a, m): (&[Tensor], usize), (b, n): (&[Tensor], usize)) -> bool {
+    a.iter().zip(b).all(|(x, y)| match (x.shape(), y.shape()) {
+        ([i, inner @ ..], [j, outer @ ..]) if *i == m && *j == n && inner == outer => {
+            close(&x.narrow(0, 0, 1), &y.narrow(0, 0, 1))
+        }
+        _ => true,
+    })
+}
+
+fn close(x: &Tensor, y: &Tensor) -> bool {
+    let (Some(x), Some(y)) = (x.to_f32(), y.to_f32()) else { return true };
+    let largest = x.iter().filter(|v| v.is_finite()).fold(0f32, |m, v| m.max(v.abs()));
+    let same = |x: f32, y: f32| x == y || (x - y).abs() <= ROUNDING * largest || x.is_nan() && y.is_nan();
+    x.iter().zip(&y).all(|(x, y)| same(*x, *y))
+}
