@@ -2,6 +2,7 @@
 
 use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
+    graph::Expr,
     onnx::{attr_int, proto::NodeProto},
     tensor::{DType, Tensor},
     widths::{Reason, Width},
@@ -34,33 +35,26 @@ impl Operator for Gather {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (x, rank) = (node.x(0)?, node.shape(0)?.len());
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
-        let (extent, indices) = (node.shape(0)?[axis], node.x(1)?.cast(DType::I64));
+        let (extents, indices) = (x.shape(), node.x(1)?.cast(DType::I64));
         // The axes of the indices, of which there may be none, as one.
         let g = match node.shape(1)?.len() {
             0 => node.g()?.unsqueeze(&[axis]),
             1 => node.g()?,
             _ => {
-                let extents = x.shape();
-                let around = [extents.slice(0, 0, axis), extents.slice(0, axis + 1, rank)];
-                let shape = node.tail().concat(&[around[0], indices.count().reshape(&[1]), around[1]], 0);
+                let (before, after) = (extents.slice(0, 0, axis), extents.slice(0, axis + 1, rank));
+                let shape = node.tail().concat(&[before, indices.count().reshape(&[1]), after], 0);
                 node.g()?.reshape_to(shape.unwrap_or(extents))
             }
         };
-        if let Some(&[only]) = node.constant(1).and_then(|t| t.to_ints()).as_deref() {
-            let (mut before, mut after) = (vec![0; rank], vec![0; rank]);
-            before[axis] = usize::try_from(if only < 0 { only + extent as i64 } else { only }).unwrap_or(0);
-            after[axis] = extent.saturating_sub(before[axis] + 1);
-            node.give(0, g.pad(&before, &after));
-            return Ok(());
-        }
-        // Indices may depend on the inputs: the matrix that picks entries is made at run time.
-        let places = |first: i64| {
-            let places: Vec<i64> = (first..first + extent as i64).collect();
-            node.tail().constant(&Tensor::ints(&places))
-        };
-        let column = indices.reshape(&[-1, 1]);
-        let picks = column.equals(places(0)).apply("Or", &[column.equals(places(-(extent as i64)))], &[]);
-        node.give(0, g.times(axis, rank, picks.cast(g.dtype())));
+        let picks = picks(node, axis, indices)?.cast(g.dtype());
+        let single = node.shape(1)?.iter().product::<usize>() == 1;
+        node.give(
+            0,
+            match single {
+                true => g * picks.reshape(&[&[-1], &vec![1; rank - 1 - axis][..]].concat()),
+                false => g.times(axis, rank, picks),
+            },
+        );
         Ok(())
     }
 
@@ -106,4 +100,23 @@ fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
     let consecutive = indices.iter().zip(start..).all(|(index, expected)| *index == expected);
     let fits = start + indices.len() as i64 <= size;
     (consecutive && fits).then_some((start as usize, indices.len()))
+}
+
+/// `[indices, extent]`: where an index is a place of the axis. Made at run time, as indices may depend on the inputs, and
+/// the extent on the batch.
+fn picks<'a>(node: &NodeGradient<'a>, axis: usize, indices: Expr<'a>) -> Result<Expr<'a>, NoGradient> {
+    let extent = node.x(0)?.shape().slice(0, axis, axis + 1);
+    let places = match node.opset() >= 11 {
+        true => {
+            let [first, step] = [0, 1].map(|n| Some(node.tail().constant(&Tensor::int(n))));
+            node.tail().node("Range", &[first, Some(extent.squeeze(&[0])), step], &[], DType::I64)
+        }
+        false => {
+            let places: Vec<i64> = (0..node.shape(0)?[axis] as i64).collect();
+            node.tail().constant(&Tensor::ints(&places))
+        }
+    };
+    let column = indices.reshape(&[-1, 1]);
+    // Negative indices count from the end.
+    Ok(column.equals(places).apply("Or", &[column.equals(places - extent)], &[]))
 }

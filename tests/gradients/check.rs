@@ -101,6 +101,17 @@ impl Check<'_> {
         Ok(worst)
     }
 
+    /// What passes no cotangent on, each once.
+    pub fn stops(&self) -> Result<BTreeSet<String>, Problem> {
+        let graph = Graph::new(self.model);
+        let facts = observe(self.engine, self.model, &graph, self.observed, 2).map_err(Problem::Forward)?;
+        let tail = Tail::new(graph.opset(), "test");
+        let outputs = graph.outputs().iter().filter(|v| facts.get(**v).is_some_and(|f| f.dtype.is_float()));
+        let seeds: Vec<_> = outputs.map(|v| (*v, tail.scalar(1.0, facts.get(*v).unwrap().dtype))).collect();
+        let backward = gradient::reverse(&graph, &facts, &tail, &seeds, self.wanted);
+        Ok(backward.stops.iter().map(|stop| stop.reason.to_string()).collect())
+    }
+
     /// Value and cotangent of each wanted operand.
     fn backward(
         &self,

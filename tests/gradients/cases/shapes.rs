@@ -26,6 +26,7 @@ pub static FORMS: &[(&str, Form)] = &[
         c.op("Flatten", 13).int("axis", axis).x(&[B, 2, 3])
     }),
     ("Gather", gather),
+    ("Gather along the batch", |c| c.op("Gather", 13).int("axis", 0).x(&[B, 3]).list(&[1, -1, 1])),
     ("Pad", pad),
     ("Reshape", |mut c| {
         let shape = c.pick(&[&[0, -1][..], &[-1, 6, 4], &[0, 2, 3, 4], &[4, -1, 3, 2]]);
@@ -71,7 +72,8 @@ fn gather(mut c: Case) -> Case {
         (-1, &[3, 1], &[-4, 0, 1]),
     ]);
     let indices = ArrayD::from_shape_vec(IxDyn(shape), indices.to_vec()).unwrap();
-    c.op("Gather", 13).int("axis", axis).x(&[B, 3, 4]).constant(Tensor::I64(indices))
+    let opset = c.pick(&[10, 13]);
+    c.op("Gather", opset).int("axis", axis).x(&[B, 3, 4]).constant(Tensor::I64(indices))
 }
 
 fn pad(mut c: Case) -> Case {
