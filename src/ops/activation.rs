@@ -96,8 +96,7 @@ pub(super) static SINH: Unary = Unary(|_, x, _| x.map("Cosh"));
 // Nothing within ±lambd, beyond it the distance from a bias.
 pub(super) static SHRINK: Unary = Unary(|_, _, y| y.map("Abs").map("Sign"));
 pub(super) static TANH: Unary = Unary(|_, _, y| 1.0 - y * y);
-// y is never negative, so that its sign is 1 where the unit passes and else 0.
-pub(super) static RELU: Unary = Unary(|_, _, y| y.map("Sign"));
+pub(super) static RELU: Unary = Unary(|_, _, y| positive(y).cast(y.dtype()));
 
 pub(super) static CELU: Unary = Unary(|node, x, y| {
     let alpha = node.float("alpha").unwrap_or(1.0);
@@ -117,7 +116,7 @@ pub(super) static SELU: Unary = Unary(|node, x, y| {
 
 pub(super) static LEAKY_RELU: Unary = Unary(|node, x, _| {
     let alpha = node.float("alpha").unwrap_or(0.01);
-    positive(x).select(x.scalar(1.0), x.scalar(alpha))
+    (1.0 - alpha) * positive(x).cast(x.dtype()) + alpha
 });
 
 pub(super) static THRESHOLDED_RELU: Unary = Unary(|node, x, _| {
@@ -125,17 +124,18 @@ pub(super) static THRESHOLDED_RELU: Unary = Unary(|node, x, _| {
     x.greater(x.scalar(alpha)).cast(x.dtype())
 });
 
-pub(super) static HARD_SIGMOID: Unary = Unary(|node, x, y| {
+pub(super) static HARD_SIGMOID: Unary = Unary(|node, _, y| {
     let alpha = node.float("alpha").unwrap_or(0.2);
     // Between its bounds 0 and 1, y (1 - y) is positive; at them it is zero.
-    alpha * (y * (x.scalar(1.0) - y)).map("Sign")
+    alpha * positive(y * (1.0 - y)).cast(y.dtype())
 });
 
 pub(super) static HARD_SWISH: Unary = Unary(|_, x, _| {
     // x · clip(x / 6 + 1/2, 0, 1)
     let gate = x / 6.0 + 0.5;
-    let inside = (gate * (1.0 - gate)).map("Relu").map("Sign");
-    positive(gate - 1.0).select(x.scalar(1.0), inside * (x / 3.0 + 0.5))
+    let inside = positive(gate * (1.0 - gate)).cast(x.dtype());
+    let above = positive(gate - 1.0).cast(x.dtype());
+    above + inside * (x / 3.0 + 0.5)
 });
 
 pub(super) static MISH: Unary = Unary(|_, x, _| {
