@@ -194,7 +194,7 @@ impl Inspection {
     }
 
     fn prunable_table(&self) -> impl std::fmt::Display {
-        let mut rows = table(&["layer", "kind", "no", "units", "least", "FLOPs"]);
+        let mut rows = table(&["name", "kind", "layer", "units", "least", "FLOPs"]);
         for d in &self.prunable {
             let share = format!("{:.1} %", 100.0 * d.flops);
             let numbers = [d.layer, d.units, d.floor].map(|n| n.to_string());

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -46,6 +48,23 @@ fn the_flags_that_limit_pruning_limit_what_is_reachable() {
     assert!(least(&["--align", "1"]) < least(&[]));
     let nothing = json("cnn.onnx", &["--kinds", "head"]);
     assert_eq!(nothing["flops"]["minimum"], nothing["flops"]["total"]);
+}
+
+#[test]
+fn a_model_in_which_nothing_can_be_pruned_is_no_error() {
+    let text = "sums (float[N, 4] x) => (float[N, 2] y) <float[4, 3] v = random, float[3, 2] w = random, int64 axis = {1}>
+        { a = MatMul (x, v) b = CumSum (a, axis) c = CumSum (b, axis) y = MatMul (c, w) }";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sums.onnx");
+    optin_onnx::onnx::save(&support::text::parse(text).unwrap().0, &path, false).unwrap();
+    let output = inspect(&path, &["--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["prunable"], Value::Array(Vec::new()));
+    assert_eq!(found["flops"]["total"], found["flops"]["minimum"]);
+    assert_eq!(found["unsupported"], serde_json::json!([{ "operator": "CumSum", "nodes": 2 }]));
+    let text = String::from_utf8(inspect(&path, &[]).stdout).unwrap();
+    assert!(text.starts_with("nothing in this model can be pruned") && text.contains("CumSum"), "{text}");
 }
 
 #[test]

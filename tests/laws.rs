@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[path = "support/random.rs"]
+#[path = "support/random/mod.rs"]
 mod random;
 mod support;
 
