@@ -368,7 +368,8 @@ impl<'a> NodeEditor<'a> {
     }
 }
 
-fn int_attribute(name: &str, value: i64) -> AttributeProto {
+/// An integer attribute.
+pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
     let mut attribute = AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
     attribute.set_type(AttributeType::Int);
     attribute

@@ -1,6 +1,6 @@
 //! Gather.
 
-use super::{EditError, Ids, NodeEditor, NodeTyper, Operator, SizeFlow};
+use super::{EditError, Ids, NodeEditor, NodeTyper, Operator, SizeFlow, editor::int_attribute};
 use crate::{
     onnx::{attr_int, proto::NodeProto},
     widths::{Reason, Width},
@@ -72,4 +72,16 @@ fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
     let consecutive = indices.iter().zip(start..).all(|(index, expected)| *index == expected);
     let fits = start + indices.len() as i64 <= size;
     (consecutive && fits).then_some((start as usize, indices.len()))
+}
+
+/// A node that selects the entries of an axis of `data` that `indices` lists.
+pub fn gather(result: &str, [data, indices]: [String; 2], axis: usize) -> NodeProto {
+    NodeProto {
+        op_type: Some("Gather".to_owned()),
+        name: Some(format!("{result}_gather")),
+        input: vec![data, indices],
+        output: vec![result.to_owned()],
+        attribute: vec![int_attribute("axis", axis as i64)],
+        ..Default::default()
+    }
 }

@@ -37,6 +37,7 @@ mod transpose;
 mod typer;
 
 pub use editor::{Change, EditError, NodeEditor};
+pub use gather::gather;
 pub use ids::Ids;
 pub use registry::{find, makes_tensors};
 pub use sizes::SizeFlow;
