@@ -1,10 +1,12 @@
 //! Operators that work on each element by itself, broadcasting their operands against each other: activations, arithmetic,
 //! comparisons, Where, Clip, Dropout and the like.
 
+use ndarray::ArrayD;
+
 use super::{Ids, NodeTyper, Operator, SizeFlow};
 use crate::{
     onnx::{attr_int, proto::NodeProto},
-    tensor::DType,
+    tensor::{DType, Tensor},
     widths::Reason,
 };
 
@@ -70,6 +72,10 @@ impl Operator for Rename {
 
     fn recasts(&self) -> bool {
         true
+    }
+
+    fn decode(&self, _node: &NodeProto, operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        operands.first()?.as_ref()?.as_numbers()
     }
 }
 

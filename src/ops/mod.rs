@@ -35,6 +35,7 @@ mod softmax;
 mod space;
 mod transpose;
 mod typer;
+mod weights;
 
 pub use editor::{Change, EditError, NodeEditor};
 pub use gather::gather;
@@ -42,8 +43,11 @@ pub use ids::Ids;
 pub use registry::{find, makes_tensors};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
+pub use weights::{holds_weights, reader, weight};
 
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use ndarray::ArrayD;
+
+use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::Reason};
 
 /// The rules of one operator.
 pub trait Operator: Sync {
@@ -73,6 +77,11 @@ pub trait Operator: Sync {
     /// Whether the result is the first operand in another element type: of a constant, a weight as the file stores it.
     fn recasts(&self) -> bool {
         false
+    }
+
+    /// The result as numbers, when the operands are these constants and the rule says how to read them.
+    fn decode(&self, _node: &NodeProto, _operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        None
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.

@@ -1,7 +1,13 @@
 //! QuantizeLinear and DequantizeLinear.
 
+use ndarray::{ArrayD, IxDyn};
+
 use super::{NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use crate::{
+    onnx::{attr_int, proto::NodeProto},
+    tensor::Tensor,
+    widths::{Reason, Width},
+};
 
 /// QuantizeLinear: each element by itself, by a scale and a zero point for the whole tensor or for each entry of one axis.
 pub(super) struct Quantize;
@@ -22,6 +28,26 @@ impl Operator for Dequantize {
 
     fn recasts(&self) -> bool {
         true
+    }
+
+    fn decode(&self, node: &NodeProto, operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        let operand = |slot: usize| operands.get(slot)?.as_ref()?.as_numbers();
+        let stored = operand(0)?;
+        // A scale for each entry of an axis stands along that axis.
+        let aligned = |x: ArrayD<f32>| -> Option<ArrayD<f32>> {
+            if x.len() == 1 {
+                return x.into_shape_with_order(IxDyn(&[])).ok();
+            }
+            let rank = stored.ndim();
+            let axis = attr_int(node, "axis").unwrap_or(1);
+            let axis = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()?;
+            let mut shape = vec![1; rank];
+            *shape.get_mut(axis).filter(|_| x.ndim() == 1)? = x.len();
+            x.into_shape_with_order(IxDyn(&shape)).ok()
+        };
+        let scale = aligned(operand(1)?)?.broadcast(stored.raw_dim())?.to_owned();
+        let zero = operand(2).map_or(Some(ArrayD::zeros(IxDyn(&[]))), aligned)?;
+        Some((&stored - &zero.broadcast(stored.raw_dim())?.to_owned()) * scale)
     }
 }
 
