@@ -40,6 +40,7 @@ mod weights;
 pub use editor::{Change, EditError, NodeEditor};
 pub use gather::gather;
 pub use ids::Ids;
+pub use quantize::unrounded;
 pub use registry::{find, makes_tensors};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;

@@ -1,10 +1,15 @@
 //! QuantizeLinear and DequantizeLinear.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ndarray::{ArrayD, IxDyn};
 
 use super::{NodeTyper, Operator};
 use crate::{
-    onnx::{attr_int, proto::NodeProto},
+    onnx::{
+        attr_int,
+        proto::{ModelProto, NodeProto},
+    },
     tensor::Tensor,
     widths::{Reason, Width},
 };
@@ -65,4 +70,31 @@ fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
     }
     node.set(0, x);
     Ok(())
+}
+
+/// The model without the rounding of activations: what is quantised and dequantised at once passes as it is. `None` when
+/// there is no such rounding.
+pub fn unrounded(model: &ModelProto) -> Option<ModelProto> {
+    let mut model = model.clone();
+    let graph = model.graph.as_mut()?;
+    let stored: BTreeSet<String> = graph.initializer.iter().map(|t| t.name().to_owned()).collect();
+    let quantized: BTreeMap<String, String> = (graph.node.iter())
+        .filter(|node| node.op_type() == "QuantizeLinear")
+        .filter_map(|node| Some((node.output.first()?.clone(), node.input.first()?.clone())))
+        .filter(|(_, from)| !stored.contains(from))
+        .collect();
+    let mut any = false;
+    for node in graph.node.iter_mut().filter(|node| node.op_type() == "DequantizeLinear") {
+        if let Some(from) = node.input.first().and_then(|input| quantized.get(input)) {
+            any = true;
+            *node = NodeProto {
+                op_type: Some("Identity".to_owned()),
+                name: node.name.clone(),
+                input: vec![from.clone()],
+                output: node.output.clone(),
+                ..Default::default()
+            };
+        }
+    }
+    any.then_some(model)
 }
