@@ -251,6 +251,17 @@ impl Tensor {
         })
     }
 
+    /// The elements as float32, integers and truth values too (large ones rounded).
+    pub fn as_numbers(&self) -> Option<ArrayD<f32>> {
+        match self.to_f32() {
+            Some(floats) => Some(floats),
+            None => {
+                let numbers = self.to_ints()?.into_iter().map(|x| x as f32).collect();
+                ArrayD::from_shape_vec(IxDyn(self.shape()), numbers).ok()
+            }
+        }
+    }
+
     /// The same elements converted to `dtype`, when both are floating-point; `None` otherwise.
     pub fn cast_float(&self, dtype: DType) -> Option<Self> {
         let x = self.to_f32()?;

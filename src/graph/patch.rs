@@ -10,6 +10,7 @@ use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 pub struct Patch {
     before: BTreeMap<NodeId, Vec<NodeProto>>,
     replaced: BTreeMap<NodeId, NodeProto>,
+    after: BTreeMap<NodeId, Vec<(NodeProto, String)>>,
     rewired: BTreeMap<Use, String>,
     appended: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
@@ -41,6 +42,12 @@ impl Patch {
     /// Adds `node` after all others.
     pub fn append(&mut self, node: NodeProto) {
         self.appended.push(node);
+    }
+
+    /// Inserts `node`, which makes the first result of the node with id `after` from what is called `raw` from now on: the
+    /// result so far.
+    pub fn insert_after(&mut self, after: NodeId, node: NodeProto, raw: String) {
+        self.after.entry(after).or_default().push((node, raw));
     }
 
     /// Puts `node` in the place of another; what was rewired stays rewired.
@@ -105,6 +112,12 @@ impl Patch {
                     placed.input.resize(at.slot + 1, String::new());
                 }
                 placed.input[at.slot] = name.clone();
+            }
+            for (node, raw) in self.after.get(&id).into_iter().flatten() {
+                if let Some(result) = graph.node.last_mut().and_then(|placed| placed.output.first_mut()) {
+                    result.clone_from(raw);
+                }
+                graph.node.push(node.clone());
             }
         }
         graph.node.extend(self.appended.iter().cloned());

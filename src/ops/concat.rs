@@ -1,7 +1,10 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
 use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use crate::{
+    onnx::proto::NodeProto,
+    widths::{Reason, Width},
+};
 
 /// Lays operands end to end along `axis`.
 pub(super) struct Concat;
@@ -23,7 +26,9 @@ impl Operator for Concat {
             }
         }
         let segments: Vec<_> = operands.iter().map(|o| o[axis]).collect();
-        result[axis] = node.concat(&segments);
+        // Operands of one entry each: every one may go.
+        let single = segments.iter().all(|s| *s == Width::ONE);
+        result[axis] = if single { node.fresh(segments.len()) } else { node.concat(&segments) };
         node.set(0, result);
         Ok(())
     }
@@ -39,6 +44,17 @@ impl Operator for Concat {
                 node.give(slot, g.slice(axis, start, end));
             }
             start = end;
+        }
+        Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let (rank, single) = (node.axes(0).len(), node.input_count() > 1);
+        let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
+        let single = single && (0..node.input_count()).all(|s| node.axes(s).get(axis) == Some(&Width::ONE));
+        let result = node.result_axes(0).get(axis).filter(|_| single);
+        if let Some(entries) = result.and_then(|a| node.entries(*a)) {
+            node.select_result(axis, &entries);
         }
         Ok(())
     }

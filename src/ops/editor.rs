@@ -110,6 +110,11 @@ impl<'a> NodeEditor<'a> {
         self.node.inputs.get(slot).is_some_and(Option::is_some)
     }
 
+    /// Number of input slots, left-out ones included.
+    pub fn input_count(&self) -> usize {
+        self.node.inputs.len()
+    }
+
     /// Number of output slots.
     pub fn output_count(&self) -> usize {
         self.node.outputs.len()
@@ -183,10 +188,7 @@ impl<'a> NodeEditor<'a> {
 
     /// Sets an integer attribute.
     pub fn set_int(&mut self, name: &str, value: i64) {
-        let mut attribute =
-            AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
-        attribute.set_type(AttributeType::Int);
-        self.set_attribute(attribute);
+        self.set_attribute(int_attribute(name, value));
     }
 
     /// Brings a count up to date that is a factor of an axis whose other factors stay: heads, groups.
@@ -327,28 +329,36 @@ impl<'a> NodeEditor<'a> {
         self.restored.contains(&self.widths.table.root(width))
     }
 
-    /// Puts arithmetic on an integer vector behind this node: its only result is scaled by these shares.
+    /// Scales the elements of the result, an integer vector, by these shares.
     pub fn scale_result(&mut self, shares: &[Change]) {
-        let mut node = self.proto();
-        let Some(result) = node.output.first().cloned() else { return };
-        let raw = self.patch.fresh(self.graph, "shape");
-        node.output = vec![raw.clone()];
-        self.patch.insert(self.id, node);
         let [numerators, denominators] = [0, 1].map(|part| {
             let factors: Vec<i64> = shares.iter().map(|s| [s.ratio().0, s.ratio().1][part]).collect();
             self.constant("shape", &Tensor::ints(&factors))
         });
-        let scaled = self.compute("Mul", vec![raw, numerators]);
-        self.patch.replace(
-            self.id,
-            NodeProto {
-                op_type: Some("Div".to_owned()),
-                name: Some(format!("{scaled}_div")),
-                input: vec![scaled, denominators],
-                output: vec![result],
-                ..Default::default()
-            },
-        );
+        self.behind("Mul", numerators, None);
+        self.behind("Div", denominators, None);
+    }
+
+    /// Leaves only these entries in the result's axis.
+    pub fn select_result(&mut self, axis: usize, entries: &[usize]) {
+        let entries: Vec<i64> = entries.iter().map(|e| *e as i64).collect();
+        let entries = self.constant("indices", &Tensor::ints(&entries));
+        self.behind("Gather", entries, Some(int_attribute("axis", axis as i64)));
+    }
+
+    /// Puts an operator of the first result and a constant behind this node, under the result's name.
+    fn behind(&mut self, op: &str, constant: String, attribute: Option<AttributeProto>) {
+        let Some(result) = self.node.proto.output.first().cloned() else { return };
+        let raw = self.patch.fresh(self.graph, "raw");
+        let node = NodeProto {
+            op_type: Some(op.to_owned()),
+            name: Some(format!("{raw}_{}", op.to_lowercase())),
+            input: vec![raw.clone(), constant],
+            output: vec![result],
+            attribute: attribute.into_iter().collect(),
+            ..Default::default()
+        };
+        self.patch.insert_after(self.id, node, raw);
     }
 
     /// How the elements of a shape operand that says the extents of `axes` have to change.
@@ -356,4 +366,11 @@ impl<'a> NodeEditor<'a> {
         let sizes = |a: &Width| (self.old_size(*a), self.new_size(*a));
         axes.iter().enumerate().map(|(i, a)| self.change(slot, i, Some(*a), sizes(a))).collect()
     }
+}
+
+/// An integer attribute.
+pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
+    let mut attribute = AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
+    attribute.set_type(AttributeType::Int);
+    attribute
 }

@@ -1,11 +1,13 @@
 //! Operators that combine elements at the same place, broadcasting their operands against each other: arithmetic,
 //! comparisons, Where, Clip, Dropout and the like. Functions of one number are in `activation.rs`.
 
+use ndarray::ArrayD;
+
 use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
     onnx::{attr_int, proto::NodeProto},
-    tensor::DType,
+    tensor::{DType, Tensor},
     widths::Reason,
 };
 
@@ -164,6 +166,10 @@ impl Operator for Rename {
 
     fn recasts(&self) -> bool {
         true
+    }
+
+    fn decode(&self, _node: &NodeProto, operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        operands.first()?.as_ref()?.as_numbers()
     }
 }
 

@@ -1,6 +1,9 @@
 //! Gather.
 
-use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::{
+    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow,
+    editor::int_attribute,
+};
 use crate::{
     graph::Expr,
     onnx::{attr_int, proto::NodeProto},
@@ -119,4 +122,16 @@ fn picks<'a>(node: &NodeGradient<'a>, axis: usize, indices: Expr<'a>) -> Result<
     let column = indices.reshape(&[-1, 1]);
     // Negative indices count from the end.
     Ok(column.equals(places).apply("Or", &[column.equals(places - extent)], &[]))
+}
+
+/// A node that selects the entries of an axis of `data` that `indices` lists.
+pub fn gather(result: &str, [data, indices]: [String; 2], axis: usize) -> NodeProto {
+    NodeProto {
+        op_type: Some("Gather".to_owned()),
+        name: Some(format!("{result}_gather")),
+        input: vec![data, indices],
+        output: vec![result.to_owned()],
+        attribute: vec![int_attribute("axis", axis as i64)],
+        ..Default::default()
+    }
 }

@@ -38,16 +38,22 @@ mod softmax;
 mod space;
 mod transpose;
 mod typer;
+mod weights;
 mod window;
 
 pub use editor::{Change, EditError, NodeEditor};
+pub use gather::gather;
 pub use gradient::{NoGradient, NodeGradient};
 pub use ids::Ids;
+pub use quantize::unrounded;
 pub use registry::{all, find, makes_tensors};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
+pub use weights::{holds_weights, reader, weight};
 
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use ndarray::ArrayD;
+
+use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::Reason};
 
 /// The rules of one operator.
 pub trait Operator: Sync {
@@ -87,6 +93,11 @@ pub trait Operator: Sync {
     /// Whether the result is the first operand in another element type: of a constant, a weight as the file stores it.
     fn recasts(&self) -> bool {
         false
+    }
+
+    /// The result as numbers, when the operands are these constants and the rule says how to read them.
+    fn decode(&self, _node: &NodeProto, _operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        None
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.

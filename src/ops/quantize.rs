@@ -1,7 +1,18 @@
 //! QuantizeLinear and DequantizeLinear.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ndarray::{ArrayD, IxDyn};
+
 use super::{NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use crate::{
+    onnx::{
+        attr_int,
+        proto::{ModelProto, NodeProto},
+    },
+    tensor::Tensor,
+    widths::{Reason, Width},
+};
 
 /// QuantizeLinear: each element by itself, by a scale and a zero point for the whole tensor or for each entry of one axis.
 pub(super) struct Quantize;
@@ -23,6 +34,26 @@ impl Operator for Dequantize {
     fn recasts(&self) -> bool {
         true
     }
+
+    fn decode(&self, node: &NodeProto, operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        let operand = |slot: usize| operands.get(slot)?.as_ref()?.as_numbers();
+        let stored = operand(0)?;
+        // A scale for each entry of an axis stands along that axis.
+        let aligned = |x: ArrayD<f32>| -> Option<ArrayD<f32>> {
+            if x.len() == 1 {
+                return x.into_shape_with_order(IxDyn(&[])).ok();
+            }
+            let rank = stored.ndim();
+            let axis = attr_int(node, "axis").unwrap_or(1);
+            let axis = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()?;
+            let mut shape = vec![1; rank];
+            *shape.get_mut(axis).filter(|_| x.ndim() == 1)? = x.len();
+            x.into_shape_with_order(IxDyn(&shape)).ok()
+        };
+        let scale = aligned(operand(1)?)?.broadcast(stored.raw_dim())?.to_owned();
+        let zero = operand(2).map_or(Some(ArrayD::zeros(IxDyn(&[]))), aligned)?;
+        Some((&stored - &zero.broadcast(stored.raw_dim())?.to_owned()) * scale)
+    }
 }
 
 fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
@@ -39,4 +70,31 @@ fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
     }
     node.set(0, x);
     Ok(())
+}
+
+/// The model without the rounding of activations: what is quantised and dequantised at once passes as it is. `None` when
+/// there is no such rounding.
+pub fn unrounded(model: &ModelProto) -> Option<ModelProto> {
+    let mut model = model.clone();
+    let graph = model.graph.as_mut()?;
+    let stored: BTreeSet<String> = graph.initializer.iter().map(|t| t.name().to_owned()).collect();
+    let quantized: BTreeMap<String, String> = (graph.node.iter())
+        .filter(|node| node.op_type() == "QuantizeLinear")
+        .filter_map(|node| Some((node.output.first()?.clone(), node.input.first()?.clone())))
+        .filter(|(_, from)| !stored.contains(from))
+        .collect();
+    let mut any = false;
+    for node in graph.node.iter_mut().filter(|node| node.op_type() == "DequantizeLinear") {
+        if let Some(from) = node.input.first().and_then(|input| quantized.get(input)) {
+            any = true;
+            *node = NodeProto {
+                op_type: Some("Identity".to_owned()),
+                name: node.name.clone(),
+                input: vec![from.clone()],
+                output: node.output.clone(),
+                ..Default::default()
+            };
+        }
+    }
+    any.then_some(model)
 }

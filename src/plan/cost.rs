@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     graph::Graph,
-    onnx,
+    ops,
     typing::Dimension,
     widths::{Width, WidthTable, Widths},
 };
@@ -34,13 +34,13 @@ impl Cost {
         Self::new(widths, dimensions, terms.collect(), samples.max(1) as u64)
     }
 
-    /// Floating-point numbers in constants, each constant counted once.
+    /// Weights in constants, each constant counted once.
     pub fn parameters(graph: &Graph, widths: &Widths, dimensions: &[Dimension]) -> Self {
         let mut seen = std::collections::BTreeSet::new();
         let mut terms = Vec::new();
         for (at, axes) in widths.constants() {
             let Some(value) = graph.node(at.node).inputs[at.slot] else { continue };
-            if graph.constant(value).is_some_and(onnx::is_float) && seen.insert(value) {
+            if ops::holds_weights(graph, at) && seen.insert(value) {
                 terms.push(Term { factor: 1, widths: axes.to_vec() });
             }
         }

@@ -14,6 +14,7 @@ use crate::{
         tensor::{from_tensor, to_tensor},
     },
     ops::{self, EditError, NodeEditor},
+    tensor::Tensor,
     widths::{Element, Kept, Width, Widths},
 };
 
@@ -38,6 +39,7 @@ pub fn rewrite(
 ) -> Result<ModelProto, RewriteError> {
     let mut patch = Patch::default();
     slice_constants(graph, widths, kept, &mut patch)?;
+    select_views(graph, widths, kept, &mut patch);
     let restored = restored(widths, kept);
     for (id, node) in graph.nodes() {
         if let Some(rule) = ops::find(&node.proto) {
@@ -108,6 +110,25 @@ fn slice_constants(
         }
     }
     Ok(())
+}
+
+/// Puts a selection before every use of a computed value that shrinks by itself.
+fn select_views(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
+    for (&at, axes) in &widths.views {
+        let node = graph.node(at.node);
+        for (axis, width) in axes.iter().enumerate() {
+            let (Some(entries), Some(value)) = (kept.entries(&widths.table, *width), node.inputs[at.slot])
+            else {
+                continue;
+            };
+            let whole = patch.rewired(at).unwrap_or(&graph.value(value).name).to_owned();
+            let entries: Vec<i64> = entries.iter().map(|e| *e as i64).collect();
+            let (indices, selected) = (patch.fresh(graph, "indices"), patch.fresh(graph, "selected"));
+            patch.constant(from_tensor(&indices, &Tensor::ints(&entries)));
+            patch.insert(at.node, ops::gather(&selected, [whole, indices], axis));
+            patch.rewire(at, selected);
+        }
+    }
 }
 
 fn sliced(

@@ -7,7 +7,7 @@ use ndarray::{ArrayD, Axis};
 use super::{DimensionScores, ModelView};
 use crate::{
     graph::{Graph, Patch, Use, ValueId},
-    onnx::tensor::to_tensor,
+    ops,
     runtime::Engine,
     score::ScoreError,
     typing::Dimension,
@@ -24,7 +24,7 @@ pub fn magnitude(
     for dimension in dimensions {
         let mut squares = vec![0.0; dimension.size];
         for owned in &dimension.owned {
-            let Some(weight) = constant(graph, owned.at)?.filter(|w| w.ndim() >= 2) else { continue };
+            let Some(weight) = ops::weight(graph, owned.at)?.filter(|w| w.ndim() >= 2) else { continue };
             let norms = squares_along(&weight, owned.axis);
             add_to_units(widths, graph, dimension, (owned.at, owned.axis), &norms, &mut squares);
         }
@@ -45,7 +45,7 @@ pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionSc
             let Some(activation) = moments.get(&(at, contraction.axis)) else { continue };
             let weight = match contraction.weight {
                 Some((slot, axis)) => {
-                    constant(graph, Use { node: contraction.node, slot })?.map(|w| squares_along(&w, axis))
+                    ops::weight(graph, Use { node: contraction.node, slot })?.map(|w| squares_along(&w, axis))
                 }
                 None => None,
             };
@@ -60,14 +60,6 @@ pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionSc
         all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
     }
     Ok(all)
-}
-
-fn constant(graph: &Graph, at: Use) -> Result<Option<ArrayD<f32>>, ScoreError> {
-    let tensor = graph.node(at.node).inputs.get(at.slot).copied().flatten().and_then(|v| graph.constant(v));
-    match tensor {
-        Some(tensor) => Ok(to_tensor(tensor)?.to_f32()),
-        None => Ok(None),
-    }
 }
 
 fn squares_along(x: &ArrayD<f32>, axis: usize) -> Vec<f64> {

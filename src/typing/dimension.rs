@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     graph::{Graph, NodeId, Use},
-    onnx, ops,
+    ops,
     widths::{Contraction, Pin, Reason, Width, Widths},
 };
 
@@ -138,8 +138,7 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
 fn owners(graph: &Graph, widths: &Widths) -> BTreeMap<Width, Vec<Owned>> {
     let mut owners: BTreeMap<Width, Vec<Owned>> = BTreeMap::new();
     for (at, axes) in widths.constants() {
-        let tensor = graph.node(at.node).inputs[at.slot].and_then(|v| graph.constant(v));
-        if !tensor.is_some_and(onnx::is_float) {
+        if !ops::holds_weights(graph, at) {
             continue;
         }
         for (axis, width) in axes.iter().enumerate() {
@@ -193,7 +192,8 @@ fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> V
         .filter(|c| widths.table.contains(c.width, width))
         .filter_map(|c| c.weight.map(|(slot, axis)| (c.node, slot, axis)))
         .collect();
-    let matrices = owned.iter().filter(|o| {
+    let read = owned.iter().map(|o| Owned { at: ops::reader(graph, o.at), axis: o.axis });
+    let matrices = read.filter(|o| {
         let rank = widths.operand(graph, o.at).map_or(0, <[Width]>::len);
         rank >= 2 && !summed.contains(&(o.at.node, o.at.slot, o.axis))
     });

@@ -6,6 +6,7 @@
 mod batch;
 mod dimension;
 mod observe;
+mod shared;
 
 pub use batch::fixed_batch;
 pub use dimension::{Dimension, Dimensions, Kind, Owned, Pinned, dimensions};
@@ -14,7 +15,7 @@ pub use observe::observe;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Facts, Graph, Node, Use, ValueId},
+    graph::{Facts, Graph, Node, NodeId, Use, ValueId},
     ops::{self, NodeTyper, SizeFlow},
     widths::{Pin, Reason, Width, Widths},
 };
@@ -23,6 +24,18 @@ use crate::{
 ///
 /// `symbolic` says which graph inputs have a symbolic first axis.
 pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widths {
+    let widths = relate(graph, facts, symbolic, &BTreeSet::new());
+    let shared = shared::head_axes(graph, &widths);
+    if shared.is_empty() { widths } else { relate(graph, facts, symbolic, &shared) }
+}
+
+/// Types every axis; the uses of the axes in `apart` each get a width of their own.
+fn relate(
+    graph: &Graph,
+    facts: &Facts,
+    symbolic: &BTreeSet<ValueId>,
+    apart: &BTreeSet<(ValueId, usize)>,
+) -> Widths {
     let mut widths = Widths::new(graph.values().count());
     type_inputs(graph, facts, symbolic, &mut widths);
     type_constants(graph, facts, &mut widths);
@@ -31,6 +44,7 @@ pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widt
         if is_constant(graph, node) {
             continue;
         }
+        type_views(graph, &mut widths, id, apart);
         let rule = ops::find(&node.proto);
         let mut typer = NodeTyper::new(graph, facts, &dynamic, &mut widths, id);
         let result = match rule {
@@ -98,6 +112,20 @@ fn type_constants(graph: &Graph, facts: &Facts, widths: &mut Widths) {
             let Some(fact) = facts.get(value) else { continue };
             let axes = fact.shape.iter().map(|&size| widths.table.fresh(size)).collect();
             widths.constants.insert(Use { node: id, slot }, axes);
+        }
+    }
+}
+
+fn type_views(graph: &Graph, widths: &mut Widths, id: NodeId, apart: &BTreeSet<(ValueId, usize)>) {
+    for (slot, value) in graph.node(id).inputs.iter().enumerate() {
+        let Some(value) = value else { continue };
+        let Some(mut axes) = widths.value(*value).map(<[Width]>::to_vec) else { continue };
+        let own: Vec<usize> = (0..axes.len()).filter(|axis| apart.contains(&(*value, *axis))).collect();
+        for &axis in &own {
+            axes[axis] = widths.table.fresh(widths.table.size(axes[axis]));
+        }
+        if !own.is_empty() {
+            widths.views.insert(Use { node: id, slot }, axes);
         }
     }
 }

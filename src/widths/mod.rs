@@ -86,6 +86,8 @@ pub struct Widths {
     pub(crate) values: Vec<Option<Vec<Width>>>,
     /// Axes of each use of a constant. Uses of one constant are typed apart: shared ones are copied before they are sliced.
     pub(crate) constants: BTreeMap<Use, Vec<Width>>,
+    /// Axes of uses of computed values that are typed apart: a use that shrinks selects its entries.
+    pub(crate) views: BTreeMap<Use, Vec<Width>>,
     /// For integer values that say sizes: what each element says.
     pub(crate) sizes: Vec<Option<Vec<Element>>>,
     /// Where widths end.
@@ -109,6 +111,7 @@ impl Widths {
             table: WidthTable::default(),
             values: vec![None; values],
             constants: BTreeMap::new(),
+            views: BTreeMap::new(),
             sizes: vec![None; values],
             contractions: Vec::new(),
             macs: Vec::new(),
@@ -126,7 +129,7 @@ impl Widths {
 
     /// Axes of an operand.
     pub fn operand(&self, graph: &Graph, at: Use) -> Option<&[Width]> {
-        match self.constants.get(&at) {
+        match self.constants.get(&at).or_else(|| self.views.get(&at)) {
             Some(axes) => Some(axes),
             None => self.value((*graph.node(at.node).inputs.get(at.slot)?)?),
         }
