@@ -15,8 +15,8 @@ pub struct Stability {
     pub standard_error: f64,
 }
 
-/// Halves that agree this far will not change their mind.
-const STABLE: f64 = 0.99;
+/// Halves that agree this far make a whole that agrees with the truth to `√(2r / (1 + r))`, more than 0.99 (Spearman-Brown).
+const STABLE: f64 = 0.98;
 
 impl Stability {
     /// That of tallies, one per dimension, whose kinds are `kinds`.
