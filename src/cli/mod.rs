@@ -10,6 +10,7 @@ use crate::{
     Error, Options, Progress,
     calibration::CalibrationOptions,
     plan::{Budget, Limits},
+    recover::Mode,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
     score::Method,
     typing::Kind,
@@ -95,6 +96,12 @@ struct Prune {
     /// Prune only layers whose names match.
     #[arg(long, value_name = "REGEX")]
     only: Vec<Regex>,
+    /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
+    #[arg(long, value_enum, default_value_t = Mode::Refit, value_name = "WHAT")]
+    recover: Mode,
+    /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
+    #[arg(long, default_value = "auto", value_name = "auto|X", value_parser = parse_ridge)]
+    ridge: Ridge,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -138,6 +145,18 @@ fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let (name, sizes) = text.rsplit_once('=').ok_or_else(wrong)?;
     let sizes = sizes.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
     Ok((name.to_owned(), sizes))
+}
+
+/// A ridge, or none to have it chosen.
+#[derive(Clone, Copy, Debug)]
+struct Ridge(Option<f64>);
+
+fn parse_ridge(text: &str) -> Result<Ridge, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(Ridge(None)),
+        Ok(ridge) if ridge > 0.0 && f64::is_finite(ridge) => Ok(Ridge(Some(ridge))),
+        _ => Err(format!("`{text}` is neither auto nor a positive number")),
+    }
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -234,6 +253,8 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
             keep: prune.keep.clone(),
             only: prune.only.clone(),
         },
+        recover: prune.recover,
+        ridge: prune.ridge.0,
         scores: prune.scores.clone(),
         save_scores: prune.save_scores.clone(),
         batch: prune.batch.max(1),
@@ -243,6 +264,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     let report = crate::run(&options, &mut |event| match event {
         Progress::Stage(stage) => spinner.set_message(stage),
         Progress::Units { done, total } => spinner.set_message(format!("score {done}/{total}")),
+        Progress::Layers { done, total } => spinner.set_message(format!("recover {done}/{total}")),
         Progress::Say(text) if prune.quiet => drop(text),
         Progress::Say(text) => spinner.suspend(|| print_note(&text)),
     });

@@ -7,7 +7,7 @@ mod cut;
 mod facts;
 mod patch;
 
-pub use cut::{Cut, cut};
+pub use cut::{Cut, cut, segment};
 pub use facts::{Fact, Facts};
 pub use patch::Patch;
 

@@ -9,6 +9,7 @@ use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
 #[derive(Clone, Debug, Default)]
 pub struct Patch {
     before: BTreeMap<NodeId, Vec<NodeProto>>,
+    appended: Vec<NodeProto>,
     replaced: BTreeMap<NodeId, NodeProto>,
     rewired: BTreeMap<Use, String>,
     initializers: Vec<TensorProto>,
@@ -28,6 +29,11 @@ impl Patch {
     /// Inserts `node` right before the node with id `before`, after what was inserted there already.
     pub fn insert(&mut self, before: NodeId, node: NodeProto) {
         self.before.entry(before).or_default().push(node);
+    }
+
+    /// Adds `node` after all others.
+    pub fn append(&mut self, node: NodeProto) {
+        self.appended.push(node);
     }
 
     /// Puts `node` in the place of another; what was rewired stays rewired.
@@ -89,6 +95,7 @@ impl Patch {
                 placed.input[at.slot] = name.clone();
             }
         }
+        graph.node.extend(self.appended.iter().cloned());
         for tensor in &self.initializers {
             match graph.initializer.iter_mut().find(|old| old.name() == tensor.name()) {
                 Some(old) => *old = tensor.clone(),

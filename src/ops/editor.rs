@@ -4,7 +4,7 @@ use crate::{
     graph::{Facts, Graph, Node, NodeId, Patch, Use},
     onnx::{
         self,
-        proto::{AttributeProto, NodeProto, attribute_proto::AttributeType},
+        proto::{AttributeProto, NodeProto},
         tensor::from_tensor,
     },
     tensor::Tensor,
@@ -148,18 +148,12 @@ impl<'a> NodeEditor<'a> {
 
     /// Sets an integer attribute.
     pub fn set_int(&mut self, name: &str, value: i64) {
-        let mut attribute =
-            AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
-        attribute.set_type(AttributeType::Int);
-        self.set_attribute(attribute);
+        self.set_attribute(onnx::int_attribute(name, value));
     }
 
     /// Sets an attribute of integers.
     pub fn set_ints(&mut self, name: &str, values: Vec<i64>) {
-        let mut attribute =
-            AttributeProto { name: Some(name.to_owned()), ints: values, ..Default::default() };
-        attribute.set_type(AttributeType::Ints);
-        self.set_attribute(attribute);
+        self.set_attribute(onnx::ints_attribute(name, &values));
     }
 
     /// Removes an attribute.

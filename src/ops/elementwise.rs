@@ -1,7 +1,9 @@
 //! Operators that work on each element by itself, broadcasting their operands against each other: activations, arithmetic,
 //! comparisons, Where, Clip, Dropout and the like.
 
-use super::{NodeTyper, Operator, SizeFlow};
+use ndarray::ArrayD;
+
+use super::{NodeTyper, NodeView, Operator, SizeFlow, linear::uniform};
 use crate::widths::Reason;
 
 /// Any elementwise operator. Scalars such as Clip's bounds or Dropout's ratio are operands like all others.
@@ -32,6 +34,62 @@ impl Operator for Add {
     fn adds(&self) -> bool {
         true
     }
+
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(1.0))
+    }
+}
+
+/// Sub.
+pub(super) struct Sub;
+
+impl Operator for Sub {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.combine()
+    }
+
+    fn gain(&self, _node: &NodeView<'_>, slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(if slot == 0 { 1.0 } else { -1.0 }))
+    }
+}
+
+/// Mul.
+pub(super) struct Mul;
+
+impl Operator for Mul {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.combine()
+    }
+
+    fn gain(&self, node: &NodeView<'_>, slot: usize) -> Option<ArrayD<f64>> {
+        node.constant(1 - slot)
+    }
+}
+
+/// Div.
+pub(super) struct Div;
+
+impl Operator for Div {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        relate(node)
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.combine()
+    }
+
+    fn gain(&self, node: &NodeView<'_>, slot: usize) -> Option<ArrayD<f64>> {
+        let divisor = if slot == 0 { node.constant(1)? } else { return None };
+        Some(divisor.mapv(f64::recip))
+    }
 }
 
 /// Identity and Cast: the same elements under another name or type.
@@ -44,6 +102,10 @@ impl Operator for Rename {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.pass()
+    }
+
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(1.0))
     }
 }
 

@@ -11,6 +11,7 @@ mod einsum;
 mod elementwise;
 mod expand;
 mod gather;
+mod linear;
 mod matmul;
 mod normalization;
 mod pad;
@@ -27,9 +28,12 @@ mod transpose;
 mod typer;
 
 pub use editor::{EditError, NodeEditor};
+pub use linear::{Linear, NodeView, Window};
 pub use registry::find;
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
+
+use ndarray::ArrayD;
 
 use crate::widths::Reason;
 
@@ -51,6 +55,17 @@ pub trait Operator: Sync {
     /// Brings attributes and shape operands up to date with the axes that shrink.
     fn rewrite(&self, _node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         Ok(())
+    }
+
+    /// The node as a matrix product with its constant operand `weight`; `None` where it is none, or of a form not covered.
+    fn linear(&self, _node: &NodeView<'_>, _weight: usize) -> Option<Linear> {
+        None
+    }
+
+    /// The constant that the change of operand `slot` is multiplied by on its way to the first result, if the operator is
+    /// affine in that operand and keeps its elements apart. It broadcasts against the operand.
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        None
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.

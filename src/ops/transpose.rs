@@ -1,6 +1,8 @@
 //! Transpose.
 
-use super::{NodeTyper, Operator};
+use ndarray::ArrayD;
+
+use super::{NodeTyper, NodeView, Operator, linear::uniform};
 use crate::widths::Reason;
 
 /// Permutes axes; without `perm`, reverses them.
@@ -13,5 +15,9 @@ impl Operator for Transpose {
         let axes = perm.iter().map(|&p| node.axis(p, x.len()).map(|p| x[p])).collect::<Result<_, _>>()?;
         node.set(0, axes);
         Ok(())
+    }
+
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(1.0))
     }
 }

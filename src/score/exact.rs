@@ -52,7 +52,7 @@ pub fn exact(
     wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<DimensionScores>, ScoreError> {
-    let points = waypoints(view.graph, view.widths, view.dimensions);
+    let points = waypoints(view.graph, view.facts, view.widths, view.dimensions);
     let outputs = heads(view.graph, view.facts);
     let padding = if options.paper_quirks { None } else { padding(view) };
     let scorer = Scorer { engine, view, options, points, outputs, padding };

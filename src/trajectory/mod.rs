@@ -4,4 +4,4 @@ mod distance;
 mod waypoint;
 
 pub use distance::{kullback_leibler, manifold, relative_l2, unit_gram};
-pub use waypoint::{Head, Waypoint, heads, waypoints};
+pub use waypoint::{Addend, Head, Path, Waypoint, after_residual, heads, waypoints};
