@@ -214,12 +214,13 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     if report.synthetic {
         report
             .notes
-            .push("scores come from made-up inputs (noise): give calibration data by --calib".to_owned());
+            .push("scores come from made-up inputs (noise), and nothing is recovered: give calibration data by --calib".to_owned());
     }
     if let Some(output) = &options.output {
         let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
         let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
         report.proof = Some(proof);
+        // Made-up inputs say nothing of what removed units did.
         if options.recover != Mode::Off && !report.synthetic {
             let settings = RecoverOptions {
                 mode: options.recover,

@@ -1,6 +1,9 @@
-//! The layers that recovery corrects: sums over pruned widths with constant weights.
+//! The layers that recovery corrects: sums with constant weights, from the first pruned one on.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::Serialize;
 
@@ -72,7 +75,8 @@ pub(super) struct Layer {
     pub entries: usize,
 }
 
-/// The layers whose summed width was pruned, in the order of the pruned network, each with the reason if it is to be left.
+/// The layers that pruning touches, in the order of the pruned network, each with the reason if it is to be left: those that
+/// sum over a pruned width, and those that read, or are added to, what such layers make.
 ///
 /// `pruned` and `facts` are the pruned model's graph and what one run of it showed.
 pub(super) fn layers(
@@ -81,13 +85,11 @@ pub(super) fn layers(
     pruned: &Graph,
     facts: &Facts,
 ) -> Vec<Result<Layer, (String, Reason)>> {
-    let table = &view.widths.table;
     let dynamic = view.graph.dynamic();
+    let touched = touched(view, kept, pruned);
     let mut found = BTreeMap::new();
     for contraction in &view.widths.contractions {
-        if contraction.weight.is_none()
-            || kept.size(table, contraction.width) == table.size(contraction.width)
-        {
+        if contraction.weight.is_none() {
             continue;
         }
         let name = view.graph.node(contraction.node).outputs.first().copied().flatten();
@@ -95,9 +97,23 @@ pub(super) fn layers(
         let Some(id) = name.and_then(|n| pruned.producer(pruned.find(n)?)) else { continue };
         let label = view.graph.node(contraction.node).label().to_owned();
         let layer = layer(view, &dynamic, kept, contraction, (pruned, facts, id));
-        found.entry(id).or_insert_with(|| layer.map_err(|reason| (label, reason)));
+        let compared = layer.as_ref().ok().and_then(|l| pruned.producer(pruned.find(&l.waypoint.0)?));
+        if touched.contains(&compared.unwrap_or(id)) {
+            found.entry(id).or_insert_with(|| layer.map_err(|reason| (label, reason)));
+        }
     }
     found.into_values().collect()
+}
+
+/// Nodes of the pruned graph whose results depend on a sum over a pruned width.
+fn touched(view: ModelView<'_>, kept: &Kept, pruned: &Graph) -> BTreeSet<NodeId> {
+    let table = &view.widths.table;
+    let sums = view.widths.contractions.iter().filter(|c| kept.size(table, c.width) < table.size(c.width));
+    let nodes = sums.filter_map(|c| {
+        let result = view.graph.node(c.node).outputs.first().copied().flatten()?;
+        pruned.producer(pruned.find(&view.graph.value(result).name)?)
+    });
+    pruned.descendants(nodes)
 }
 
 fn layer(

@@ -20,14 +20,14 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::{
-    calibration::{CalibrationError, InputRole, input_roles},
+    calibration::CalibrationError,
     graph::{Facts, Graph, NodeId, ValueId},
     onnx::{OnnxError, proto::ModelProto},
     rewrite,
     runtime::{Engine, RuntimeError},
     score::ModelView,
     tensor::DType,
-    trajectory::{Head, heads, kullback_leibler, relative_l2},
+    trajectory::{Head, heads, output_distance},
     typing::observe,
     widths::Kept,
 };
@@ -137,7 +137,7 @@ pub struct Recovered {
 pub struct Recovery {
     /// What was allowed to change.
     pub mode: Mode,
-    /// One entry per layer whose summed width was pruned, in the order of the network.
+    /// One entry per layer that pruning touches, in the order of the network.
     pub layers: Vec<LayerRecovery>,
     /// Distance of the outputs from the dense model's, over the calibration samples: divergence in nats where they are
     /// class scores, else the relative squared error.
@@ -248,7 +248,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             view,
             options,
-            padding: padding(view),
+            padding: view.padding(),
             dense: stream(view.graph, view.facts),
             pruned: stream(&graph, &facts),
             types: graph.values().filter_map(typed).collect(),
@@ -355,10 +355,7 @@ impl<'a> Pass<'a> {
     /// For each position of a batch, whether it is no padding; `None` where there is none.
     fn real_positions(&self, value: ValueId, range: &Range<usize>) -> Result<Option<Vec<i64>>, RecoverError> {
         let Some((name, mask)) = &self.padding else { return Ok(None) };
-        let table = &self.view.widths.table;
-        let positions = self.view.widths.value(*mask).and_then(|axes| axes.get(1).copied());
-        let axes = self.view.widths.value(value).unwrap_or_default();
-        if !positions.is_some_and(|p| axes.iter().any(|a| table.contains(*a, p))) {
+        if !self.view.is_padded(value, *mask) {
             return Ok(None);
         }
         let inputs = self.view.samples.batch(range.start, range.end)?;
@@ -395,14 +392,6 @@ impl Spread {
     }
 }
 
-/// The first input that is a mask `[batch, positions]`.
-fn padding(view: ModelView<'_>) -> Option<(String, ValueId)> {
-    let roles = input_roles(view.model);
-    let masks = roles.into_iter().filter(|(_, role)| *role == InputRole::Mask);
-    let masks = masks.filter_map(|(name, _)| view.graph.find(&name).map(|v| (name, v)));
-    masks.into_iter().find(|(_, v)| view.facts.get(*v).is_some_and(|f| f.shape.len() == 2))
-}
-
 /// Distances of the outputs of two models from the dense model's, over all samples.
 fn distances(
     engine: &dyn Engine,
@@ -426,19 +415,12 @@ fn distances(
         let Some((dense, others)) = outputs.split_first() else { continue };
         for (total, other) in totals.iter_mut().zip(others) {
             let pairs = places.iter().filter_map(|(i, head)| {
-                Some(head_distance(*head, &dense.get(*i)?.to_f32()?, &other.get(*i)?.to_f32()?))
+                let (a, b) = (dense.get(*i)?.to_f32()?, other.get(*i)?.to_f32()?);
+                Some(output_distance(*head, a.view(), b.view()))
             });
             *total += pairs.sum::<f64>() * range.len() as f64;
         }
     }
     let samples = view.samples.len().max(1) as f64;
     Ok((totals[0] / samples, totals[1] / samples))
-}
-
-fn head_distance(head: Head, dense: &ndarray::ArrayD<f32>, other: &ndarray::ArrayD<f32>) -> f64 {
-    match head {
-        Head::Logits => kullback_leibler(dense.view(), other.view(), false),
-        Head::Probabilities => kullback_leibler(dense.view(), other.view(), true),
-        Head::Embedding => relative_l2(dense.view(), other.view()),
-    }
 }

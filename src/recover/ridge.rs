@@ -5,7 +5,7 @@ use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
 use super::moments::{Correction, Moments};
 
 /// Ridges that are tried, relative to the mean variance of the entries; ascending.
-const GRID: [f64; 10] = [1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
+const GRID: [f64; 12] = [1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
 
 /// Where the search begins.
 const START: usize = 5;

@@ -12,13 +12,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{DimensionScores, ModelView, ScoreError, quirks};
 use crate::{
-    calibration::{InputRole, input_roles},
     graph::{Graph, Patch, ValueId, cut},
     masks,
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
-    trajectory::{Head, Waypoint, heads, kullback_leibler, manifold, relative_l2, waypoints},
+    trajectory::{Head, Waypoint, heads, manifold, output_distance, waypoints},
     typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
@@ -54,7 +53,7 @@ pub fn exact(
 ) -> Result<Vec<DimensionScores>, ScoreError> {
     let points = waypoints(view.graph, view.facts, view.widths, view.dimensions);
     let outputs = heads(view.graph, view.facts);
-    let padding = if options.paper_quirks { None } else { padding(view) };
+    let padding = if options.paper_quirks { None } else { view.padding() };
     let scorer = Scorer { engine, view, options, points, outputs, padding };
     let total: usize = view.dimensions.iter().filter(|d| wanted(d)).map(|d| d.size).sum();
     let batches = view.samples.ranges(view.batch).count().max(1);
@@ -74,14 +73,6 @@ pub fn exact(
 
 /// Samples, over all masks, that one run of a suffix holds.
 const MASKED_BATCH: usize = 32;
-
-/// The first input that is a mask `[batch, positions]`.
-fn padding(view: ModelView<'_>) -> Option<(String, ValueId)> {
-    let roles = input_roles(view.model);
-    let masks = roles.into_iter().filter(|(_, role)| *role == InputRole::Mask);
-    let masks = masks.filter_map(|(name, _)| view.graph.find(&name).map(|v| (name, v)));
-    masks.into_iter().find(|(_, v)| view.facts.get(*v).is_some_and(|f| f.shape.len() == 2))
-}
 
 struct Scorer<'a> {
     engine: &'a dyn Engine,
@@ -297,12 +288,8 @@ impl<'a> Scorer<'a> {
             .collect()
     }
 
-    /// Whether the value has the positions of the padding mask as an axis.
     fn is_padded(&self, value: ValueId) -> bool {
-        let table = &self.view.widths.table;
-        let positions = self.padding.as_ref().and_then(|(_, v)| self.view.widths.value(*v)?.get(1).copied());
-        let axes = self.view.widths.value(value).unwrap_or_default();
-        positions.is_some_and(|p| axes.iter().any(|a| table.contains(*a, p)))
+        self.padding.as_ref().is_some_and(|(_, mask)| self.view.is_padded(value, *mask))
     }
 }
 
@@ -349,7 +336,7 @@ impl<'a> Meter<'a> {
                 // The sum over rows, where the formula takes the mean.
                 let rows = |z: &ArrayD<f32>| z.len() / z.shape().last().copied().unwrap_or(1).max(1);
                 for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
-                    divergence[unit] += head_distance(*head, a, b) * rows(a) as f64;
+                    divergence[unit] += output_distance(*head, a.view(), b.view()) * rows(a) as f64;
                 }
             }
         }
@@ -376,17 +363,9 @@ fn distance(options: &ExactOptions, dense: &Features, masked: &Features) -> f64 
         total += sum / a.len().max(1) as f64;
     }
     for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
-        total += options.lambda * head_distance(*head, a, b);
+        total += options.lambda * output_distance(*head, a.view(), b.view());
     }
     total
-}
-
-fn head_distance(head: Head, dense: &ArrayD<f32>, masked: &ArrayD<f32>) -> f64 {
-    match head {
-        Head::Logits => kullback_leibler(dense.view(), masked.view(), false),
-        Head::Probabilities => kullback_leibler(dense.view(), masked.view(), true),
-        Head::Embedding => relative_l2(dense.view(), masked.view()),
-    }
 }
 
 /// The `k`-th of `parts` equal parts of a value along its first axis; the whole of it when there is one part.

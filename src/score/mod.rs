@@ -10,8 +10,8 @@ pub use weights::{magnitude, wanda};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    calibration::Samples,
-    graph::{Facts, Graph},
+    calibration::{InputRole, Samples, input_roles},
+    graph::{Facts, Graph, ValueId},
     onnx::proto::ModelProto,
     typing::{Dimension, Kind},
     widths::Widths,
@@ -34,6 +34,23 @@ pub struct ModelView<'a> {
     pub samples: &'a Samples,
     /// Samples per run.
     pub batch: usize,
+}
+
+impl ModelView<'_> {
+    /// The first input that is a mask `[batch, positions]`: its name and value.
+    pub fn padding(&self) -> Option<(String, ValueId)> {
+        let roles = input_roles(self.model);
+        let masks = roles.into_iter().filter(|(_, role)| *role == InputRole::Mask);
+        let masks = masks.filter_map(|(name, _)| self.graph.find(&name).map(|v| (name, v)));
+        masks.into_iter().find(|(_, v)| self.facts.get(*v).is_some_and(|f| f.shape.len() == 2))
+    }
+
+    /// Whether `value` has the positions of the mask as (part of) an axis.
+    pub fn is_padded(&self, value: ValueId, mask: ValueId) -> bool {
+        let positions = self.widths.value(mask).and_then(|axes| axes.get(1).copied());
+        let axes = self.widths.value(value).unwrap_or_default();
+        positions.is_some_and(|p| axes.iter().any(|a| self.widths.table.contains(*a, p)))
+    }
 }
 
 /// How units are scored.

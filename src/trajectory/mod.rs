@@ -3,5 +3,5 @@
 mod distance;
 mod waypoint;
 
-pub use distance::{kullback_leibler, manifold, relative_l2, unit_gram};
+pub use distance::{kullback_leibler, manifold, output_distance, relative_l2, unit_gram};
 pub use waypoint::{Addend, Head, Path, Waypoint, after_residual, heads, waypoints};
