@@ -225,6 +225,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
             let settings = RecoverOptions {
                 mode: options.recover,
                 ridge: options.ridge,
+                // A budget of parameters leaves no room for new ones.
+                grow: options.flops.is_some() || options.params.is_none(),
                 seed: options.calibration.seed,
                 ..Default::default()
             };
@@ -234,6 +236,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
                 recover::recover(&*engine, typed.view(), &kept, &pruned, &settings, &mut tick)
             })?;
             pruned = recovered.model;
+            report.params.after += recovered.report.added;
             report.recovery = Some(recovered.report);
         }
         describe(&mut pruned, &report, &budget.to_string(), options);

@@ -18,7 +18,7 @@ use optin_onnx::{
         tensor::{from_tensor, to_tensor},
         validate,
     },
-    recover::{Mode, Outcome, RecoverOptions, Recovered, recover},
+    recover::{Mode, Outcome, Reason, RecoverOptions, Recovered, recover},
     rewrite,
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
     score::ModelView,
@@ -248,6 +248,28 @@ fn patches(
     Array2::from_shape_vec((out.len() / entries, entries), out).unwrap()
 }
 
+/// What reaches each position of the result of a `ConvTranspose` without padding, by its definition.
+fn scattered(a: &ArrayD<f32>, kernel: usize, stride: usize, dilation: usize) -> Array2<f64> {
+    let (samples, channels, height, width) = (a.shape()[0], a.shape()[1], a.shape()[2], a.shape()[3]);
+    let extent = |n: usize| (n - 1) * stride + dilation * (kernel - 1) + 1;
+    let (rows, columns) = (extent(height), extent(width));
+    let mut out = Array2::zeros((samples * rows * columns, channels * kernel * kernel));
+    for ((n, c), (y, x)) in
+        pairs(samples, channels).flat_map(|nc| pairs(height, width).map(move |yx| (nc, yx)))
+    {
+        for (i, j) in pairs(kernel, kernel) {
+            let position = (n * rows + y * stride + i * dilation) * columns + x * stride + j * dilation;
+            out[[position, (c * kernel + i) * kernel + j]] = f64::from(a[[n, c, y, x]]);
+        }
+    }
+    out
+}
+
+/// All pairs of indices.
+fn pairs(m: usize, n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..m).flat_map(move |i| (0..n).map(move |j| (i, j)))
+}
+
 /// The value called `name` for all samples.
 fn tap(typed: &Typed, model: &ModelProto, name: &str) -> ArrayD<f32> {
     let mut patch = optin_onnx::graph::Patch::default();
@@ -336,6 +358,41 @@ proptest! {
             assert_close(bias.slice_axis(ndarray::Axis(0), span.into()).iter().copied(), shift);
         }
     }
+
+    #[test]
+    fn transposed_convolutions_are_refitted_as_least_squares_says(
+        seed in 0u64..1000,
+        kernel in 1usize..4,
+        stride in 1usize..3,
+        dilation in 1usize..3,
+    ) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let attributes = vec![
+            ints_attribute("strides", &[stride as i64; 2]),
+            ints_attribute("dilations", &[dilation as i64; 2]),
+            ints_attribute("output_padding", &[0; 2]),
+        ];
+        let nodes = vec![
+            node("Conv", &["x", "A"], "h", vec![]),
+            node("Relu", &["h"], "a", vec![]),
+            node("ConvTranspose", &["a", "B"], "y", attributes),
+        ];
+        let constants =
+            vec![("A", random(&mut rng, &[8, 3, 1, 1])), ("B", random(&mut rng, &[8, 4, kernel, kernel]))];
+        let typed = Typed::new(model(4, nodes, constants), random(&mut rng, &[24, 3, 4, 5]));
+        let kept = typed.kept(&units(seed, 8, 4));
+        let pruned = typed.pruned(&kept);
+        let recovered = typed.recover(&kept, &refit(Some(1e-2)));
+
+        let e = rows(&(typed.run(&typed.model) - typed.run(&pruned)), 1);
+        let x = scattered(&tap(&typed, &pruned, "a"), kernel, stride, dilation);
+        let (weights, bias) = least_squares(&x, &e, 1e-2);
+        // Entries are channel, then tap; the weight has features between them.
+        let change = (constant(&recovered.model, "B") - constant(&pruned, "B")).mapv(f64::from);
+        let change = change.permuted_axes(IxDyn(&[0, 2, 3, 1]));
+        assert_close(change.iter().copied(), weights.iter().copied());
+        assert_close(constant(&recovered.model, "y__bias").mapv(f64::from), bias);
+    }
 }
 
 #[test]
@@ -378,6 +435,21 @@ fn a_bias_takes_over_the_mean() {
 }
 
 #[test]
+fn a_budget_of_parameters_leaves_no_room_for_a_bias() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let typed = Typed::new(chain(&mut rng, false), random(&mut rng, &[32, 5, 8]));
+    let kept = typed.kept(&units(11, 24, 12));
+    let pruned = typed.pruned(&kept);
+    let recovered = typed.recover(&kept, &RecoverOptions { grow: false, ..refit(Some(1e-3)) });
+    let names = |m: &ModelProto| {
+        m.graph.as_ref().unwrap().initializer.iter().map(|t| t.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&recovered.model), names(&pruned));
+    assert_eq!((recovered.report.added, typed.recover(&kept, &refit(None)).report.added), (0, 12));
+    assert!(recovered.report.after < recovered.report.before);
+}
+
+#[test]
 fn a_weight_that_others_read_stays_for_them() {
     // B is used twice; pruning touches its first use alone.
     let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -403,6 +475,36 @@ fn a_weight_that_others_read_stays_for_them() {
     assert_eq!(constant(&recovered.model, "B"), constant(&typed.model, "B"));
     let after = relative_error(&typed.run(&typed.model), &typed.run(&recovered.model));
     assert!(after < relative_error(&typed.run(&typed.model), &typed.run(&typed.pruned(&kept))));
+}
+
+#[test]
+fn a_weight_that_stays_shared_is_left() {
+    // W is read before and after the pruned layer.
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let nodes = vec![
+        node("MatMul", &["x", "W"], "w", vec![]),
+        node("MatMul", &["w", "A"], "h", vec![]),
+        node("Relu", &["h"], "a", vec![]),
+        node("MatMul", &["a", "B"], "b", vec![]),
+        node("Sigmoid", &["b"], "s", vec![]),
+        node("MatMul", &["s", "W"], "y", vec![]),
+    ];
+    let constants = vec![
+        ("A", random(&mut rng, &[8, 16])),
+        ("B", random(&mut rng, &[16, 8])),
+        ("W", random(&mut rng, &[8, 8])),
+    ];
+    let typed = Typed::new(model(3, nodes, constants), random(&mut rng, &[32, 4, 8]));
+    let mut kept = Kept::default();
+    let hidden = typed.dimensions.iter().find(|d| d.size == 16).unwrap();
+    kept.keep(&typed.widths.table, hidden.width, units(6, 16, 8));
+    let recovered = typed.recover(&kept, &refit(None));
+    let outcomes: Vec<_> = recovered.report.layers.iter().map(|l| &l.outcome).collect();
+    assert!(
+        matches!(outcomes[..], [Outcome::Refitted { .. }, Outcome::Left(Reason::Shared)]),
+        "{outcomes:?}"
+    );
+    assert_eq!(constant(&recovered.model, "W"), constant(&typed.model, "W"));
 }
 
 #[test]

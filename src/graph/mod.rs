@@ -229,6 +229,13 @@ impl Graph {
             .collect()
     }
 
+    /// Whether one operand alone reads the value.
+    pub fn is_read_once(&self, value: ValueId) -> bool {
+        self.uses(value).len() == 1
+            && !self.outputs.contains(&value)
+            && !self.nodes().any(|(_, node)| node.captures.contains(&value))
+    }
+
     /// `start` and all nodes downstream of them, in topological order.
     pub fn descendants(&self, start: impl IntoIterator<Item = NodeId>) -> BTreeSet<NodeId> {
         let mut seen = BTreeSet::new();

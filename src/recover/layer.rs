@@ -25,7 +25,9 @@ pub enum Reason {
     Form { op: String },
     /// The weight is not a floating-point constant of the file.
     Computed,
-    /// Where its result is added up could not be followed.
+    /// Other operands read the same weight: a copy of its own would make the model larger.
+    Shared,
+    /// Its result was not observed.
     Unobserved,
     /// Samples come in one batch: nothing could be held out.
     Samples,
@@ -40,6 +42,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Form { op } => write!(f, "this form of {op} is not known to be a matrix product"),
             Self::Computed => f.write_str("its weight is computed"),
+            Self::Shared => f.write_str("its weight is shared"),
             Self::Unobserved => f.write_str("its result was not observed"),
             Self::Samples => f.write_str("the samples make one batch, so none can be held out"),
             Self::Positions => f.write_str("its positions vary among batches"),
@@ -71,6 +74,8 @@ pub(super) struct Layer {
     pub gain: Vec<f64>,
     /// A constant that is added to the result: the first result of the node that adds it, and where and how.
     pub bias: Option<(String, Addend)>,
+    /// Whether there is a constant that can take a correction of the bias.
+    pub biased: bool,
     /// Entries summed over, per group.
     pub entries: usize,
 }
@@ -127,8 +132,11 @@ fn layer(
     let form = || Reason::Form { op: node.op_type().to_owned() };
     let (weight, _) = contraction.weight.ok_or_else(form)?;
     let feature = contraction.feature.ok_or_else(form)?;
-    let tensor = node.inputs.get(weight).copied().flatten().and_then(|v| pruned.constant(v));
-    let tensor = tensor.filter(|t| is_float(t)).ok_or(Reason::Computed)?;
+    let value = node.inputs.get(weight).copied().flatten().ok_or(Reason::Computed)?;
+    let tensor = pruned.constant(value).filter(|t| is_float(t)).ok_or(Reason::Computed)?;
+    if !pruned.is_read_once(value) {
+        return Err(Reason::Shared);
+    }
     let rule = ops::find(&node.proto).ok_or_else(form)?;
     let linear = rule.linear(&NodeView::new(pruned, facts, id), weight).ok_or_else(form)?;
     let result = view.graph.node(contraction.node).outputs.first().copied().flatten();
@@ -148,7 +156,9 @@ fn layer(
     let gain = stay(&path.gain);
     let weights: usize = tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).product();
     let name = |v| view.graph.value(v).name.clone();
+    let own = linear.bias.and_then(|(slot, _)| pruned.constant(node.inputs.get(slot).copied().flatten()?));
     Ok(Layer {
+        biased: own.is_some() || path.bias.is_some(),
         name: node.label().to_owned(),
         result: name(result),
         operand: (contraction.slot, contraction.axis),

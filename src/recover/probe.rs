@@ -37,6 +37,13 @@ pub(super) struct Positions {
     pub target: Array2<f32>,
 }
 
+impl Positions {
+    /// The first position alone, measured against zeros.
+    pub fn first(features: usize) -> Self {
+        Self { rows: vec![0], target: Array2::zeros((1, features)) }
+    }
+}
+
 impl Probe {
     /// Extends `pruned`, whose graph is `graph`. `describe` gives the type and the number of axes of a
     /// value. `None` where the layer is gone.
@@ -85,15 +92,15 @@ impl Probe {
         Some(Self { model: build.patch.apply(pruned), outputs, rows, reads, ones, target })
     }
 
-    /// What to feed besides the model's own inputs, for a batch of so many samples.
-    pub fn feed(&self, layer: &Layer, chosen: &Positions, samples: usize) -> Vec<(String, Tensor)> {
+    /// What to feed besides the model's own inputs.
+    pub fn feed(&self, layer: &Layer, chosen: &Positions) -> Vec<(String, Tensor)> {
         let rows: Vec<i64> = chosen.rows.iter().map(|r| *r as i64).collect();
         let mut feed = vec![
             (self.rows.clone(), Tensor::ints(&rows)),
             (self.target.clone(), Tensor::F32(chosen.target.clone().into_dyn())),
         ];
         if self.outputs.len() > 1 {
-            let reads = reads(layer, &chosen.rows, samples);
+            let reads = reads(layer, &chosen.rows);
             let ones = ArrayD::ones(IxDyn(&[layer.linear.groups, rows.len(), 1]));
             feed.push((self.reads.clone(), Tensor::ints(&reads)));
             feed.push((self.ones.clone(), Tensor::F32(ones)));
@@ -116,15 +123,14 @@ impl Probe {
     }
 }
 
-/// The operand's positions that each of `rows` reads, taps innermost; the position after the last stands for padding.
-fn reads(layer: &Layer, rows: &[usize], samples: usize) -> Vec<i64> {
+/// The operand's positions that each of `rows` reads, taps innermost; the last, which is zero, stands for padding.
+fn reads(layer: &Layer, rows: &[usize]) -> Vec<i64> {
     let Some(window) = &layer.linear.window else { return rows.iter().map(|r| *r as i64).collect() };
     let (from, to) = (window.operand.iter().product::<usize>(), window.result.iter().product::<usize>());
-    let zero = samples * from;
     let taps = layer.linear.taps();
     let read = |row: usize, tap: usize| {
         let (sample, position) = (row / to.max(1), row % to.max(1));
-        window.read(position, tap).map_or(zero, |p| sample * from + p) as i64
+        window.read(position, tap).map_or(-1, |p| (sample * from + p) as i64)
     };
     rows.iter().flat_map(|row| (0..taps).map(move |tap| read(*row, tap))).collect()
 }

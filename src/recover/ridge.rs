@@ -19,7 +19,7 @@ pub enum Form {
     Ridge(f64),
 }
 
-/// Moments about the mean, per group, ready to be solved with any ridge.
+/// Moments of one group about the mean, ready to be solved with any ridge.
 struct Centred {
     gram: Mat<f64>,
     cross: Mat<f64>,
@@ -30,13 +30,14 @@ struct Centred {
 }
 
 impl Centred {
-    fn new(rows: f64, gram: &Mat<f64>, cross: &Mat<f64>) -> Self {
+    /// `biased` says whether there is a bias; else the moments are taken about zero.
+    fn new(rows: f64, gram: &Mat<f64>, cross: &Mat<f64>, biased: bool) -> Self {
         let entries = gram.nrows() - 1;
-        let rows = rows.max(1.0);
+        let rows = if biased { rows.max(1.0) } else { f64::INFINITY };
         let x: Vec<f64> = (0..entries).map(|i| gram[(i, entries)] / rows).collect();
         let e: Vec<f64> = (0..cross.ncols()).map(|j| cross[(entries, j)] / rows).collect();
-        let centred = Mat::from_fn(entries, entries, |i, j| gram[(i, j)] - rows * x[i] * x[j]);
-        let cross = Mat::from_fn(entries, cross.ncols(), |i, j| cross[(i, j)] - rows * x[i] * e[j]);
+        let centred = Mat::from_fn(entries, entries, |i, j| gram[(i, j)] - gram[(i, entries)] * x[j]);
+        let cross = Mat::from_fn(entries, cross.ncols(), |i, j| cross[(i, j)] - gram[(i, entries)] * e[j]);
         let scale = (0..entries).map(|i| centred[(i, i)].max(0.0)).sum::<f64>() / entries.max(1) as f64;
         Self { gram: centred, cross, means: (x, e), scale }
     }
@@ -62,14 +63,15 @@ impl Centred {
     }
 }
 
-/// The correction that leaves the least error on these positions, in this form; `None` where they are singular.
-pub fn fit(moments: &Moments, form: Form) -> Option<Correction> {
-    solve(&centre(moments), form)
+/// The correction that leaves the least error on these positions, in this form; `None` where they are singular. Unless the
+/// layer is `biased`, its bias stays zero.
+pub fn fit(moments: &Moments, form: Form, biased: bool) -> Option<Correction> {
+    solve(&centre(moments, biased), form)
 }
 
-fn centre(moments: &Moments) -> Vec<Centred> {
+fn centre(moments: &Moments, biased: bool) -> Vec<Centred> {
     let groups = moments.gram.iter().zip(&moments.cross);
-    groups.map(|(gram, cross)| Centred::new(moments.rows, gram, cross)).collect()
+    groups.map(|(gram, cross)| Centred::new(moments.rows, gram, cross, biased)).collect()
 }
 
 fn solve(groups: &[Centred], form: Form) -> Option<Correction> {
@@ -78,9 +80,10 @@ fn solve(groups: &[Centred], form: Form) -> Option<Correction> {
 
 /// The form with the least error on positions that it was not fitted to, and that error, which is summed over folds: each
 /// fold's error after fitting to all others. `ridge` fixes the ridge; without entries there is the bias alone.
-pub fn cross_validate(folds: &[Moments], total: &Moments, ridge: Option<f64>) -> (Form, f64) {
+pub fn cross_validate(folds: &[Moments], total: &Moments, ridge: Option<f64>, biased: bool) -> (Form, f64) {
     let training: Vec<Vec<Centred>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = folds.iter().map(|fold| scope.spawn(|| centre(&total.minus(fold)))).collect();
+        let threads: Vec<_> =
+            folds.iter().map(|fold| scope.spawn(|| centre(&total.minus(fold), biased))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
     });
     let error = |form: Form| -> f64 {

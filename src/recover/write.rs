@@ -86,7 +86,7 @@ fn add_to_bias(
     } else if let Some((at, tensor, addend)) = added {
         let shift = shift.iter().zip(&addend.gain).map(|(shift, gain)| shift * gain);
         add(&mut patch, graph, at, tensor, &vector(shift, addend.trailing))?;
-    } else {
+    } else if shift.iter().any(|s| *s != 0.0) {
         let weight = constant(graph, Use { node, slot: layer.weight });
         let dtype = weight.and_then(|w| DType::from_onnx(w.data_type())).unwrap_or(DType::F32);
         let name = unused(graph, &format!("{}__bias", layer.result));
@@ -153,10 +153,7 @@ fn add(
         return Ok(());
     };
     let value = graph.node(at.node).inputs.get(at.slot).copied().flatten();
-    let alone = value.is_some_and(|v| {
-        let captured = graph.nodes().any(|(_, node)| node.captures.contains(&v));
-        graph.is_initializer(v) && graph.uses(v).len() == 1 && !captured && !graph.outputs().contains(&v)
-    });
+    let alone = value.is_some_and(|v| graph.is_initializer(v) && graph.is_read_once(v));
     if alone {
         patch.constant(from_tensor(tensor.name(), &new));
     } else {
