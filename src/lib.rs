@@ -11,6 +11,7 @@ pub mod onnx;
 pub mod ops;
 mod pipeline;
 pub mod plan;
+pub mod recover;
 pub mod report;
 pub mod rewrite;
 pub mod runtime;

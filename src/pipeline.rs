@@ -1,4 +1,4 @@
-//! The whole run: load → type → score → plan → rewrite → verify → save.
+//! The whole run: load → type → score → plan → rewrite → verify → recover → save.
 
 use std::{
     collections::BTreeSet,
@@ -10,15 +10,19 @@ use crate::{
     fold,
     graph::{Facts, Graph},
     masks,
-    onnx::{self, OnnxError, Source, proto::StringStringEntryProto},
-    plan::{self, Budget, Cost, Limits, Plan, PlanError},
+    onnx::{
+        self, OnnxError, Source,
+        proto::{ModelProto, StringStringEntryProto},
+    },
+    plan::{self, Budget, Cost, Limits, PlanError},
+    recover::{self, Mode, RecoverError, RecoverOptions},
     report::{Change, Clock, Report},
     rewrite::{self, RewriteError},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, ScoreError, ScoreOptions, Scores},
     typing::{self, Dimension, Dimensions},
     verify::{self, Proof, VerifyError},
-    widths::Widths,
+    widths::{Kept, Widths},
 };
 
 /// What the user asks for.
@@ -40,6 +44,10 @@ pub struct Options {
     pub score: ScoreOptions,
     /// What may be removed.
     pub limits: Limits,
+    /// What recovery may change.
+    pub recover: Mode,
+    /// The ridge of recovery; `None`: chosen per layer on held-out samples.
+    pub ridge: Option<f64>,
     /// Scores of an earlier run to plan from.
     pub scores: Option<PathBuf>,
     /// Where scores are saved.
@@ -83,6 +91,8 @@ pub enum Error {
     Rewrite(#[from] RewriteError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// The model could not be run on synthetic inputs.
     #[error(
         "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
@@ -107,8 +117,14 @@ pub enum Error {
 impl Error {
     /// Whether the job ran and was not done (exit code 1), rather than not being understood (2).
     pub fn ran(&self) -> bool {
-        matches!(self, Self::Disproved { .. } | Self::Miscounted { .. } | Self::Verify(_) | Self::Rewrite(_))
-            || matches!(self, Self::Plan(PlanError::Nothing(_)))
+        matches!(
+            self,
+            Self::Disproved { .. }
+                | Self::Miscounted { .. }
+                | Self::Verify(_)
+                | Self::Rewrite(_)
+                | Self::Recover(_)
+        ) || matches!(self, Self::Plan(PlanError::Nothing(_)))
     }
 }
 
@@ -141,6 +157,13 @@ pub enum Progress {
     /// So much of the scoring is done: units of an exact score, samples of a sketch.
     Units {
         /// Done.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
+    /// So many layers have been recovered, of so many.
+    Layers {
+        /// Recovered.
         done: usize,
         /// In all.
         total: usize,
@@ -203,26 +226,41 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         dimensions: Report::dimensions_of(&plan),
         pinned: typed.dimensions.pinned.clone(),
         proof: None,
+        recovery: None,
         notes: typed.samples.notes().iter().map(ToString::to_string).chain(scores.notes).collect(),
     };
     if report.synthetic {
         report
             .notes
-            .push("scores come from made-up inputs (noise): give calibration data by --calib".to_owned());
+            .push("scores come from made-up inputs (noise), and nothing is recovered: give calibration data by --calib".to_owned());
     }
     if let Some(output) = &options.output {
-        let (proof, bytes) = write(
-            &*engine,
-            &typed,
-            &plan,
-            &report,
-            &budget.to_string(),
-            options,
-            output,
-            (&mut clock, progress),
-        )?;
+        let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
+        let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
         report.proof = Some(proof);
-        report.bytes.after = bytes;
+        // Made-up inputs say nothing of what removed units did.
+        if options.recover != Mode::Off && !report.synthetic {
+            let settings = RecoverOptions {
+                logits: &options.score.logits,
+                mode: options.recover,
+                ridge: options.ridge,
+                // A budget of parameters leaves no room for new ones.
+                grow: options.flops.is_some() || options.params.is_none(),
+                seed: options.calibration.seed,
+                ..Default::default()
+            };
+            progress(Progress::Stage("recover"));
+            let mut tick = |done, total| progress(Progress::Layers { done, total });
+            let recovered = clock.time("recover", || {
+                recover::recover(&*engine, typed.view(), &kept, &pruned, &settings, &mut tick)
+            })?;
+            pruned = recovered.model;
+            report.params.after += recovered.report.added;
+            report.recovery = Some(recovered.report);
+        }
+        describe(&mut pruned, &report, &budget.to_string(), options);
+        progress(Progress::Stage("save"));
+        report.bytes.after = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
     }
     report.stages = clock.stages("forward");
     Ok(report)
@@ -353,24 +391,21 @@ fn file_error(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::File { path: path.to_owned(), reason: error.to_string() }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn write(
+/// The pruned model, and the proof that it computes what the masked original does.
+fn prune(
     engine: &dyn Engine,
     typed: &Typed,
-    plan: &Plan,
-    report: &Report,
-    budget: &str,
-    options: &Options,
-    output: &Path,
-    (clock, progress): (&mut Clock, &mut dyn FnMut(Progress)),
-) -> Result<(Proof, u64), Error> {
-    let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
+    kept: &Kept,
+    flops: u64,
+    clock: &mut Clock,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(ModelProto, Proof), Error> {
     let model = &typed.source.model;
     progress(Progress::Stage("rewrite"));
-    let mut pruned = clock
-        .time("rewrite", || rewrite::rewrite(model, &typed.graph, &typed.facts, &typed.widths, &kept))?;
+    let pruned =
+        clock.time("rewrite", || rewrite::rewrite(model, &typed.graph, &typed.facts, &typed.widths, kept))?;
     progress(Progress::Stage("verify"));
-    let masked = masks::constant(&typed.graph, &typed.facts, &typed.widths, &kept).apply(model);
+    let masked = masks::constant(&typed.graph, &typed.facts, &typed.widths, kept).apply(model);
     let first = typed.samples.ranges(2).next().map_or(1, |r| r.len());
     let proof = clock.time("verify", || verify::verify(engine, &masked, &pruned, &typed.samples, first))?;
     if let Some(worst) =
@@ -378,25 +413,29 @@ fn write(
     {
         return Err(Error::Disproved { output: worst.name.clone(), difference: worst.difference });
     }
-    if proof.flops != report.flops.after {
-        return Err(Error::Miscounted { found: proof.flops, planned: report.flops.after });
+    if proof.flops != flops {
+        return Err(Error::Miscounted { found: proof.flops, planned: flops });
     }
+    Ok((pruned, proof))
+}
+
+/// Notes in the model how it was made.
+fn describe(model: &mut ModelProto, report: &Report, budget: &str, options: &Options) {
+    let recovery = report.recovery.as_ref().filter(|r| !r.undone).map_or(Mode::Off, |r| r.mode);
     // Keys have to be distinct, and the model may have been pruned before.
-    pruned.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
+    model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
     for (key, value) in [
         ("version", env!("CARGO_PKG_VERSION")),
-        ("source_sha256", &typed.source.sha256),
+        ("source_sha256", &report.source_sha256),
         ("budget", budget),
         ("score", &report.score),
+        ("recover", &recovery.to_string()),
         ("calibration", if report.synthetic { "synthetic (noise)" } else { "data" }),
         ("seed", &options.calibration.seed.to_string()),
     ] {
-        pruned.metadata_props.push(StringStringEntryProto {
+        model.metadata_props.push(StringStringEntryProto {
             key: Some(format!("optin-onnx.{key}")),
             value: Some(value.to_owned()),
         });
     }
-    progress(Progress::Stage("save"));
-    let bytes = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
-    Ok((proof, bytes))
 }

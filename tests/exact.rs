@@ -48,7 +48,7 @@ fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
     let heads: Vec<_> = all.iter().filter(|d| d.kind == Kind::Head).cloned().collect();
     assert_eq!(heads.iter().map(|h| h.size).collect::<Vec<_>>(), [4, 4, 4, 4]);
 
-    let points = waypoints(&graph, &widths, &heads);
+    let points = waypoints(&graph, &facts, &widths, &heads);
     let output = source.model.graph.as_ref().unwrap().output[0].name().to_owned();
     let run = |kept: &Kept| {
         let masked = masks::constant(&graph, &facts, &widths, kept).apply(&source.model);

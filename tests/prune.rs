@@ -8,6 +8,13 @@ use std::{
     process::{Command, Output},
 };
 
+use ndarray::{Array1, Array3};
+use ndarray_npy::NpzReader;
+use optin_onnx::{
+    onnx,
+    runtime::{self, RuntimeOptions},
+    tensor::Tensor,
+};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -76,6 +83,59 @@ fn fixtures_meet_the_budget_and_are_proven() {
                     < fs::metadata(fixture(model)).unwrap().len()
             );
         }
+    }
+}
+
+/// Class scores of the first test images, row by row, and the images' classes.
+fn predict(path: &Path) -> (Vec<Vec<f32>>, Vec<u8>) {
+    const COUNT: usize = 500;
+    let mut test = NpzReader::new(fs::File::open(fixture("test.npz")).unwrap()).unwrap();
+    let images: Array3<u8> = test.by_name("image_u8").unwrap();
+    let labels: Array1<u8> = test.by_name("labels").unwrap();
+    let x = images.slice(ndarray::s![..COUNT, .., ..]).mapv(|p| (f32::from(p) / 255.0 - 0.286) / 0.353);
+    let x = x.insert_axis(ndarray::Axis(1)).into_dyn();
+    let model = onnx::load(path).unwrap().model;
+    let mut session = runtime::open(&RuntimeOptions::default()).unwrap().load(&model).unwrap();
+    let scores = session.run(&[("image".to_owned(), Tensor::F32(x))]).unwrap()[0].to_f32().unwrap();
+    (scores.outer_iter().map(|row| row.iter().copied().collect()).collect(), labels.to_vec())
+}
+
+/// Share of the first test images that are classified right, and squared distance of the scores from others.
+fn judge(path: &Path, dense: &[Vec<f32>]) -> (f64, f64) {
+    let (scores, labels) = predict(path);
+    let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+    let right = scores.iter().zip(&labels).filter(|(row, label)| best(row) == usize::from(**label)).count();
+    let pairs = scores.iter().flatten().zip(dense.iter().flatten());
+    (right as f64 / scores.len() as f64, pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum())
+}
+
+#[test]
+fn recovery_helps_on_images_that_it_has_not_seen() {
+    for model in ["vit.onnx", "cnn.onnx"] {
+        let (dense, _) = predict(&fixture(model));
+        let [off, bias, refit] = ["off", "bias", "refit"].map(|mode| {
+            let run = Run::new();
+            let report = run
+                .prune(model, &["--flops", "0.5", "--score", "wanda", "--recover", mode, "--samples", "128"]);
+            if mode == "refit" {
+                let recovery = &report["recovery"];
+                assert!(recovery["after"].as_f64() < recovery["before"].as_f64());
+                assert!(
+                    recovery["layers"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .any(|l| !l["outcome"]["refitted"].is_null())
+                );
+            }
+            let text = fs::read(run.path("out.onnx")).unwrap();
+            let noted = [b"optin-onnx.recover".as_slice(), mode.as_bytes()];
+            assert!(noted.iter().all(|note| text.windows(note.len()).any(|w| w == *note)));
+            judge(Path::new(&run.path("out.onnx")), &dense)
+        });
+        assert!(bias.1 <= off.1, "{model}: {bias:?} after {off:?}");
+        assert!(refit.1 < 0.5 * off.1, "{model}: {refit:?} after {off:?}");
+        assert!(refit.0 > off.0 + 0.02, "{model}: {refit:?} after {off:?}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     Error, Options, Progress,
     calibration::CalibrationOptions,
     plan::{Budget, Limits},
+    recover::Mode,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
     score::{Method, ScoreOptions},
     typing::Kind,
@@ -86,6 +87,12 @@ struct Prune {
     paper_quirks: bool,
     #[command(flatten)]
     limits: LimitFlags,
+    /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
+    #[arg(long, value_enum, default_value_t = Mode::Refit, value_name = "WHAT")]
+    recover: Mode,
+    /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
+    #[arg(long, default_value = "auto", value_name = "auto|X", value_parser = parse_ridge)]
+    ridge: Ridge,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -209,6 +216,18 @@ fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.to_owned(), sizes))
 }
 
+/// A ridge, or none to have it chosen.
+#[derive(Clone, Copy, Debug)]
+struct Ridge(Option<f64>);
+
+fn parse_ridge(text: &str) -> Result<Ridge, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(Ridge(None)),
+        Ok(ridge) if ridge > 0.0 && f64::is_finite(ridge) => Ok(Ridge(Some(ridge))),
+        _ => Err(format!("`{text}` is neither auto nor a positive number")),
+    }
+}
+
 fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
@@ -315,6 +334,8 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
             paper_quirks: prune.paper_quirks,
         },
         limits: prune.limits.options(),
+        recover: prune.recover,
+        ridge: prune.ridge.0,
         scores: prune.scores.clone(),
         save_scores: prune.save_scores.clone(),
         batch: prune.batch.max(1),
@@ -324,6 +345,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     let report = crate::run(&options, &mut |event| match event {
         Progress::Stage(stage) => spinner.set_message(stage),
         Progress::Units { done, total } => spinner.set_message(format!("score {done}/{total}")),
+        Progress::Layers { done, total } => spinner.set_message(format!("recover {done}/{total}")),
         Progress::Say(text) if prune.quiet => drop(text),
         Progress::Say(text) => spinner.suspend(|| print_note(&text)),
     });

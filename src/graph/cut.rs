@@ -1,4 +1,4 @@
-//! The part of a model downstream of some nodes, as a model of its own.
+//! Parts of a model as models of their own: what lies downstream of some nodes, or between some values and others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +45,36 @@ pub fn cut(
                 _ => {
                     kept.insert(value);
                 }
+            }
+        }
+    }
+    let names: BTreeSet<&str> = kept.iter().map(|v| graph.value(*v).name.as_str()).collect();
+    let model = extract(model, graph, &nodes, &names, &boundary, outputs, describe);
+    Cut { model, boundary: boundary.into_iter().collect() }
+}
+
+/// Cuts out what computes `outputs` from `known` values and graph inputs.
+///
+/// `describe` gives a known value its type and rank. No output may itself be known.
+pub fn segment(
+    model: &ModelProto,
+    graph: &Graph,
+    known: &BTreeSet<ValueId>,
+    outputs: &[ValueId],
+    describe: impl Fn(ValueId) -> ValueInfoProto,
+) -> Cut {
+    let (mut nodes, mut boundary, mut kept) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut pending: Vec<NodeId> = outputs.iter().filter_map(|v| graph.producer(*v)).collect();
+    while let Some(id) = pending.pop() {
+        if !nodes.insert(id) {
+            continue;
+        }
+        let node = graph.node(id);
+        for &value in node.inputs.iter().flatten().chain(&node.captures) {
+            match graph.producer(value) {
+                Some(_) if known.contains(&value) => drop(boundary.insert(value)),
+                Some(producer) => pending.push(producer),
+                None => drop(kept.insert(value)),
             }
         }
     }

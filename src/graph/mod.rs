@@ -8,7 +8,7 @@ mod facts;
 mod patch;
 mod tail;
 
-pub use cut::{Cut, cut};
+pub use cut::{Cut, cut, segment};
 pub use facts::{Fact, Facts};
 pub use patch::Patch;
 pub use tail::{Attr, Expr, Tail};
@@ -235,6 +235,13 @@ impl Graph {
                 inputs.filter(|(_, v)| **v == Some(value)).map(move |(slot, _)| Use { node, slot })
             })
             .collect()
+    }
+
+    /// Whether one operand alone reads the value.
+    pub fn is_read_once(&self, value: ValueId) -> bool {
+        self.uses(value).len() == 1
+            && !self.outputs.contains(&value)
+            && !self.nodes().any(|(_, node)| node.captures.contains(&value))
     }
 
     /// `start` and all nodes downstream of them, in topological order.

@@ -34,6 +34,21 @@ fn typed<'a>(node: &'a NodeProto, name: &str, kind: AttributeType) -> Option<&'a
     attribute(node, name).filter(|a| a.r#type() == kind)
 }
 
+/// An integer attribute.
+pub fn int_attribute(name: &str, value: i64) -> AttributeProto {
+    let mut attribute = AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
+    attribute.set_type(AttributeType::Int);
+    attribute
+}
+
+/// An attribute of integers.
+pub fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
+    let mut attribute =
+        AttributeProto { name: Some(name.to_owned()), ints: values.to_vec(), ..Default::default() };
+    attribute.set_type(AttributeType::Ints);
+    attribute
+}
+
 /// The integer attribute with this name.
 pub fn attr_int(node: &NodeProto, name: &str) -> Option<i64> {
     typed(node, name, AttributeType::Int).map(|a| a.i())

@@ -1,6 +1,9 @@
 //! Conv and ConvTranspose, of any rank, grouped and depthwise.
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, window::Window};
+use super::{
+    EditError, Linear, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator, linear,
+    window::Window,
+};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
@@ -34,6 +37,11 @@ impl Operator for Conv {
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         rewrite_group(node, 1)
+    }
+
+    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+        // `W[G·M, C, k…]`
+        convolution(node, weight, [0, 3, 2, 1], false)
     }
 }
 
@@ -71,6 +79,54 @@ impl Operator for ConvTranspose {
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         rewrite_group(node, 0)
+    }
+
+    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+        // `W[G·C, M, k…]`; with a given result shape the padding follows from it.
+        node.extents("output_shape", 0, 0)?;
+        convolution(node, weight, [0, 2, 3, 1], true)
+    }
+}
+
+/// A convolution as a matrix product. `order` is that of [`Linear::order`].
+fn convolution(node: &NodeView<'_>, weight: usize, order: [usize; 4], transposed: bool) -> Option<Linear> {
+    let (x, w, y) = (node.shape(0)?, node.shape(1)?, node.result_shape()?);
+    if weight != 1 || x.len() < 3 || w.len() != x.len() || y.len() != x.len() {
+        return None;
+    }
+    let rank = x.len() - 2;
+    let mut window = linear::Window {
+        operand: x[2..].to_vec(),
+        result: y[2..].to_vec(),
+        kernel: w[2..].to_vec(),
+        strides: node.extents("strides", rank, 1)?,
+        dilations: node.extents("dilations", rank, 1)?,
+        pads: vec![0; rank],
+        transposed,
+    };
+    window.pads = pads_before(node, &window)?;
+    let groups = node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1);
+    let window = Some(window).filter(|w| !w.is_identity());
+    Some(Linear { groups, window, order, scale: 1.0, bias: Some((2, 1.0)) })
+}
+
+/// Padding before the first element of each axis, which `auto_pad` derives from the extents (Conv, ConvTranspose).
+fn pads_before(node: &NodeView<'_>, window: &linear::Window) -> Option<Vec<usize>> {
+    let rank = window.kernel.len();
+    let total = |axis: usize| {
+        let reach = (window.kernel[axis] - 1) * window.dilations[axis] + 1;
+        let (from, to) = match window.transposed {
+            true => (window.operand[axis], window.result[axis]),
+            false => (window.result[axis], window.operand[axis]),
+        };
+        ((from.max(1) - 1) * window.strides[axis] + reach).saturating_sub(to)
+    };
+    match node.string("auto_pad").unwrap_or("NOTSET") {
+        "NOTSET" => node.extents("pads", 2 * rank, 0).map(|pads| pads[..rank].to_vec()),
+        "VALID" => Some(vec![0; rank]),
+        "SAME_UPPER" => Some((0..rank).map(|a| total(a) / 2).collect()),
+        "SAME_LOWER" => Some((0..rank).map(|a| total(a).div_ceil(2)).collect()),
+        _ => None,
     }
 }
 

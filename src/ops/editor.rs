@@ -6,7 +6,7 @@ use crate::{
     graph::{Facts, Graph, Node, NodeId, Patch, Use},
     onnx::{
         self,
-        proto::{AttributeProto, NodeProto, attribute_proto::AttributeType},
+        proto::{AttributeProto, NodeProto},
         tensor::from_tensor,
     },
     tensor::Tensor,
@@ -188,7 +188,7 @@ impl<'a> NodeEditor<'a> {
 
     /// Sets an integer attribute.
     pub fn set_int(&mut self, name: &str, value: i64) {
-        self.set_attribute(int_attribute(name, value));
+        self.set_attribute(onnx::int_attribute(name, value));
     }
 
     /// Brings a count up to date that is a factor of an axis whose other factors stay: heads, groups.
@@ -202,10 +202,7 @@ impl<'a> NodeEditor<'a> {
 
     /// Sets an attribute of integers.
     pub fn set_ints(&mut self, name: &str, values: Vec<i64>) {
-        let mut attribute =
-            AttributeProto { name: Some(name.to_owned()), ints: values, ..Default::default() };
-        attribute.set_type(AttributeType::Ints);
-        self.set_attribute(attribute);
+        self.set_attribute(onnx::ints_attribute(name, &values));
     }
 
     /// Removes an attribute.
@@ -343,7 +340,7 @@ impl<'a> NodeEditor<'a> {
     pub fn select_result(&mut self, axis: usize, entries: &[usize]) {
         let entries: Vec<i64> = entries.iter().map(|e| *e as i64).collect();
         let entries = self.constant("indices", &Tensor::ints(&entries));
-        self.behind("Gather", entries, Some(int_attribute("axis", axis as i64)));
+        self.behind("Gather", entries, Some(onnx::int_attribute("axis", axis as i64)));
     }
 
     /// Puts an operator of the first result and a constant behind this node, under the result's name.
@@ -366,11 +363,4 @@ impl<'a> NodeEditor<'a> {
         let sizes = |a: &Width| (self.old_size(*a), self.new_size(*a));
         axes.iter().enumerate().map(|(i, a)| self.change(slot, i, Some(*a), sizes(a))).collect()
     }
-}
-
-/// An integer attribute.
-pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
-    let mut attribute = AttributeProto { name: Some(name.to_owned()), i: Some(value), ..Default::default() };
-    attribute.set_type(AttributeType::Int);
-    attribute
 }

@@ -3,7 +3,8 @@
 
 use ndarray::ArrayD;
 
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, NodeView, Operator, SizeFlow, linear::uniform};
+
 use crate::{
     graph::Expr,
     onnx::{attr_int, proto::NodeProto},
@@ -136,6 +137,10 @@ impl Operator for Add {
             _ => None,
         }
     }
+
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(1.0))
+    }
 }
 
 /// Identity and Cast: the same elements under another name or type.
@@ -170,6 +175,10 @@ impl Operator for Rename {
 
     fn decode(&self, _node: &NodeProto, operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
         operands.first()?.as_ref()?.as_numbers()
+    }
+
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(1.0))
     }
 }
 

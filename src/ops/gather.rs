@@ -1,12 +1,9 @@
 //! Gather.
 
-use super::{
-    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow,
-    editor::int_attribute,
-};
+use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
-    onnx::{attr_int, proto::NodeProto},
+    onnx::{attr_int, int_attribute, proto::NodeProto},
     tensor::{DType, Tensor},
     widths::{Reason, Width},
 };

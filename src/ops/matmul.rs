@@ -1,6 +1,6 @@
 //! MatMul and Gemm.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use super::{Linear, NoGradient, NodeGradient, NodeTyper, NodeView, Operator};
 use crate::{graph::Expr, widths::Reason};
 
 /// `[…, M, K] · […, K, N] → […, M, N]`, with NumPy's treatment of vectors.
@@ -35,7 +35,11 @@ impl Operator for MatMul {
         let mut cost = result.clone();
         cost.push(k);
         node.macs(1, &cost);
-        let feature = n.map(|_| result.len() - 1);
+        // Features are on the axis that comes from the constant, if one operand is constant.
+        let feature = match (m, n) {
+            (Some(_), _) if !node.is_dynamic(0) => Some(result.len() - 1 - usize::from(n.is_some())),
+            _ => n.map(|_| result.len() - 1),
+        };
         node.contract(k, (0, a.len() - 1), Some((1, k_axis)), feature);
         node.set(0, result);
         Ok(())
@@ -76,6 +80,12 @@ impl Operator for MatMul {
         }
         Ok(())
     }
+
+    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+        // The weight is `[K, N]` on the right, `[M, K]` on the left.
+        let matrices = node.shape(weight)?.len() == 2 && node.shape(1 - weight)?.len() >= 2;
+        matrices.then(|| Linear::matrix(if weight == 1 { [0, 1, 2, 3] } else { [0, 1, 3, 2] }))
+    }
 }
 
 /// `α·op(A)·op(B) + β·C` on matrices.
@@ -97,7 +107,8 @@ impl Operator for Gemm {
             result = node.broadcast_axes(&[&result, &c]);
         }
         node.macs(1, &[m, n, k]);
-        node.contract(k, (0, k_of_a), Some((1, k_of_b)), Some(1));
+        let feature = usize::from(node.is_dynamic(0));
+        node.contract(k, (0, k_of_a), Some((1, k_of_b)), Some(feature));
         node.set(0, result);
         Ok(())
     }
@@ -118,6 +129,17 @@ impl Operator for Gemm {
             node.give_broadcast(2, g * node.float("beta").unwrap_or(1.0))?;
         }
         Ok(())
+    }
+
+    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+        let transposed = |name: &str| node.int(name).unwrap_or(0) != 0;
+        let inner_first = if weight == 1 { !transposed("transB") } else { transposed("transA") };
+        let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
+        let factor = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
+        // The bias broadcasts along the last axis, which holds the features of a weight on the right.
+        let bias = (weight == 1 && factor("beta") != 0.0).then(|| (2, factor("beta")));
+        let scale = factor("alpha");
+        (scale != 0.0).then(|| Linear { scale, bias, ..Linear::matrix(order) })
     }
 }
 

@@ -18,6 +18,7 @@ mod fused;
 mod gather;
 mod gradient;
 mod ids;
+mod linear;
 mod matmul;
 mod microsoft;
 mod normalization;
@@ -45,6 +46,7 @@ pub use editor::{Change, EditError, NodeEditor};
 pub use gather::gather;
 pub use gradient::{NoGradient, NodeGradient};
 pub use ids::Ids;
+pub use linear::{Linear, NodeView, Window};
 pub use quantize::unrounded;
 pub use registry::{all, find, makes_tensors};
 pub use sizes::SizeFlow;
@@ -97,6 +99,17 @@ pub trait Operator: Sync {
 
     /// The result as numbers, when the operands are these constants and the rule says how to read them.
     fn decode(&self, _node: &NodeProto, _operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
+        None
+    }
+
+    /// The node as a matrix product with its constant operand `weight`; `None` where it is none, or of a form not covered.
+    fn linear(&self, _node: &NodeView<'_>, _weight: usize) -> Option<Linear> {
+        None
+    }
+
+    /// The constant that the change of operand `slot` is multiplied by on its way to the first result, if the operator is
+    /// affine in that operand and keeps its elements apart. It broadcasts against the operand.
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
         None
     }
 

@@ -1,6 +1,8 @@
 //! Normalisations. Statistics that span an axis pin it; scales and biases carry their channel's width.
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use ndarray::ArrayD;
+
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator};
 use crate::{graph::Expr, widths::Reason};
 
 /// LayerNormalization and RMSNormalization: statistics over the axes from `axis` on.
@@ -69,6 +71,17 @@ impl Operator for BatchNormalization {
             node.give(2, over_channels(g, rank));
         }
         Ok(())
+    }
+
+    fn gain(&self, node: &NodeView<'_>, slot: usize) -> Option<ArrayD<f64>> {
+        let (rank, epsilon) = (node.shape(0)?.len(), f64::from(node.float("epsilon").unwrap_or(1e-5)));
+        let (scale, variance) = if slot == 0 { (node.constant(1)?, node.constant(4)?) } else { return None };
+        if scale.shape() != variance.shape() || rank < 2 {
+            return None;
+        }
+        let gain = scale / variance.mapv(|v| (v + epsilon).sqrt());
+        let shape: Vec<usize> = std::iter::once(gain.len()).chain(vec![1; rank - 2]).collect();
+        gain.into_shape_with_order(shape).ok()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Transpose.
 
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator};
+use ndarray::ArrayD;
+
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, NodeView, Operator, linear::uniform};
 use crate::{onnx::proto::NodeProto, widths::Reason};
 
 /// Permutes axes; without `perm`, reverses them.
@@ -28,5 +30,9 @@ impl Operator for Transpose {
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
         Ids::moved(slot)
+    }
+
+    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+        Some(uniform(1.0))
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     plan::Plan,
+    recover::{Outcome, Recovery},
     score::Stability,
     typing::{Kind, Pinned},
     verify::Proof,
@@ -80,6 +81,8 @@ pub struct Report {
     pub pinned: Vec<Pinned>,
     /// The proof; absent for a dry run.
     pub proof: Option<Proof>,
+    /// What recovery did; absent where there was none.
+    pub recovery: Option<Recovery>,
     /// Things the user should know.
     pub notes: Vec<String>,
 }
@@ -136,6 +139,9 @@ impl Report {
                 metric(proof.flops)
             );
         }
+        if let Some(recovery) = &self.recovery {
+            let _ = writeln!(out, "\n{}", recovery_text(recovery, verbose));
+        }
         for note in &self.notes {
             let _ = writeln!(out, "note: {note}");
         }
@@ -151,6 +157,42 @@ impl Report {
         }
         stages.to_string()
     }
+}
+
+/// What recovery did: a table of layers if `verbose`, and the sum of it.
+fn recovery_text(recovery: &Recovery, verbose: bool) -> String {
+    let mut out = String::new();
+    if verbose {
+        let mut layers = table(&["recovered", "entries", "positions", "error", "after", "by"]);
+        for l in &recovery.layers {
+            let by = match &l.outcome {
+                Outcome::Refitted { ridge } => format!("refit, ridge {ridge}"),
+                Outcome::Shifted => "bias".to_owned(),
+                Outcome::Left(reason) => format!("left: {reason}"),
+            };
+            layers.add_row([
+                l.name.clone(),
+                l.entries.to_string(),
+                l.positions.to_string(),
+                format!("{:.4}", l.before),
+                format!("{:.4}", l.after),
+                by,
+            ]);
+        }
+        let _ = writeln!(out, "{layers}\n");
+    }
+    let left = recovery.layers.iter().filter(|l| matches!(l.outcome, Outcome::Left(_))).count();
+    let (count, undone) =
+        (recovery.layers.len(), if recovery.undone { ": no improvement, so it was undone" } else { "" });
+    let _ = write!(
+        out,
+        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's {:.4} → {:.4}{undone}",
+        recovery.mode,
+        count - left,
+        recovery.before,
+        recovery.after
+    );
+    out
 }
 
 /// A table without lines, as all output uses.

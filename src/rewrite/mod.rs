@@ -4,6 +4,8 @@
 
 mod unused;
 
+pub use unused::drop as drop_unread;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{

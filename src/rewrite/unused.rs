@@ -11,7 +11,7 @@ use crate::{
 
 /// Drops the nodes and initializers of `pruned` that nobody reads any more, and brings the inputs that list initializers,
 /// as old files do, up to date.
-pub(super) fn drop(dense: &ModelProto, pruned: &mut ModelProto) {
+pub fn drop(dense: &ModelProto, pruned: &mut ModelProto) {
     let (Some(before), Some(graph)) = (&dense.graph, pruned.graph.as_mut()) else { return };
     let read_before = reads(before);
     let read = drop_nodes(before, &read_before, graph);

@@ -17,9 +17,7 @@ use crate::{
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
-    trajectory::{
-        Head, Output, Padding, Waypoint, kullback_leibler, manifold, outputs, padding, relative_l2, waypoints,
-    },
+    trajectory::{Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
@@ -57,7 +55,7 @@ pub fn exact(
     wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<DimensionScores>, ScoreError> {
-    let points = waypoints(view.graph, view.widths, view.dimensions);
+    let points = waypoints(view.graph, view.facts, view.widths, view.dimensions);
     let outputs = outputs(view.graph, view.facts, options.logits);
     let padding =
         if options.paper_quirks { None } else { padding(view.model, view.graph, view.facts, view.widths) };
@@ -279,8 +277,7 @@ impl<'a> Scorer<'a> {
             .iter()
             .filter_map(|p| tokens(&value(p.value)?, p.feature, samples).map(|t| (p.value, t)))
             .map(|(v, t)| self.select_tokens(v, &t, padding));
-        let outputs =
-            suffix.outputs.iter().filter_map(|o| Some((o.head, classes_last(value(o.value)?, o.classes))));
+        let outputs = suffix.outputs.iter().filter_map(|o| Some((*o, value(o.value)?)));
         Features { tokens: tokens.collect(), outputs: outputs.collect() }
     }
 
@@ -312,12 +309,8 @@ impl<'a> Scorer<'a> {
             .collect()
     }
 
-    /// Whether the value has the positions of the padding mask as an axis.
     fn is_padded(&self, value: ValueId) -> bool {
-        let table = &self.view.widths.table;
-        let positions = self.padding.as_ref().and_then(|p| p.positions);
-        let axes = self.view.widths.value(value).unwrap_or_default();
-        positions.is_some_and(|p| axes.iter().any(|a| table.contains(*a, p)))
+        self.padding.as_ref().is_some_and(|padding| padding.covers(self.view.widths, value))
     }
 }
 
@@ -362,9 +355,11 @@ impl<'a> Meter<'a> {
                 let pairs = dense.tokens.iter().zip(&masked.tokens);
                 manifold[unit] += pairs.filter_map(|(a, b)| quirks::manifold_sum(a, b, rng)).sum::<f64>();
                 // The sum over rows, where the formula takes the mean.
-                let rows = |z: &ArrayD<f32>| z.len() / z.shape().last().copied().unwrap_or(1).max(1);
-                for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
-                    divergence[unit] += head_distance(*head, a, b) * rows(a) as f64;
+                let rows = |output: &Output, z: &ArrayD<f32>| {
+                    z.len() / z.shape().get(output.classes).copied().unwrap_or(1).max(1)
+                };
+                for ((output, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
+                    divergence[unit] += output_distance(*output, a.view(), b.view()) * rows(output, a) as f64;
                 }
             }
         }
@@ -390,28 +385,10 @@ fn distance(options: &ExactOptions<'_>, dense: &Features, masked: &Features) -> 
         let sum: f64 = a.iter().zip(b).map(|(a, b)| manifold(a.view(), b.view())).sum();
         total += sum / a.len().max(1) as f64;
     }
-    for ((head, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
-        total += options.lambda * head_distance(*head, a, b);
+    for ((output, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
+        total += options.lambda * output_distance(*output, a.view(), b.view());
     }
     total
-}
-
-fn head_distance(head: Head, dense: &ArrayD<f32>, masked: &ArrayD<f32>) -> f64 {
-    match head {
-        Head::Logits => kullback_leibler(dense.view(), masked.view(), false),
-        Head::Probabilities => kullback_leibler(dense.view(), masked.view(), true),
-        Head::Embedding => relative_l2(dense.view(), masked.view()),
-    }
-}
-
-/// The value with its class axis moved to the end.
-fn classes_last(value: ArrayD<f32>, classes: usize) -> ArrayD<f32> {
-    let rank = value.ndim();
-    if classes + 1 >= rank {
-        return value;
-    }
-    let order: Vec<usize> = (0..rank).filter(|axis| *axis != classes).chain([classes]).collect();
-    value.permuted_axes(IxDyn(&order)).as_standard_layout().into_owned()
 }
 
 /// The `k`-th of `parts` equal parts of a value along its first axis; the whole of it when there is one part.
@@ -426,7 +403,7 @@ fn share(value: &Tensor, k: usize, parts: usize) -> Tensor {
 struct Features {
     /// Per waypoint and sample: `[tokens, features]`.
     tokens: Vec<Vec<ndarray::Array2<f32>>>,
-    outputs: Vec<(Head, ArrayD<f32>)>,
+    outputs: Vec<(Output, ArrayD<f32>)>,
 }
 
 impl Suffix<'_> {

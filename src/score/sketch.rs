@@ -71,7 +71,7 @@ pub fn sketch(
         graph: view.graph,
         facts: view.facts,
         widths: view.widths,
-        waypoints: &waypoints(view.graph, view.widths, view.dimensions),
+        waypoints: &waypoints(view.graph, view.facts, view.widths, view.dimensions),
         outputs: &outputs(view.graph, view.facts, options.logits),
         lambda: options.lambda,
         padding: padding.as_ref(),

@@ -2,6 +2,8 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 
+use super::{Head, Output};
+
 /// Manifold distance of one sample's tokens `[tokens, features]`: with tokens normalised to unit length, the mean of
 /// `(T Tᵀ − S Sᵀ)²` over all pairs of tokens (OPTIN, equation 2).
 pub fn manifold(dense: ArrayView2<'_, f32>, masked: ArrayView2<'_, f32>) -> f64 {
@@ -45,6 +47,23 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 /// Logarithms of probabilities, which rounding may have taken to zero.
 fn log_of(row: &[f32]) -> Vec<f64> {
     row.iter().map(|x| f64::from(*x).max(1e-12).ln()).collect()
+}
+
+/// How far an output lies from the dense one: the divergence of class scores in nats, else [`relative_l2`].
+pub fn output_distance(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>) -> f64 {
+    let (mut dense, mut other) = (dense, other);
+    // Rows are compared, with classes on the last axis.
+    if let Some(last) =
+        dense.ndim().checked_sub(1).filter(|last| output.classes < *last && other.ndim() > *last)
+    {
+        dense.swap_axes(output.classes, last);
+        other.swap_axes(output.classes, last);
+    }
+    match output.head {
+        Head::Logits => kullback_leibler(dense, other, false),
+        Head::Probabilities => kullback_leibler(dense, other, true),
+        Head::Embedding => relative_l2(dense, other),
+    }
 }
 
 /// `‖a − b‖² / ‖a‖²`.

@@ -2,7 +2,7 @@
 
 use crate::{
     calibration::{InputRole, input_roles},
-    graph::{Facts, Graph},
+    graph::{Facts, Graph, ValueId},
     onnx::proto::ModelProto,
     widths::{Width, Widths},
 };
@@ -14,6 +14,14 @@ pub struct Padding {
     pub input: String,
     /// The width of positions.
     pub positions: Option<Width>,
+}
+
+impl Padding {
+    /// Whether the value has the positions of the padding mask as an axis.
+    pub fn covers(&self, widths: &Widths, value: ValueId) -> bool {
+        let axes = widths.value(value).unwrap_or_default();
+        self.positions.is_some_and(|p| axes.iter().any(|a| widths.table.contains(*a, p)))
+    }
 }
 
 /// The first input that is a mask `[batch, positions]`.

@@ -1,12 +1,14 @@
-//! Waypoints: the sums that prunable dimensions end in, after bias and residual connection.
+//! Waypoints: the sums that prunable dimensions end in, after bias, scale and residual connection.
 
 use std::collections::BTreeMap;
 
+use ndarray::ArrayD;
+
 use crate::{
-    graph::{Facts, Graph, ValueId},
-    ops,
+    graph::{Facts, Graph, Use, ValueId},
+    ops::{self, NodeView},
     typing::Dimension,
-    widths::{Width, Widths},
+    widths::Widths,
 };
 
 /// A value on the trajectory.
@@ -30,7 +32,7 @@ pub enum Head {
 }
 
 /// The waypoints of all dimensions, in the order of the network.
-pub fn waypoints(graph: &Graph, widths: &Widths, dimensions: &[Dimension]) -> Vec<Waypoint> {
+pub fn waypoints(graph: &Graph, facts: &Facts, widths: &Widths, dimensions: &[Dimension]) -> Vec<Waypoint> {
     let dynamic = graph.dynamic();
     let mut found = BTreeMap::new();
     for contraction in dimensions.iter().flat_map(|d| d.contractions(widths)) {
@@ -39,27 +41,102 @@ pub fn waypoints(graph: &Graph, widths: &Widths, dimensions: &[Dimension]) -> Ve
         else {
             continue;
         };
-        let value = after_residual(graph, &dynamic, value);
-        let rank = widths.value(value).map_or(0, <[Width]>::len);
-        if feature < rank {
-            found.insert(value, Waypoint { value, feature });
+        if let Some(path) = after_residual(graph, facts, widths, &dynamic, Waypoint { value, feature }) {
+            found.insert(path.end.value, path.end);
         }
     }
     found.into_values().collect()
 }
 
-/// Follows a value through the additions of a bias and of a residual connection.
-fn after_residual(graph: &Graph, dynamic: &[bool], mut value: ValueId) -> ValueId {
-    loop {
-        let uses = graph.uses(value);
-        let [only] = uses.as_slice() else { return value };
-        let node = graph.node(only.node);
+/// The way from a sum to its waypoint: every step is affine and keeps features and positions apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Path {
+    /// Where it ends: after the addition of a residual connection, or before anything that is not affine.
+    pub end: Waypoint,
+    /// Per feature: what a change of the sum is multiplied by until there.
+    pub gain: Vec<f64>,
+    /// The first constant that is added on the way.
+    pub bias: Option<Addend>,
+}
+
+/// A constant that is added on a [`Path`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Addend {
+    /// The operand.
+    pub at: Use,
+    /// Axes that follow the features where it is added.
+    pub trailing: usize,
+    /// Per feature: the gain until there.
+    pub gain: Vec<f64>,
+}
+
+/// Follows a sum through the addition of a bias, a scale per feature and the like, up to and including a residual
+/// connection. `None` where the sum was not observed. `dynamic` is [`Graph::dynamic`].
+pub fn after_residual(
+    graph: &Graph,
+    facts: &Facts,
+    widths: &Widths,
+    dynamic: &[bool],
+    start: Waypoint,
+) -> Option<Path> {
+    let features = *facts.get(start.value)?.shape.get(start.feature)?;
+    let mut path = Path { end: start, gain: vec![1.0; features], bias: None };
+    while let [at] = graph.uses(path.end.value).as_slice()
+        && !graph.outputs().contains(&path.end.value)
+        && let Some((end, gain)) = step(graph, facts, widths, &path.end, *at)
+    {
+        let node = graph.node(at.node);
         let adds = ops::find(&node.proto).is_some_and(|rule| rule.adds());
-        let (true, Some(sum)) = (adds, node.outputs.first().copied().flatten()) else { return value };
-        value = sum;
-        if node.inputs.iter().flatten().filter(|v| dynamic[v.index()]).count() > 1 {
-            return value;
+        let is_constant = |v: &Option<ValueId>| v.is_some_and(|v| graph.constant(v).is_some());
+        if let Some(slot) = node.inputs.iter().position(is_constant).filter(|_| adds && path.bias.is_none()) {
+            let rank = facts.get(path.end.value)?.shape.len();
+            let trailing = rank - 1 - path.end.feature;
+            let at = Use { node: at.node, slot };
+            path.bias = Some(Addend { at, trailing, gain: path.gain.clone() });
         }
+        path.gain.iter_mut().zip(gain).for_each(|(total, gain)| *total *= gain);
+        path.end = end;
+        if node.inputs.iter().flatten().filter(|v| dynamic[v.index()]).count() > 1 {
+            break;
+        }
+    }
+    Some(path)
+}
+
+/// One affine step: where the features are afterwards, and the gain of each.
+fn step(
+    graph: &Graph,
+    facts: &Facts,
+    widths: &Widths,
+    from: &Waypoint,
+    at: Use,
+) -> Option<(Waypoint, Vec<f64>)> {
+    let node = graph.node(at.node);
+    let value = node.outputs.first().copied().flatten()?;
+    let gain = ops::find(&node.proto)?.gain(&NodeView::new(graph, facts, at.node), at.slot)?;
+    let (before, after) = (widths.value(from.value)?, widths.value(value)?);
+    let roots =
+        |axes: &[crate::widths::Width]| -> Vec<_> { axes.iter().map(|a| widths.table.root(*a)).collect() };
+    let (mut before, mut after) = (roots(before), roots(after));
+    let rank = before.len();
+    let width = before.remove(from.feature);
+    let mut places = (0..after.len()).filter(|axis| after[*axis] == width);
+    let (Some(feature), None) = (places.next(), places.next()) else { return None };
+    after.remove(feature);
+    let features = *facts.get(from.value)?.shape.get(from.feature)?;
+    let gain = per_feature(&gain, rank, from.feature, features)?;
+    (before == after).then_some((Waypoint { value, feature }, gain))
+}
+
+/// What broadcasts against a value of that rank, as one number per feature; `None` where it differs among positions.
+fn per_feature(x: &ArrayD<f64>, rank: usize, feature: usize, features: usize) -> Option<Vec<f64>> {
+    let missing = rank.checked_sub(x.ndim())?;
+    let extent = |axis: usize| if axis < missing { 1 } else { x.shape()[axis - missing] };
+    let flat = (0..rank).all(|axis| axis == feature || extent(axis) == 1);
+    match extent(feature) {
+        1 if flat => x.first().map(|factor| vec![*factor; features]),
+        n if flat && n == features => Some(x.iter().copied().collect()),
+        _ => None,
     }
 }
 

@@ -1,0 +1,151 @@
+//! Operators as matrix products: how a node that sums over a constant weight reads its operand, position by position.
+
+use ndarray::{ArrayD, IxDyn};
+
+use crate::{
+    graph::{Facts, Graph, Node, NodeId},
+    onnx::{self, tensor::to_tensor},
+    tensor::Tensor,
+};
+
+/// What a rule sees of a typed node whose graph has been observed.
+#[derive(Clone, Copy)]
+pub struct NodeView<'a> {
+    graph: &'a Graph,
+    facts: &'a Facts,
+    node: &'a Node,
+}
+
+impl<'a> NodeView<'a> {
+    pub(crate) fn new(graph: &'a Graph, facts: &'a Facts, id: NodeId) -> Self {
+        Self { graph, facts, node: graph.node(id) }
+    }
+
+    /// An integer attribute.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        onnx::attr_int(&self.node.proto, name)
+    }
+
+    /// An attribute of non-negative integers, `count` of them; `default` each where it is left out.
+    pub fn extents(&self, name: &str, count: usize, default: usize) -> Option<Vec<usize>> {
+        let Some(ints) = onnx::attr_ints(&self.node.proto, name) else { return Some(vec![default; count]) };
+        let ints = ints.iter().map(|i| usize::try_from(*i).ok()).collect::<Option<Vec<_>>>()?;
+        (ints.len() == count).then_some(ints)
+    }
+
+    /// A floating-point attribute.
+    pub fn float(&self, name: &str) -> Option<f32> {
+        onnx::attr_float(&self.node.proto, name)
+    }
+
+    /// A string attribute.
+    pub fn string(&self, name: &str) -> Option<&'a str> {
+        onnx::attr_str(&self.node.proto, name)
+    }
+
+    /// Observed extents of an operand.
+    pub fn shape(&self, slot: usize) -> Option<&'a [usize]> {
+        Some(&self.facts.get(self.node.inputs.get(slot).copied().flatten()?)?.shape)
+    }
+
+    /// Observed extents of the first result.
+    pub fn result_shape(&self) -> Option<&'a [usize]> {
+        Some(&self.facts.get(self.node.outputs.first().copied().flatten()?)?.shape)
+    }
+
+    /// The numbers of a floating-point operand that is a constant of the file.
+    pub fn constant(&self, slot: usize) -> Option<ArrayD<f64>> {
+        let value = self.node.inputs.get(slot).copied().flatten()?;
+        match to_tensor(self.graph.constant(value)?).ok()?.cast_float(crate::tensor::DType::F64)? {
+            Tensor::F64(numbers) => Some(numbers),
+            _ => None,
+        }
+    }
+}
+
+/// A node as a matrix product per group: `Y[position, group, out] = Σ X[read(position, tap), group, inner] ·
+/// W[group, tap, inner, out]`, plus a bias, times a scale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// Groups that do not mix.
+    pub groups: usize,
+    /// What each position of the result reads; `None` where it reads the operand's position of the same number.
+    pub window: Option<Window>,
+    /// Where the weight keeps the axes (group, tap, inner, out): the weight is that array with its axes in this order,
+    /// neighbours merged.
+    pub order: [usize; 4],
+    /// Factor of the product.
+    pub scale: f64,
+    /// The operand slot that takes a bias per feature, if the operator has one, and the bias' factor.
+    pub bias: Option<(usize, f64)>,
+}
+
+impl Linear {
+    /// A plain product of matrices.
+    pub(super) fn matrix(order: [usize; 4]) -> Self {
+        Self { groups: 1, window: None, order, scale: 1.0, bias: None }
+    }
+
+    /// Positions of the operand that each position of the result reads.
+    pub fn taps(&self) -> usize {
+        self.window.as_ref().map_or(1, |w| w.kernel.iter().product())
+    }
+}
+
+/// A window that slides over positions, as convolutions have it. All lists have one entry per spatial axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Extents of the operand.
+    pub operand: Vec<usize>,
+    /// Extents of the result.
+    pub result: Vec<usize>,
+    /// Extents of the kernel.
+    pub kernel: Vec<usize>,
+    /// Steps.
+    pub strides: Vec<usize>,
+    /// Distances between taps.
+    pub dilations: Vec<usize>,
+    /// Padding before the first element.
+    pub pads: Vec<usize>,
+    /// Whether the window writes where a convolution's would read.
+    pub transposed: bool,
+}
+
+impl Window {
+    /// The operand position that result position `position` (row-major) reads at `tap`; `None` for padding.
+    pub fn read(&self, position: usize, tap: usize) -> Option<usize> {
+        let (mut position, mut tap) = (position, tap);
+        let (mut read, mut step) = (0, 1);
+        for axis in (0..self.kernel.len()).rev() {
+            let (p, k) = (position % self.result[axis], tap % self.kernel[axis]);
+            position /= self.result[axis];
+            tap /= self.kernel[axis];
+            let (stride, shift) = (self.strides[axis], k * self.dilations[axis]);
+            let at = if self.transposed {
+                let at = (p + self.pads[axis]).checked_sub(shift)?;
+                at.is_multiple_of(stride).then_some(at / stride)?
+            } else {
+                (p * stride + shift).checked_sub(self.pads[axis])?
+            };
+            if at >= self.operand[axis] {
+                return None;
+            }
+            read += at * step;
+            step *= self.operand[axis];
+        }
+        Some(read)
+    }
+
+    /// Whether every position reads itself and nothing else.
+    pub(super) fn is_identity(&self) -> bool {
+        self.kernel.iter().all(|k| *k == 1)
+            && self.strides.iter().all(|s| *s == 1)
+            && self.pads.iter().all(|p| *p == 0)
+            && self.operand == self.result
+    }
+}
+
+/// A factor that is the same for all elements.
+pub(super) fn uniform(factor: f64) -> ArrayD<f64> {
+    ArrayD::from_elem(IxDyn(&[]), factor)
+}

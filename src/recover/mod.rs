@@ -1,0 +1,232 @@
+//! Recovery: what is left of each pruned layer takes over what was removed, by least squares on the calibration samples.
+//!
+//! Layer by layer in the pruned network, as K-prune does (Park et al., 2024, section 3.4): the layer's weights are corrected
+//! so that the value after its residual connection comes as close as it can to the dense model's. The difference holds
+//! what earlier layers still lack, so that errors do not pile up. Shapes stay as they are.
+
+mod layer;
+mod moments;
+mod pass;
+mod probe;
+mod ridge;
+mod stream;
+mod write;
+
+pub use layer::Reason;
+pub use moments::{Correction, Moments};
+pub use ridge::{Form, cross_validate, fit};
+
+use serde::Serialize;
+
+use crate::{
+    calibration::CalibrationError,
+    graph::Graph,
+    onnx::{OnnxError, is_float, proto::ModelProto},
+    rewrite,
+    runtime::{Engine, RuntimeError},
+    score::ModelView,
+    trajectory::{Output, output_distance, outputs},
+    widths::Kept,
+};
+use pass::Pass;
+
+/// What recovery may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Nothing.
+    Off,
+    /// Biases: they take over the mean of what was removed.
+    Bias,
+    /// Weights and biases.
+    #[default]
+    Refit,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Bias => "bias",
+            Self::Refit => "refit",
+        })
+    }
+}
+
+/// Settings of recovery.
+#[derive(Clone, Copy, Debug)]
+pub struct RecoverOptions<'a> {
+    /// Outputs that hold logits, beside those that can be told.
+    pub logits: &'a [String],
+    /// What may change.
+    pub mode: Mode,
+    /// The ridge, relative to the mean variance of what a layer reads; `None`: chosen per layer on held-out samples.
+    pub ridge: Option<f64>,
+    /// Whether layers without a bias may be given one.
+    pub grow: bool,
+    /// Seed of the choice of positions.
+    pub seed: u64,
+    /// Bytes of intermediate values that may be kept on the host, for each of the two models.
+    pub memory: usize,
+}
+
+impl Default for RecoverOptions<'_> {
+    fn default() -> Self {
+        Self { logits: &[], mode: Mode::default(), ridge: None, grow: true, seed: 0, memory: 1 << 30 }
+    }
+}
+
+/// Why recovery failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The runtime failed.
+    #[error("recovery failed: {0}; --recover off does without")]
+    Runtime(#[from] RuntimeError),
+    /// A weight could not be read.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// Samples could not be batched.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+}
+
+/// What was done to a layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Weights and bias are corrected; found with this ridge, relative to the mean variance of what the layer reads.
+    Refitted {
+        /// The ridge.
+        ridge: f64,
+    },
+    /// The bias is corrected.
+    Shifted,
+    /// Nothing.
+    Left(Reason),
+}
+
+/// How one layer fared. Errors are sums of squares at the layer's waypoint, relative to the dense waypoint's variance.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerRecovery {
+    /// The layer's name.
+    pub name: String,
+    /// Entries that it sums over.
+    pub entries: usize,
+    /// Positions that were measured.
+    pub positions: usize,
+    /// Error before.
+    pub before: f64,
+    /// Error after, on samples that the correction was not fitted to.
+    pub after: f64,
+    /// What was done.
+    pub outcome: Outcome,
+}
+
+impl LayerRecovery {
+    fn left(name: String, reason: Reason) -> Self {
+        let outcome = Outcome::Left(reason);
+        Self { name, entries: 0, positions: 0, before: 0.0, after: 0.0, outcome }
+    }
+}
+
+/// A recovered model, and how it came to be.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The model.
+    pub model: ModelProto,
+    /// What is to be reported.
+    pub report: Recovery,
+}
+
+/// What recovery did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recovery {
+    /// What was allowed to change.
+    pub mode: Mode,
+    /// One entry per layer that pruning touches, in the order of the network.
+    pub layers: Vec<LayerRecovery>,
+    /// Distance of the outputs from the dense model's, over the calibration samples: divergence in nats where they are
+    /// class scores, else the relative squared error.
+    pub before: f64,
+    /// The same after recovery. Where that is no improvement, recovery is undone.
+    pub after: f64,
+    /// Parameters of biases that layers were given.
+    pub added: u64,
+    /// Whether the recovered model came out worse, and was discarded.
+    pub undone: bool,
+}
+
+/// Corrects the layers of `pruned`, which is the dense model of `view` without what `kept` leaves out.
+///
+/// `progress` is told how many layers are done, of how many.
+pub fn recover(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    kept: &Kept,
+    pruned: &ModelProto,
+    options: &RecoverOptions<'_>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Recovered, RecoverError> {
+    let mut pass = Pass::new(engine, view, pruned, options)?;
+    let layers = layer::layers(view, kept, &Graph::new(pruned), pass.facts());
+    let total = layers.len();
+    let mut reports = Vec::with_capacity(total);
+    for (done, layer) in layers.into_iter().enumerate() {
+        progress(done, total);
+        reports.push(match layer {
+            Ok(layer) => pass.layer(&layer, done)?,
+            Err((name, reason)) => LayerRecovery::left(name, reason),
+        });
+    }
+    let mut model = pass.finish();
+    rewrite::drop_unread(pruned, &mut model);
+    let (before, after) = distances(engine, view, options.logits, pruned, &model)?;
+    // A distance that is no number is no improvement.
+    let undone = after.partial_cmp(&before).is_none_or(std::cmp::Ordering::is_gt);
+    if undone {
+        model = pruned.clone();
+    }
+    let added = parameters(&model).saturating_sub(parameters(pruned));
+    let report = Recovery { mode: options.mode, layers: reports, before, after, added, undone };
+    Ok(Recovered { model, report })
+}
+
+/// Floating-point numbers in the constants of a model.
+fn parameters(model: &ModelProto) -> u64 {
+    let graph = Graph::new(model);
+    let constants = graph.values().filter_map(|(id, _)| graph.constant(id)).filter(|tensor| is_float(tensor));
+    constants.map(|tensor| tensor.dims.iter().map(|d| d.unsigned_abs()).product::<u64>()).sum()
+}
+
+/// Distances of the outputs of two models from the dense model's, over all samples.
+fn distances(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    logits: &[String],
+    before: &ModelProto,
+    after: &ModelProto,
+) -> Result<(f64, f64), RecoverError> {
+    let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, logits)
+        .into_iter()
+        .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
+        .collect();
+    let mut sessions = [engine.load(view.model)?, engine.load(before)?, engine.load(after)?];
+    let mut totals = [0.0; 2];
+    for range in view.samples.ranges(view.batch) {
+        let feed = view.samples.batch(range.start, range.end)?;
+        let mut outputs = Vec::with_capacity(sessions.len());
+        for session in &mut sessions {
+            outputs.push(session.run(&feed)?);
+        }
+        let Some((dense, others)) = outputs.split_first() else { continue };
+        for (total, other) in totals.iter_mut().zip(others) {
+            let pairs = places.iter().filter_map(|(i, output)| {
+                let (a, b) = (dense.get(*i)?.to_f32()?, other.get(*i)?.to_f32()?);
+                Some(output_distance(*output, a.view(), b.view()))
+            });
+            *total += pairs.sum::<f64>() * range.len() as f64;
+        }
+    }
+    let samples = view.samples.len().max(1) as f64;
+    Ok((totals[0] / samples, totals[1] / samples))
+}

@@ -1,0 +1,112 @@
+//! Second moments of what a layer reads and of what its result lacks: all that least squares needs to know of the samples.
+
+use faer::Mat;
+use ndarray::{ArrayView2, ArrayView3, Axis};
+
+/// Sums over positions, per group of the layer: with `X` `[positions, entries]` what is read, extended by a column of
+/// ones, and `E` `[positions, features]` what the result lacks.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// Number of positions.
+    pub rows: f64,
+    /// `XᵀX`, `[entries + 1, entries + 1]`.
+    pub gram: Vec<Mat<f64>>,
+    /// `XᵀE`, `[entries + 1, features]`.
+    pub cross: Vec<Mat<f64>>,
+    /// `ΣE²`, of all groups.
+    pub energy: f64,
+}
+
+/// What is added to a layer's weights, per group: `[entries + 1, features]`, the bias in the last row.
+#[derive(Clone, Debug)]
+pub struct Correction(pub Vec<Mat<f64>>);
+
+impl Moments {
+    /// Of no positions.
+    pub fn zero(groups: usize, entries: usize, features: usize) -> Self {
+        Self {
+            rows: 0.0,
+            gram: vec![Mat::zeros(entries + 1, entries + 1); groups],
+            cross: vec![Mat::zeros(entries + 1, features); groups],
+            energy: 0.0,
+        }
+    }
+
+    /// Adds `XᵀX` and `XᵀE` of some positions, `[groups, …, …]`, and their errors `[positions, groups · features]`.
+    pub fn add_products(
+        &mut self,
+        gram: ArrayView3<'_, f32>,
+        cross: ArrayView3<'_, f32>,
+        errors: ArrayView2<'_, f32>,
+    ) {
+        self.rows += errors.len_of(Axis(0)) as f64;
+        self.energy += errors.iter().map(|e| f64::from(*e).powi(2)).sum::<f64>();
+        self.gram.iter_mut().zip(gram.outer_iter()).for_each(|(sum, part)| accumulate(sum, part));
+        self.cross.iter_mut().zip(cross.outer_iter()).for_each(|(sum, part)| accumulate(sum, part));
+    }
+
+    /// Adds the errors of some positions `[positions, groups · features]`, where nothing is known of `X` but the ones.
+    pub fn add_errors(&mut self, errors: ArrayView2<'_, f32>) {
+        self.rows += errors.len_of(Axis(0)) as f64;
+        self.energy += errors.iter().map(|e| f64::from(*e).powi(2)).sum::<f64>();
+        let sums = errors.axis_iter(Axis(1)).map(|column| column.iter().map(|e| f64::from(*e)).sum::<f64>());
+        let mut sums = sums.collect::<Vec<_>>().into_iter();
+        for (gram, cross) in self.gram.iter_mut().zip(&mut self.cross) {
+            gram[(0, 0)] = self.rows;
+            for feature in 0..cross.ncols() {
+                cross[(0, feature)] += sums.next().unwrap_or(0.0);
+            }
+        }
+    }
+
+    /// Of the positions of both.
+    pub fn plus(&self, other: &Self) -> Self {
+        self.combine(other, 1.0)
+    }
+
+    /// Of the positions without those of `other`, which are among them.
+    pub fn minus(&self, other: &Self) -> Self {
+        self.combine(other, -1.0)
+    }
+
+    fn combine(&self, other: &Self, sign: f64) -> Self {
+        let sum = |a: &[Mat<f64>], b: &[Mat<f64>]| {
+            a.iter().zip(b).map(|(a, b)| a + faer::Scale(sign) * b).collect::<Vec<_>>()
+        };
+        Self {
+            rows: self.rows + sign * other.rows,
+            gram: sum(&self.gram, &other.gram),
+            cross: sum(&self.cross, &other.cross),
+            energy: self.energy + sign * other.energy,
+        }
+    }
+
+    /// `Σ(E − X·correction)²`: what is still lacking afterwards.
+    pub fn error(&self, correction: &Correction) -> f64 {
+        let gained: f64 = self
+            .gram
+            .iter()
+            .zip(&self.cross)
+            .zip(&correction.0)
+            .map(|((gram, cross), delta)| {
+                let fitted = gram * delta;
+                inner(delta, cross) * 2.0 - inner(delta, &fitted)
+            })
+            .sum();
+        (self.energy - gained).max(0.0)
+    }
+}
+
+/// `Σ a ∘ b`.
+fn inner(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+    let columns = a.col_iter().zip(b.col_iter());
+    columns.map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a * b).sum::<f64>()).sum()
+}
+
+fn accumulate(sum: &mut Mat<f64>, part: ArrayView2<'_, f32>) {
+    for (i, row) in part.outer_iter().enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            sum[(i, j)] += f64::from(*x);
+        }
+    }
+}

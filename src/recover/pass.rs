@@ -1,0 +1,243 @@
+//! The walk through the network, layer by layer.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use ndarray::Array2;
+
+use super::{
+    LayerRecovery, Mode, Outcome, RecoverError, RecoverOptions,
+    layer::{Layer, Reason},
+    moments::Moments,
+    probe::{Positions, Probe, choose},
+    ridge::{Form, cross_validate, fit},
+    stream::Stream,
+    write,
+};
+use crate::{
+    graph::{Facts, Graph, NodeId, Value, ValueId},
+    onnx::proto::ModelProto,
+    runtime::Engine,
+    score::ModelView,
+    tensor::DType,
+    trajectory::{Padding, padding},
+    typing::observe,
+};
+
+/// Positions per summed entry that least squares are given, if the samples have as many.
+const POSITIONS_PER_ENTRY: usize = 32;
+
+/// Positions that are measured at least, if the samples have as many.
+const FEWEST_POSITIONS: usize = 8192;
+
+/// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
+const MOST_ENTRIES: usize = 4608;
+
+/// Parts that samples are divided into, each held out once.
+const FOLDS: usize = 4;
+
+/// Where the walk is.
+pub(super) struct Pass<'a> {
+    view: ModelView<'a>,
+    options: &'a RecoverOptions<'a>,
+    batches: Vec<Range<usize>>,
+    padding: Option<Padding>,
+    /// The pruned model, corrected so far.
+    model: ModelProto,
+    /// What one run of the pruned model showed.
+    facts: Facts,
+    types: BTreeMap<String, (DType, usize)>,
+    dense: Stream<'a>,
+    pruned: Stream<'a>,
+    /// The result of the last layer: what comes before it is as it will be.
+    settled: Option<String>,
+}
+
+/// What was measured of a layer.
+struct Measured {
+    folds: Vec<Moments>,
+    /// Sum of squares of the dense waypoint about its mean.
+    variance: f64,
+    positions: usize,
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(
+        engine: &'a dyn Engine,
+        view: ModelView<'a>,
+        pruned: &ModelProto,
+        options: &'a RecoverOptions<'a>,
+    ) -> Result<Self, RecoverError> {
+        let graph = Graph::new(pruned);
+        let first = view.samples.ranges(view.facts.samples).next().unwrap_or(0..1);
+        let feed = view.samples.batch(first.start, first.end)?;
+        let facts = observe(engine, pruned, &graph, &feed, first.len())?;
+        // At least as many batches as folds.
+        let batch = view.batch.min(view.samples.len().div_ceil(FOLDS)).max(1);
+        let batches: Vec<_> = view.samples.ranges(batch).collect();
+        let stream = |graph: &Graph, facts: &Facts| {
+            Stream::new(engine, view.samples, graph, facts, batches.len(), options.memory)
+        };
+        let typed = |(id, value): (ValueId, &Value)| {
+            let fact = facts.get(id)?;
+            Some((value.name.clone(), (fact.dtype, fact.shape.len())))
+        };
+        Ok(Self {
+            view,
+            options,
+            padding: padding(view.model, view.graph, view.facts, view.widths),
+            dense: stream(view.graph, view.facts),
+            pruned: stream(&graph, &facts),
+            types: graph.values().filter_map(typed).collect(),
+            batches,
+            model: pruned.clone(),
+            facts,
+            settled: None,
+        })
+    }
+
+    /// What one run of the pruned model showed.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The pruned model, corrected so far.
+    pub fn finish(self) -> ModelProto {
+        self.model
+    }
+
+    /// Measures a layer and corrects it.
+    pub fn layer(&mut self, layer: &Layer, number: usize) -> Result<LayerRecovery, RecoverError> {
+        let entries = match self.options.mode {
+            Mode::Refit if layer.entries <= MOST_ENTRIES => layer.entries,
+            _ => 0,
+        };
+        let measured = self.measure(layer, entries, number)?;
+        self.settled = Some(layer.result.clone());
+        let name = layer.name.clone();
+        let Some(Measured { folds, variance, positions }) = measured else {
+            return Ok(LayerRecovery::left(name, Reason::Positions));
+        };
+        let Some((first, rest)) = folds.split_first().filter(|(_, rest)| !rest.is_empty()) else {
+            return Ok(LayerRecovery::left(name, Reason::Samples));
+        };
+        let total = rest.iter().fold(first.clone(), |sum, fold| sum.plus(fold));
+        let biased = layer.biased || self.options.grow;
+        let (form, error) = cross_validate(&folds, &total, self.options.ridge, biased);
+        let relative = |error: f64| error / variance.max(f64::MIN_POSITIVE);
+        let (before, after) = (relative(total.energy), relative(error));
+        let correction = fit(&total, form, biased).filter(|_| error < total.energy);
+        let (outcome, after) = match (&correction, form) {
+            (None, _) => (Outcome::Left(Reason::NoGain), before),
+            (Some(_), Form::Bias) => (Outcome::Shifted, after),
+            (Some(_), Form::Ridge(ridge)) => (Outcome::Refitted { ridge }, after),
+        };
+        if let Some(correction) = &correction {
+            self.model = write::correct(&self.model, &Graph::new(&self.model), layer, correction)?;
+        }
+        Ok(LayerRecovery { name, entries: layer.entries, positions, before, after, outcome })
+    }
+
+    /// Moments per fold, with so many entries (none: of the errors alone); `None` where positions vary among batches.
+    fn measure(
+        &mut self,
+        layer: &Layer,
+        entries: usize,
+        number: usize,
+    ) -> Result<Option<Measured>, RecoverError> {
+        let graph = Graph::new(&self.model);
+        let types = &self.types;
+        let Some(probe) =
+            Probe::new(&self.model, &graph, layer, entries > 0, |name| types.get(name).copied())
+        else {
+            return Ok(None);
+        };
+        let (whole, settled) = (Graph::new(&probe.model), self.settled.as_deref());
+        let wanted: Vec<ValueId> = probe.outputs.iter().filter_map(|name| whole.find(name)).collect();
+        let places = self.places(&whole, settled, layer);
+        let mut piece = self.pruned.piece(&probe.model, &whole, &wanted, places)?;
+        let dense = self.view.graph;
+        let Some(waypoint) = dense.find(&layer.waypoint.0) else { return Ok(None) };
+        let places = self.places(dense, settled, layer);
+        let mut reference = self.dense.piece(self.view.model, dense, &[waypoint], places)?;
+        let count = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
+        let (groups, features) = (layer.linear.groups, layer.gain.len());
+        let zero = Moments::zero(groups, entries, features / groups);
+        let folds = self.batches.len().min(FOLDS);
+        let mut measured = Measured { folds: vec![zero; folds], variance: 0.0, positions: 0 };
+        let mut spread = Spread::new(features);
+        let mut steady = true;
+        for (number_of_batch, range) in self.batches.clone().iter().enumerate() {
+            let found = self.dense.run(&mut reference, number_of_batch, range, Vec::new())?;
+            let found = found.into_iter().next();
+            steady &= found.as_ref().is_some_and(|f| self.is_steady(waypoint, f.shape(), range.len()));
+            let real = self.real_positions(waypoint, range)?;
+            let seed = self.options.seed ^ ((number as u64) << 32) ^ number_of_batch as u64;
+            let found = found.filter(|_| steady);
+            let chosen = found.and_then(|f| choose(layer, &f, real.as_deref(), count, seed));
+            steady &= chosen.is_some();
+            // The pieces have to run through all batches, whatever becomes of this layer.
+            let chosen = chosen.unwrap_or_else(|| Positions::first(features));
+            let feed = probe.feed(layer, &chosen);
+            let results = self.pruned.run(&mut piece, number_of_batch, range, feed)?;
+            spread.add(&chosen.target);
+            measured.positions += chosen.rows.len();
+            steady &= probe.collect(&results, &mut measured.folds[number_of_batch % folds]).is_some();
+        }
+        self.dense.advance(reference);
+        self.pruned.advance(piece);
+        measured.variance = spread.total();
+        Ok(Some(measured).filter(|_| steady))
+    }
+
+    /// Positions among the nodes of `graph` from behind the last layer to this one, where the model may be cut.
+    fn places(&self, graph: &Graph, settled: Option<&str>, layer: &Layer) -> Range<usize> {
+        let index = |result: &str| graph.find(result).and_then(|v| graph.producer(v)).map(NodeId::index);
+        let start = settled.and_then(index).map_or(0, |last| last + 1);
+        start..index(&layer.result).map_or(start, |layer| layer + 1)
+    }
+
+    /// Whether the value has the positions that were observed.
+    fn is_steady(&self, value: ValueId, shape: &[usize], samples: usize) -> bool {
+        let observed = self.view.facts.get(value).map_or(0, |f| f.shape.iter().product::<usize>());
+        observed * samples == shape.iter().product::<usize>() * self.view.facts.samples
+    }
+
+    /// For each position of a batch, whether it is no padding; `None` where there is none.
+    fn real_positions(&self, value: ValueId, range: &Range<usize>) -> Result<Option<Vec<i64>>, RecoverError> {
+        let Some(padding) = &self.padding else { return Ok(None) };
+        if !padding.covers(self.view.widths, value) {
+            return Ok(None);
+        }
+        let inputs = self.view.samples.batch(range.start, range.end)?;
+        Ok(inputs.iter().find(|(name, _)| *name == padding.input).and_then(|(_, mask)| mask.to_ints()))
+    }
+}
+
+/// Sums that give a variance.
+struct Spread {
+    rows: f64,
+    sums: Vec<f64>,
+    squares: f64,
+}
+
+impl Spread {
+    fn new(features: usize) -> Self {
+        Self { rows: 0.0, sums: vec![0.0; features], squares: 0.0 }
+    }
+
+    fn add(&mut self, rows: &Array2<f32>) {
+        self.rows += rows.nrows() as f64;
+        for row in rows.outer_iter() {
+            for (sum, x) in self.sums.iter_mut().zip(row) {
+                *sum += f64::from(*x);
+                self.squares += f64::from(*x).powi(2);
+            }
+        }
+    }
+
+    /// Sum of squares about the mean.
+    fn total(&self) -> f64 {
+        let means: f64 = self.sums.iter().map(|s| s * s / self.rows.max(1.0)).sum();
+        (self.squares - means).max(0.0)
+    }
+}
