@@ -43,7 +43,7 @@ mod window;
 
 pub use editor::{Change, EditError, NodeEditor};
 pub use gather::gather;
-pub use gradient::{NoGradient, NodeGradient};
+pub use gradient::{NoGradient, NodeGradient, has_gradient};
 pub use ids::Ids;
 pub use quantize::unrounded;
 pub use registry::{all, find, makes_tensors};
