@@ -118,6 +118,19 @@ impl Tail {
         self.value(&result, dtype)
     }
 
+    /// Appends `node` once more, on other operands, for its first result alone.
+    pub fn again<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
+        let result = self.fresh(&node.op_type().to_lowercase());
+        let input = operands.iter().map(|o| o.map_or_else(String::new, |o| o.name())).collect();
+        self.nodes.borrow_mut().push(NodeProto {
+            name: Some(result.clone()),
+            input,
+            output: vec![result.clone()],
+            ..node.clone()
+        });
+        self.value(&result, dtype)
+    }
+
     /// Operands laid end to end along an axis.
     pub fn concat<'t>(&'t self, parts: &[Expr<'t>], axis: usize) -> Option<Expr<'t>> {
         let dtype = parts.first()?.dtype;

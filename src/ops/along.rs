@@ -1,8 +1,12 @@
 //! Operators that work along some axes, whose entries depend on each other, and pass the others: CumSum, TopK, ArgMax, Trilu,
 //! ReverseSequence, LRN, MeanVarianceNormalization; and those that look at all axes: NonZero, Size, EyeLike.
 
-use super::{NodeTyper, Operator};
-use crate::widths::{Element, Reason, Width};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, normalization::Norm};
+use crate::{
+    graph::Attr,
+    tensor::Tensor,
+    widths::{Element, Reason, Width},
+};
 
 fn rearranged(node: &NodeTyper<'_>) -> Reason {
     Reason::Rearranged(node.op_type().to_owned())
@@ -18,6 +22,15 @@ impl Operator for CumSum {
         let axis = node.axis(axis, x.len())?;
         node.pin(x[axis], rearranged(node));
         node.set(0, x);
+        Ok(())
+    }
+
+    /// The sums run the other way.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let flag = |name| node.int(name).unwrap_or(0);
+        let attributes =
+            [Attr::Int("exclusive", flag("exclusive")), Attr::Int("reverse", 1 - flag("reverse"))];
+        node.give(0, node.g()?.apply("CumSum", &[node.x(1)?], &attributes));
         Ok(())
     }
 }
@@ -68,6 +81,13 @@ impl Operator for Trilu {
         node.set(0, x);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        // tract wants the diagonal to be given.
+        let diagonal = if node.has(1) { node.x(1)? } else { node.tail().constant(&Tensor::int(0)) };
+        node.give(0, node.again(&[Some(node.g()?), Some(diagonal)])?);
+        Ok(())
+    }
 }
 
 /// Reverses the start of each sequence of a batch.
@@ -86,6 +106,11 @@ impl Operator for ReverseSequence {
         node.set(0, x);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give(0, node.again(&[Some(node.g()?), Some(node.x(1)?)])?);
+        Ok(())
+    }
 }
 
 /// LRN: divides by a sum over neighbouring channels.
@@ -98,6 +123,26 @@ impl Operator for Lrn {
             node.pin(channels, Reason::Normalised);
         }
         node.set(0, x);
+        Ok(())
+    }
+
+    /// Of `y = x · d^-β` with `d = bias + α/size · Σ x²` over neighbours.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (g, x, shape) = (node.g()?, node.x(0)?, node.shape(0)?);
+        let number = |name, default| node.float(name).unwrap_or(default);
+        let (alpha, beta, bias) = (number("alpha", 1e-4), number("beta", 0.75), number("bias", 1.0));
+        let size = node.int("size").unwrap_or(1).max(1);
+        let channels = shape.get(1).copied().unwrap_or(0) as i64;
+        // Where a channel lies in the windows of the others.
+        let sees = |of: i64, other: i64| (-((size - 1) / 2)..=size / 2).contains(&(other - of));
+        let windows = |transposed: bool| -> Vec<Vec<f32>> {
+            let entry = |i, j| f32::from(if transposed { sees(i, j) } else { sees(j, i) });
+            (0..channels).map(|i| (0..channels).map(|j| entry(i, j)).collect()).collect()
+        };
+        let scale = alpha / size as f32;
+        let d = bias + scale * (x * x).along(1, shape.len(), &windows(false));
+        let shared = (g * x * d.powf(-beta - 1.0)).along(1, shape.len(), &windows(true));
+        node.give(0, g * d.powf(-beta) - (2.0 * scale * beta) * x * shared);
         Ok(())
     }
 }
@@ -113,6 +158,15 @@ impl Operator for MeanVariance {
             node.pin(x[axis], Reason::Normalised);
         }
         node.set(0, x);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let rank = node.shape(0)?.len();
+        let axes = node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
+        let axes = axes.into_iter().map(|a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        // The epsilon of the function that defines the operator.
+        node.give(0, Norm::of(node.x(0)?, &axes, true, 1e-9).gradient(node.g()?));
         Ok(())
     }
 }

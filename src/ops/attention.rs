@@ -1,7 +1,11 @@
 //! Attention as one operator: the standard's `Attention` (operator set 23), and what all fused forms of attention share.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, gradient::one_hot};
+use crate::{
+    graph::Expr,
+    tensor::Tensor,
+    widths::{Reason, Width},
+};
 
 /// The axes of one attention, `softmax(Q[B, H, S, E] · K[B, G, T, E]ᵀ) · V[B, G, T, F]`. There are fewer heads of keys and
 /// values than of queries where groups of queries share them.
@@ -143,6 +147,24 @@ impl Operator for Attention {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        if node.has(PAST.0) || node.float("softcap").unwrap_or(0.0) != 0.0 {
+            return Err(node.none("a cache or a cap on its logits"));
+        }
+        // Where heads are not merged, they are an axis.
+        let count = |name: &str, slot: usize| match node.shape(slot) {
+            Ok(&[_, heads, _, _]) => heads,
+            _ => node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+        };
+        let attended = Attended {
+            operands: [node.x(0)?, node.x(1)?, node.x(2)?],
+            heads: count("q_num_heads", 0),
+            kv_heads: count("kv_num_heads", 1),
+            rest: (MASK..node.input_count()).map(|slot| node.x(slot).ok()).collect(),
+        };
+        attended.gradient(node)
+    }
 }
 
 /// The operand's axes as `[B, H, S, E]`.
@@ -154,5 +176,90 @@ fn four_axes(node: &mut NodeTyper<'_>, slot: usize, count: &str) -> Result<[Widt
             Ok([batch, heads, length, inner])
         }
         _ => Err(node.form("an operand of unexpected rank")),
+    }
+}
+
+/// What a node attends with, for its gradient.
+pub(super) struct Attended<'a> {
+    /// Queries, keys and values, which are operands 0, 1 and 2.
+    pub operands: [Expr<'a>; 3],
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// The operands that follow.
+    pub rest: Vec<Option<Expr<'a>>>,
+}
+
+impl<'a> Attended<'a> {
+    /// Gives queries, keys and values their cotangents.
+    pub fn gradient(&self, node: &NodeGradient<'a>) -> Result<(), NoGradient> {
+        if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(node.none("head counts that do not fit"));
+        }
+        let [query, key, value] = [(0, self.heads), (1, self.kv_heads), (2, self.kv_heads)]
+            .map(|(slot, heads)| Part::of(node, slot, heads));
+        let (query, key, value) = (query?, key?, value?);
+        // Attending to the identity gives the probabilities, whatever masks them.
+        let mut operands =
+            vec![Some(self.operands[0]), Some(self.operands[1]), Some(value.identity(node, key.length)?)];
+        operands.extend(&self.rest);
+        // Heads that share keys and values get an axis of their own: [B, G, H/G, S, …].
+        let group = [self.kv_heads as i64, (self.heads / self.kv_heads) as i64];
+        let grouped =
+            |x: Expr<'a>, last: usize| query.apart(x).reshape(&[0, group[0], group[1], -1, last as i64]);
+        let p = grouped(node.again(&operands)?, key.length);
+        let g = grouped(node.only_g()?, value.extent);
+        let q = grouped(self.operands[0], query.extent);
+        let [k, v] =
+            [(key, 1), (value, 2)].map(|(part, slot)| part.apart(self.operands[slot]).unsqueeze(&[2]));
+        let dp = g.matmul(v.matrix_transpose(5));
+        let scale = node.float("scale").filter(|s| *s != 0.0);
+        let ds = p * (dp - (p * dp).sum(&[4], true)) * scale.unwrap_or(1.0 / (query.extent as f32).sqrt());
+        let dq = ds.matmul(k).reshape_like(query.apart(self.operands[0]));
+        node.give(0, query.together(dq));
+        node.give(1, key.together(ds.matrix_transpose(5).matmul(q).sum(&[2], false)));
+        node.give(2, value.together(p.matrix_transpose(5).matmul(g).sum(&[2], false)));
+        Ok(())
+    }
+}
+
+/// How queries, keys or values lie: `[B, H, S, E]`, or `[B, S, H·E]` where heads are merged.
+#[derive(Clone, Copy)]
+struct Part {
+    merged: bool,
+    heads: usize,
+    length: usize,
+    extent: usize,
+}
+
+impl Part {
+    fn of(node: &NodeGradient<'_>, slot: usize, heads: usize) -> Result<Self, NoGradient> {
+        match *node.shape(slot)? {
+            [_, length, features] => Ok(Self { merged: true, heads, length, extent: features / heads }),
+            [_, heads, length, extent] => Ok(Self { merged: false, heads, length, extent }),
+            _ => Err(node.none("packed operands")),
+        }
+    }
+
+    fn apart<'a>(&self, x: Expr<'a>) -> Expr<'a> {
+        match self.merged {
+            true => x.reshape(&[0, 0, self.heads as i64, -1]).transpose(&[0, 2, 1, 3]),
+            false => x,
+        }
+    }
+
+    fn together<'a>(&self, x: Expr<'a>) -> Expr<'a> {
+        if self.merged { x.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, -1]) } else { x }
+    }
+
+    /// An identity matrix of extent `keys` per sample and head, in place of values.
+    fn identity<'a>(&self, node: &NodeGradient<'a>, keys: usize) -> Result<Expr<'a>, NoGradient> {
+        let value = node.x(2)?;
+        let rows = (0..keys).flat_map(|i| one_hot(i, keys)).collect();
+        let identity = node.tail().numbers(&[1, 1, keys, keys], rows, value.dtype());
+        let identity = identity.ok_or_else(|| node.none("keys without extent"))?;
+        let number = |n: usize| node.tail().constant(&Tensor::ints(&[n as i64]));
+        let shape = [value.shape().slice(0, 0, 1), number(self.heads), number(keys), number(keys)];
+        let shape = node.tail().concat(&shape, 0).unwrap_or(value.shape());
+        Ok(self.together(identity.apply("Expand", &[shape], &[])))
     }
 }

@@ -209,7 +209,10 @@ fn rewrite_group(node: &mut NodeEditor<'_>, inner_axis: usize) -> Result<(), Edi
 
 /// Extents of the kernel.
 fn kernel<'a>(node: &NodeGradient<'a>) -> Result<&'a [usize], NoGradient> {
-    Ok(node.shape(1)?.get(2..).unwrap_or_default())
+    match node.shape(1)? {
+        [_, _, kernel @ ..] => Ok(kernel),
+        _ => Err(node.none("a weight of fewer than two axes")),
+    }
 }
 
 fn bias_gradient<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {

@@ -1,7 +1,10 @@
 //! What ONNX Runtime's optimizer fuses around products and normalisations (domain `com.microsoft`): FusedMatMul, FusedConv,
 //! SkipLayerNormalization, EmbedLayerNormalization. FusedGemm is typed as Gemm is.
 
-use super::{EditError, Ids, NodeEditor, NodeTyper, Operator, conv::Conv};
+use super::{
+    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv,
+    normalization::Norm,
+};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
@@ -71,7 +74,12 @@ impl Operator for FusedConv {
 }
 
 /// Normalises the sum of two operands (and a bias) over the last axis. The fourth result is the sum itself.
-pub(super) struct SkipNormalization;
+pub(super) enum SkipNormalization {
+    /// By mean and standard deviation.
+    Layer,
+    /// By the root mean square; there is no shift.
+    RootMeanSquare,
+}
 
 impl Operator for SkipNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
@@ -84,6 +92,30 @@ impl Operator for SkipNormalization {
         node.set(1, statistics.clone());
         node.set(2, statistics);
         node.set(3, axes);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (bias, centred) = match self {
+            Self::Layer => (4, true),
+            Self::RootMeanSquare => (3, false),
+        };
+        let mut addends = vec![0, 1];
+        addends.extend(node.has(bias).then_some(bias));
+        let rank = node.result_shape(0)?.len();
+        let mut passed = node.cotangent(3);
+        if let Some(g) = node.cotangent(0) {
+            let values = addends.iter().map(|slot| node.x(*slot)).collect::<Result<Vec<_>, _>>()?;
+            let sum = values.into_iter().reduce(|a, b| a + b).unwrap_or(g);
+            let norm =
+                Norm::of(sum, &[rank.saturating_sub(1)], centred, node.float("epsilon").unwrap_or(1e-12));
+            let own = norm.gradient(g * node.x(2)?);
+            passed = Some(passed.map_or(own, |passed| passed + own));
+        }
+        let passed = passed.ok_or_else(|| node.none("the cotangent of a statistic"))?;
+        for slot in addends.into_iter().filter(|slot| node.needs(*slot)) {
+            node.give_broadcast(slot, passed)?;
+        }
         Ok(())
     }
 }

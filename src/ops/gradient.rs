@@ -2,9 +2,13 @@
 
 use std::cell::RefCell;
 
+use super::Operator;
 use crate::{
     graph::{Expr, Facts, Graph, Node, Tail, ValueId},
-    onnx,
+    onnx::{
+        self,
+        proto::{ModelProto, NodeProto},
+    },
     tensor::{DType, Tensor},
 };
 
@@ -64,6 +68,11 @@ impl<'a> NodeGradient<'a> {
         NoGradient { op: self.node.op_type().to_owned(), what: what.to_owned() }
     }
 
+    /// The node once more, on other operands, for its first result: its attributes hold.
+    pub fn again(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
+        Ok(self.tail.again(&self.node.proto, operands, self.y(0)?.dtype()))
+    }
+
     /// What formulas are appended to.
     pub fn tail(&self) -> &'a Tail {
         self.tail
@@ -82,6 +91,14 @@ impl<'a> NodeGradient<'a> {
     /// The cotangent of the first result.
     pub fn g(&self) -> Result<Expr<'a>, NoGradient> {
         self.cotangent(0).ok_or_else(|| self.none("a cotangent of another result than the first"))
+    }
+
+    /// The cotangent of the first result, when nothing depends on the others.
+    pub fn only_g(&self) -> Result<Expr<'a>, NoGradient> {
+        match (1..self.output_count()).any(|result| self.cotangent(result).is_some()) {
+            true => Err(self.none("cotangents of several results")),
+            false => self.g(),
+        }
     }
 
     /// The cotangent of a result, if anything depends on it.
@@ -208,6 +225,16 @@ impl<'a> NodeGradient<'a> {
     pub fn give_broadcast(&self, slot: usize, cotangent: Expr<'a>) -> Result<(), NoGradient> {
         self.give_summed(slot, cotangent, self.result_shape(0)?)
     }
+}
+
+/// Whether an operator has a gradient rule, be it for some of its forms only.
+pub fn has_gradient(operator: &dyn Operator) -> bool {
+    let (graph, facts, tail) = (Graph::new(&ModelProto::default()), Facts::default(), Tail::new(0, "none"));
+    let node =
+        Node { proto: NodeProto::default(), inputs: Vec::new(), captures: Vec::new(), outputs: Vec::new() };
+    let bare = NodeGradient::new(&graph, &facts, &tail, &node, Vec::new(), Vec::new());
+    // A rule says what it lacks of a node without operands; where there is no rule, nothing is said.
+    !operator.gradient(&bare).is_err_and(|reason| reason.what.is_empty())
 }
 
 /// A row of a matrix that copies entries: one at `place`, else zeros.

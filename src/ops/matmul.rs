@@ -114,6 +114,9 @@ impl Operator for Gemm {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        if node.string("activation").is_some() {
+            return Err(node.none("a fused activation"));
+        }
         let (a, b) = (node.x(0)?, node.x(1)?);
         let flag = |name| node.int(name).unwrap_or(0) != 0;
         let g = node.g()?;

@@ -1,8 +1,8 @@
 //! ONNX Runtime's own forms of attention (domain `com.microsoft`): MultiHeadAttention, Attention, GroupQueryAttention.
 
 use super::{
-    EditError, NodeEditor, NodeTyper, Operator,
-    attention::{Heads, by_heads},
+    EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+    attention::{Attended, Heads, by_heads},
 };
 use crate::widths::{Reason, Width};
 
@@ -58,6 +58,26 @@ impl Operator for MultiHeadAttention {
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         node.scale_int("num_heads", node.result_axes(0).last());
         Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let [bias, mask, past, indirection] = [3, 5, 6, 9];
+        if !node.has(1) || !node.has(2) || (past..=indirection).any(|slot| node.has(slot)) {
+            return Err(node.none("packed operands or a cache"));
+        }
+        let mut operands = [node.x(0)?, node.x(1)?, node.x(2)?];
+        if node.has(bias) {
+            let mut start = 0;
+            for (slot, operand) in operands.iter_mut().enumerate() {
+                let &[_, _, features] = node.shape(slot)? else { return Err(node.none("a bias of heads")) };
+                *operand = *operand + node.x(bias)?.slice(0, start, start + features);
+                start += features;
+            }
+        }
+        let heads = node.int("num_heads").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let rest = (bias + 1..=mask).map(|slot| node.x(slot).ok());
+        let rest = std::iter::once(None).chain(rest).collect();
+        Attended { operands, heads, kv_heads: heads, rest }.gradient(node)
     }
 }
 

@@ -44,7 +44,7 @@ mod window;
 
 pub use editor::{Change, EditError, NodeEditor};
 pub use gather::gather;
-pub use gradient::{NoGradient, NodeGradient};
+pub use gradient::{NoGradient, NodeGradient, has_gradient};
 pub use ids::Ids;
 pub use linear::{Linear, NodeView, Window};
 pub use quantize::unrounded;

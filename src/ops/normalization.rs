@@ -213,7 +213,7 @@ impl Operator for LpNormalization {
 }
 
 /// Division by the standard deviation (or root mean square) over some axes.
-struct Norm<'a> {
+pub(super) struct Norm<'a> {
     normalised: Expr<'a>,
     deviation: Expr<'a>,
     axes: Vec<usize>,
@@ -222,7 +222,7 @@ struct Norm<'a> {
 
 impl<'a> Norm<'a> {
     /// The mean is subtracted first if `centred`.
-    fn of(x: Expr<'a>, axes: &[usize], centred: bool, epsilon: f32) -> Self {
+    pub fn of(x: Expr<'a>, axes: &[usize], centred: bool, epsilon: f32) -> Self {
         let x = if centred { x - x.mean(axes) } else { x };
         let deviation = ((x * x).mean(axes) + epsilon).map("Sqrt");
         Self { normalised: x / deviation, deviation, axes: axes.to_vec(), centred }
@@ -230,7 +230,7 @@ impl<'a> Norm<'a> {
 
     /// The cotangent of `x`, given that of its normalised value `n = (x − mean) / σ`:
     /// `(g − mean(g) − n · mean(g · n)) / σ`, where the root mean square leaves `mean(g)` out.
-    fn gradient(&self, g: Expr<'a>) -> Expr<'a> {
+    pub fn gradient(&self, g: Expr<'a>) -> Expr<'a> {
         let along = g - self.normalised * (g * self.normalised).mean(&self.axes);
         (if self.centred { along - g.mean(&self.axes) } else { along }) / self.deviation
     }

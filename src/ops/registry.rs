@@ -206,8 +206,8 @@ static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
     (MICROSOFT, "QuickGelu", &activation::QUICK_GELU),
     (MICROSOFT, "RotaryEmbedding", &RotaryEmbedding { tables: [2, 3] }),
     (MICROSOFT, "SimplifiedLayerNormalization", &LayerNormalization::RootMeanSquare),
-    (MICROSOFT, "SkipLayerNormalization", &SkipNormalization),
-    (MICROSOFT, "SkipSimplifiedLayerNormalization", &SkipNormalization),
+    (MICROSOFT, "SkipLayerNormalization", &SkipNormalization::Layer),
+    (MICROSOFT, "SkipSimplifiedLayerNormalization", &SkipNormalization::RootMeanSquare),
     (MICROSOFT, "TransposeMatMul", &FusedMatMul),
     (MICROSOFT, "Trilu", &Trilu),
 ];
@@ -249,10 +249,19 @@ pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::has_gradient, *};
 
     #[test]
     fn the_list_is_sorted_and_free_of_duplicates() {
         assert!(OPERATORS.windows(2).all(|pair| (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1)));
+    }
+    #[test]
+    fn every_operator_says_whether_it_has_a_gradient() {
+        let rule =
+            |name: &str| OPERATORS.iter().find(|(_, n, _)| *n == name).map(|(_, _, op)| has_gradient(*op));
+        assert_eq!((rule("Conv"), rule("Softmax"), rule("Tanh")), (Some(true), Some(true), Some(true)));
+        assert_eq!((rule("GridSample"), rule("LSTM")), (Some(false), Some(false)));
+        let with = OPERATORS.iter().filter(|(_, _, op)| has_gradient(*op)).count();
+        assert!(2 * with > OPERATORS.len());
     }
 }

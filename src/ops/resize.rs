@@ -33,6 +33,9 @@ impl Operator for Resize {
     /// Interpolation is linear in its operand: along each axis, the result is a matrix times what it is made from.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (from, to) = (node.shape(0)?, node.result_shape(0)?);
+        if from.len() != to.len() || from.contains(&0) {
+            return Err(node.none("an empty operand"));
+        }
         let scales = scales(node, from, to)?;
         let rule = Interpolation::of(node)?;
         let mut g = node.g()?;

@@ -1,6 +1,6 @@
 //! RotaryEmbedding, of the standard (operator set 23) and of ONNX Runtime.
 
-use super::{EditError, NodeEditor, NodeTyper, Operator, attention::by_heads};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, attention::by_heads};
 use crate::widths::Reason;
 
 /// Turns pairs of entries within each head, `[B, H, S, E]` or `[B, S, H·E]`. The two forms list the tables of cosines and
@@ -43,6 +43,21 @@ impl Operator for RotaryEmbedding {
         if node.axes(0).len() == 3 {
             node.scale_int("num_heads", node.axes(0).last());
         }
+        Ok(())
+    }
+
+    /// Cotangents turn the other way: by sines of the other sign.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let mut operands = Vec::with_capacity(node.input_count());
+        for slot in 0..node.input_count() {
+            operands.push(match node.has(slot) {
+                _ if slot == 0 => Some(node.g()?),
+                true if slot == self.tables[1] => Some(-node.x(slot)?),
+                true => Some(node.x(slot)?),
+                false => None,
+            });
+        }
+        node.give(0, node.again(&operands)?);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Picking and replacing entries at computed places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
 
-use super::{Ids, NodeTyper, Operator};
+use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::{
+    graph::{Attr, Expr},
     onnx::proto::NodeProto,
     widths::{Reason, Width},
 };
@@ -20,6 +21,12 @@ impl Operator for GatherElements {
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
         Ids::moved(slot)
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let axis = Attr::Int("axis", node.int("axis").unwrap_or(0));
+        node.give(0, scattered(node, "ScatterElements", Some(axis))?);
+        Ok(())
+    }
 }
 
 /// Replaces along one axis, at every place of the others by itself.
@@ -36,6 +43,11 @@ impl Operator for ScatterElements {
         }
         node.set(0, data);
         Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let axis = node.int("axis").unwrap_or(0);
+        replaced(node, |g, indices| g.apply("GatherElements", &[indices], &[Attr::Int("axis", axis)]))
     }
 }
 
@@ -74,6 +86,14 @@ impl Operator for GatherNd {
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
         Ids::moved(slot)
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        if node.int("batch_dims").unwrap_or(0) != 0 {
+            return Err(node.none("batch axes"));
+        }
+        node.give(0, scattered(node, "ScatterND", None)?);
+        Ok(())
+    }
 }
 
 /// Replaces slices at tuples of indices: `data[I…, R…]`, `indices[P…, tuple]`, `updates[P…, R…]`.
@@ -93,6 +113,10 @@ impl Operator for ScatterNd {
         node.set(0, data);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        replaced(node, |g, indices| g.apply("GatherND", &[indices], &[]))
+    }
 }
 
 /// Pins what tuples of indices count, and returns the axes of the tuples and those of the slices they point to.
@@ -111,6 +135,30 @@ fn indexed(
         node.pin(axis, Reason::Indexed);
     }
     Ok((places.to_vec(), data[end..].to_vec()))
+}
+
+/// The cotangent of what was picked from, added up where several picked one entry.
+fn scattered<'a>(node: &NodeGradient<'a>, op: &str, axis: Option<Attr<'_>>) -> Result<Expr<'a>, NoGradient> {
+    if node.opset() < 16 {
+        return Err(node.none("operator sets before 16, where nothing adds at indices"));
+    }
+    let zeros = node.x(0)?.zeros();
+    let attributes: Vec<_> = axis.into_iter().chain([Attr::Str("reduction", "add")]).collect();
+    Ok(zeros.apply(op, &[node.x(1)?, node.g()?], &attributes))
+}
+
+/// Entries that were replaced pass their cotangent to what replaced them.
+fn replaced<'a>(
+    node: &NodeGradient<'a>,
+    picked: impl Fn(Expr<'a>, Expr<'a>) -> Expr<'a>,
+) -> Result<(), NoGradient> {
+    if node.string("reduction").unwrap_or("none") != "none" {
+        return Err(node.none("a reduction"));
+    }
+    let (g, indices) = (node.g()?, node.x(1)?);
+    node.give(0, node.again(&[Some(g), Some(indices), Some(node.x(2)?.zeros())])?);
+    node.give(2, picked(g, indices));
+    Ok(())
 }
 
 /// Adds an axis with a one at the place that an index says.

@@ -31,7 +31,10 @@ impl Operator for Softmax {
         let axes: Vec<usize> = competing(node.opset(), first, rank).collect();
         let cotangent = match self {
             Self::Linear => y * (g - (y * g).sum(&axes, true)),
-            Self::Hard => return Ok(()),
+            Self::Hard => {
+                node.give_zero(0);
+                return Ok(());
+            }
             Self::Logarithmic => g - y.map("Exp") * g.sum(&axes, true),
         };
         node.give(0, cotangent);

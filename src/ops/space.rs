@@ -1,6 +1,6 @@
 //! Operators between channels and positions: DepthToSpace, SpaceToDepth, GridSample, RoiAlign.
 
-use super::{NodeTyper, Operator};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::{Reason, Width};
 
 /// `[N, C, H, W]` → `[N, C/b², H·b, W·b]`: blocks of `b·b` channels become positions, so that a unit is `b·b` channels.
@@ -26,6 +26,14 @@ impl Operator for DepthToSpace {
         };
         positions(node, batch, kept, &[height, width])
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (channels, [height, width], block) = blocks(node, node.result_shape(0)?, node.shape(0)?)?;
+        let apart = node.g()?.reshape(&[0, channels, height, block, width, block]);
+        let order = if node.string("mode") == Some("CRD") { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
+        node.give(0, apart.transpose(&order).reshape_like(node.x(0)?));
+        Ok(())
+    }
 }
 
 /// `[N, C, H, W]` → `[N, b²·C, H/b, W/b]`: positions of a block become channels.
@@ -43,6 +51,33 @@ impl Operator for SpaceToDepth {
             node.product(&[blocks[0], blocks[1], channels])
         };
         positions(node, batch, merged, &[height, width])
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (channels, [height, width], block) = blocks(node, node.shape(0)?, node.result_shape(0)?)?;
+        let g = node.g()?;
+        let whole = match node.string("mode") {
+            Some("CRD") => {
+                g.reshape(&[0, channels, block, block, height, width]).transpose(&[0, 1, 4, 2, 5, 3])
+            }
+            _ => g.reshape(&[0, block, block, channels, height, width]).transpose(&[0, 3, 4, 1, 5, 2]),
+        };
+        node.give(0, whole.reshape_like(node.x(0)?));
+        Ok(())
+    }
+}
+
+/// Channels of the side with more positions, positions of the other side, and the extent of a block.
+fn blocks(
+    node: &NodeGradient<'_>,
+    wide: &[usize],
+    narrow: &[usize],
+) -> Result<(i64, [i64; 2], i64), NoGradient> {
+    match (wide, narrow) {
+        (&[_, channels, _, _], &[_, _, height, width]) => {
+            Ok((channels as i64, [height as i64, width as i64], node.int("blocksize").unwrap_or(1)))
+        }
+        _ => Err(node.none("an operand that has not four axes")),
     }
 }
 

@@ -43,6 +43,8 @@ enum Operand {
     Input { shape: Vec<usize>, values: Values },
     /// Fed, without a cotangent.
     Flags { shape: Vec<usize> },
+    /// Fed, integers.
+    Rows(Vec<i64>),
     /// A constant of the model's float type.
     Weight(ArrayD<f64>),
     /// A constant.
@@ -135,6 +137,12 @@ impl Case {
         self
     }
 
+    /// The same integers for each sample.
+    pub fn rows(mut self, row: &[i64]) -> Self {
+        self.operands.push(Operand::Rows(row.to_vec()));
+        self
+    }
+
     /// A constant scalar of the model's type.
     pub fn number(mut self, value: f64) -> Self {
         self.operands.push(Operand::Weight(ndarray::arr0(value).into_dyn()));
@@ -199,6 +207,7 @@ impl Case {
             Operand::None => "-".to_owned(),
             Operand::Input { shape, .. } => format!("{shape:?}"),
             Operand::Flags { shape } => format!("flags {shape:?}"),
+            Operand::Rows(row) => format!("rows {row:?}"),
             Operand::Weight(a) => format!("weight {:?}", a.shape()),
             Operand::Constant(t) => format!("{:?}", t.to_ints().unwrap_or_default()),
         });
@@ -227,6 +236,10 @@ impl Case {
                 }
                 Operand::Flags { shape } => {
                     graph.input.push(value_info(&name, DType::Bool, shape.len()));
+                    name
+                }
+                Operand::Rows(_) => {
+                    graph.input.push(value_info(&name, DType::I64, 2));
                     name
                 }
                 Operand::Weight(values) => {
@@ -269,6 +282,9 @@ impl Case {
                 Operand::Flags { shape } => {
                     let flags = ArrayD::from_shape_simple_fn(sized(shape), || self.rng.random());
                     Tensor::Bool(flags)
+                }
+                Operand::Rows(row) => {
+                    Tensor::I64(ArrayD::from_shape_fn(IxDyn(&[batch, row.len()]), |at| row[at[1]]))
                 }
                 _ => continue,
             };

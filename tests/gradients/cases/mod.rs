@@ -1,5 +1,6 @@
 //! Operators in random forms, by family.
 
+mod attention;
 mod pointwise;
 mod shapes;
 mod sums;
@@ -12,5 +13,8 @@ pub type Form = fn(Case) -> Case;
 
 /// All forms.
 pub fn all() -> impl Iterator<Item = (&'static str, Form)> {
-    [pointwise::FORMS, shapes::FORMS, sums::FORMS, windows::FORMS].into_iter().flatten().copied()
+    [attention::FORMS, pointwise::FORMS, shapes::FORMS, sums::FORMS, windows::FORMS]
+        .into_iter()
+        .flatten()
+        .copied()
 }

@@ -12,6 +12,15 @@ pub static FORMS: &[(&str, Form)] = &[
         let axis = c.pick(&[1, -2]);
         c.op("Concat", 13).int("axis", axis).x(&[B, 2, 3]).x(&[B, 1, 3]).x(&[B, 4, 3])
     }),
+    ("CumSum", |mut c| {
+        let (exclusive, reverse, axis) = (c.flip(), c.flip(), c.pick(&[1, -1]));
+        let c = c.op("CumSum", 14).int("exclusive", exclusive.into()).int("reverse", reverse.into());
+        c.x(&[B, 3, 4]).constant(Tensor::int(axis))
+    }),
+    ("DepthToSpace", |mut c| {
+        let mode = c.pick(&["DCR", "CRD"]);
+        c.op("DepthToSpace", 13).int("blocksize", 2).string("mode", mode).x(&[B, 8, 2, 3])
+    }),
     ("Expand", |mut c| {
         let (x, shape) = c.pick(&[
             (&[B, 1, 3][..], &[1, 4, 3][..]),
@@ -27,12 +36,33 @@ pub static FORMS: &[(&str, Form)] = &[
     }),
     ("Gather", gather),
     ("Gather along the batch", |c| c.op("Gather", 13).int("axis", 0).x(&[B, 3]).list(&[1, -1, 1])),
+    ("GatherElements", |c| {
+        let indices = ArrayD::from_shape_fn(IxDyn(&[2, 2, 4]), |at| (at[0] + 2 * at[1] + at[2]) as i64 % 3 - 1);
+        c.op("GatherElements", 18).int("axis", 1).x(&[2, 3, 4]).constant(Tensor::I64(indices))
+    }),
+    ("GatherND", |c| {
+        let indices = ArrayD::from_shape_vec(IxDyn(&[3, 2]), vec![0, 1, 1, -1, 0, 1]).unwrap();
+        c.op("GatherND", 18).x(&[B, 3, 4]).constant(Tensor::I64(indices))
+    }),
     ("Pad", pad),
     ("Reshape", |mut c| {
         let shape = c.pick(&[&[0, -1][..], &[-1, 6, 4], &[0, 2, 3, 4], &[4, -1, 3, 2]]);
         c.op("Reshape", 14).x(&[B, 6, 4]).list(shape)
     }),
+    ("ReverseSequence", |c| {
+        c.op("ReverseSequence", 10).int("time_axis", 1).int("batch_axis", 0).x(&[3, 4, 2]).list(&[2, 4, 3])
+    }),
+    ("ScatterElements", |c| {
+        let indices = ArrayD::from_shape_fn(IxDyn(&[2, 2, 4]), |at| ((at[1] + at[2]) % 3) as i64);
+        let c = c.op("ScatterElements", 18).int("axis", 1).x(&[2, 3, 4]).constant(Tensor::I64(indices));
+        c.x(&[2, 2, 4])
+    }),
+    ("ScatterND", |c| {
+        let indices = ArrayD::from_shape_vec(IxDyn(&[2, 2]), vec![0, 1, 1, 2]).unwrap();
+        c.op("ScatterND", 18).x(&[B, 3, 4]).constant(Tensor::I64(indices)).x(&[2, 4])
+    }),
     ("Slice", slice),
+    ("SpaceToDepth", |c| c.op("SpaceToDepth", 13).int("blocksize", 2).x(&[B, 2, 4, 6])),
     ("Split", split),
     ("Squeeze", |mut c| {
         let axes = c.pick(&[&[1][..], &[-1, 1], &[3]]);
@@ -51,6 +81,14 @@ pub static FORMS: &[(&str, Form)] = &[
             None => c,
         };
         c.op("Transpose", 13).x(&[B, 2, 3, 4])
+    }),
+    ("Trilu", |mut c| {
+        let (upper, diagonal) = (c.flip(), c.pick(&[None, Some(1), Some(-1)]));
+        let c = c.op("Trilu", 14).int("upper", upper.into()).x(&[B, 3, 4]);
+        match diagonal {
+            Some(k) => c.constant(Tensor::int(k)),
+            None => c,
+        }
     }),
     ("Unsqueeze", |mut c| {
         let axes = c.pick(&[&[0][..], &[1, -1], &[2, 0]]);

@@ -38,6 +38,7 @@ pub static FORMS: &[(&str, Form)] = &[
         if b.is_empty() { c } else { c.x(b) }
     }),
     ("Softmax", |c| softmax(c, "Softmax")),
+    ("Hardmax", |c| c.op("Hardmax", 13).input(&[B, 3, 4], Values::Distinct)),
     ("LogSoftmax", |c| softmax(c, "LogSoftmax")),
     ("LayerNormalization", |c| layer(c, "LayerNormalization", 17)),
     ("RMSNormalization", |c| layer(c, "RMSNormalization", 23)),
@@ -54,6 +55,17 @@ pub static FORMS: &[(&str, Form)] = &[
         let (opset, scales) = c.pick(&[(18, 2), (21, 4)]);
         let x = c.pick(&[&[B, 4, 3][..], &[B, 4, 2, 3]]);
         epsilon(c.single().op("GroupNormalization", opset)).int("num_groups", 2).x(x).x(&[scales]).x(&[scales])
+    }),
+    ("LRN", |mut c| {
+        let size = c.pick(&[1, 3, 5]);
+        c.op("LRN", 13).int("size", size).float("alpha", 0.5).float("bias", 1.5).x(&[B, 5, 2, 2])
+    }),
+    ("MeanVarianceNormalization", |mut c| {
+        let c = match c.flip() {
+            true => c.ints("axes", &[2, 3]),
+            false => c,
+        };
+        c.op("MeanVarianceNormalization", 13).single().x(&[B, 2, 3, 2])
     }),
     ("LpNormalization", |mut c| {
         let (p, axis) = c.pick(&[(1, 1), (2, -1), (2, 1)]);

@@ -38,6 +38,11 @@ pub static FORMS: &[(&str, Form)] = &[
         let c = c.constant(Tensor::f32(&[0], vec![]).unwrap());
         c.constant(Tensor::f32(&[4], scales.to_vec()).unwrap())
     }),
+    ("Upsample", |mut c| {
+        let mode = c.pick(&["nearest", "linear"]);
+        let c = c.single().op("Upsample", 9).string("mode", mode).x(&[B, 2, 3, 4]);
+        c.constant(Tensor::f32(&[4], vec![1.0, 1.0, 2.0, 3.0]).unwrap())
+    }),
     ("Resize of version 10", |mut c| {
         let (mode, scales) = c.pick(&[
             ("nearest", [1.0, 1.0, 2.0, 3.0]),
