@@ -74,7 +74,7 @@ impl Fixture {
         let contractions: Vec<_> = dimension.contractions(&self.widths).collect();
         let names: Vec<_> =
             contractions.iter().map(|c| masks::input(&mut patch, &self.graph, &self.facts, c)).collect();
-        let points = waypoints(&self.graph, &self.widths, &self.dimensions);
+        let points = waypoints(&self.graph, &self.facts, &self.widths, &self.dimensions);
         let heads = outputs(&self.graph, &self.facts, &[]);
         assert_eq!(heads.iter().map(|o| o.head).collect::<Vec<_>>(), [Head::Logits]);
         patch.only_exposed();
