@@ -118,7 +118,7 @@ impl<'a> SizeFlow<'a> {
     pub fn deal(&mut self) -> Option<()> {
         let mut elements = self.elements_or_constants(0)?;
         for slot in 0..self.node.outputs.len() {
-            let Some(output) = self.node.outputs[slot] else { return None };
+            let output = self.node.outputs[slot]?;
             let count = self.facts.get(output)?.shape.iter().product();
             if count > elements.len() {
                 return None;

@@ -46,7 +46,7 @@ impl Noise {
 
 /// A model under construction.
 pub struct Net {
-    graph: GraphProto,
+    pub graph: GraphProto,
     opset: i64,
     noise: Noise,
     inputs: Vec<(String, Vec<usize>)>,
@@ -150,7 +150,8 @@ impl Net {
         self.node("Conv", &[x, &weight], &[y]).ints("pads", &[kernel / 2; 4]);
     }
 
-    fn model(&self, outputs: &[&str]) -> ModelProto {
+    /// The model with these outputs.
+    pub fn model(&self, outputs: &[&str]) -> ModelProto {
         let mut graph = self.graph.clone();
         graph.name = Some("net".into());
         graph.output = outputs
@@ -169,7 +170,8 @@ impl Net {
         }
     }
 
-    fn feed(&self, batch: usize) -> Vec<(String, Tensor)> {
+    /// Random inputs.
+    pub fn feed(&self, batch: usize) -> Vec<(String, Tensor)> {
         let mut noise = Noise::new(11);
         let feed = self.inputs.iter().map(|(name, shape)| {
             let shape: Vec<usize> = std::iter::once(batch).chain(shape.iter().copied()).collect();
@@ -217,7 +219,7 @@ impl Net {
 }
 
 /// ONNX Runtime where there is one (where OPTIN_REQUIRE_ORT is set, there must be), else tract for standard operators.
-fn engine(graph: &GraphProto) -> Option<Box<dyn Engine>> {
+pub fn engine(graph: &GraphProto) -> Option<Box<dyn Engine>> {
     let options = |runtime| RuntimeOptions { runtime, provider: Provider::Cpu, threads: 1, ort_lib: None };
     match open(&options(RuntimeChoice::Ort)) {
         Ok(engine) => Some(engine),
