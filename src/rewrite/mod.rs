@@ -128,8 +128,8 @@ fn sliced(
     Ok(from_tensor(name, &sliced))
 }
 
-/// Drops initializers and nodes whose results nobody reads any more.
-fn drop_unused(model: &mut ModelProto) {
+/// Drops initializers and nodes whose results nobody reads.
+pub fn drop_unused(model: &mut ModelProto) {
     let Some(graph) = model.graph.as_mut() else { return };
     let mut read: BTreeSet<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
     let mut kept: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
