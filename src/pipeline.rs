@@ -277,6 +277,8 @@ pub(crate) fn type_model(
     if let Ok(folded) = clock.time("fold", || fold::fold(engine, &source.model)) {
         source.model = folded;
     }
+    // What no output needs costs nothing, as runtimes leave it out.
+    rewrite::drop_dead(&mut source.model);
     let mut samples = calibration::load(&source.model, input, calibration)?;
     if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples)) {
         samples.fix_batch(batch)?;

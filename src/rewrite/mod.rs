@@ -4,7 +4,7 @@
 
 mod unused;
 
-pub use unused::drop as drop_unread;
+pub use unused::{drop as drop_unread, drop_dead};
 
 use std::collections::{BTreeMap, BTreeSet};
 

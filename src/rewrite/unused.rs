@@ -25,6 +25,28 @@ pub fn drop(dense: &ModelProto, pruned: &mut ModelProto) {
     }
 }
 
+/// Drops the nodes from which no output of the model can be reached, and the initializers that only they read.
+pub fn drop_dead(model: &mut ModelProto) {
+    let Some(graph) = model.graph.as_mut() else { return };
+    let mut read: BTreeSet<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+    let mut live: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
+    let mut before = read.clone();
+    for node in std::mem::take(&mut graph.node).into_iter().rev() {
+        before.extend(node_reads(&node));
+        if node.output.iter().any(|name| read.contains(name)) {
+            read.extend(node_reads(&node));
+            live.push(node);
+        }
+    }
+    live.reverse();
+    graph.node = live;
+    let is_dead = |name: &str| before.contains(name) && !read.contains(name);
+    // Old files list initializers as inputs as well.
+    let listed: BTreeSet<String> = graph.initializer.iter().map(|t| t.name().to_owned()).collect();
+    graph.initializer.retain(|t| !is_dead(t.name()));
+    graph.input.retain(|i| !(listed.contains(i.name()) && is_dead(i.name())));
+}
+
 /// Every name that a node reads, or that is a graph output.
 fn reads(graph: &GraphProto) -> BTreeSet<String> {
     let outputs = graph.output.iter().map(|o| o.name().to_owned());

@@ -217,13 +217,24 @@ fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bo
     if batch && softmax {
         return Kind::Head;
     }
-    let convolves = owned.iter().any(|o| widths.operand(graph, o.at).is_some_and(|axes| axes.len() >= 3));
-    match convolves {
-        true => Kind::Channel,
-        // Deformable attention weighs sampled values without a product of matrices.
-        false if softmax && !inner => Kind::Head,
-        false => Kind::Neuron,
+    if owned.iter().any(|o| convolves(graph, widths, o.at)) {
+        return Kind::Channel;
     }
+    // Deformable attention weighs sampled values without a product of matrices: there, too, heads are groups of features.
+    let groups = || {
+        let axes = owned.iter().filter_map(|o| widths.operand(graph, o.at)?.get(o.axis));
+        axes.into_iter().any(|axis| widths.table.root(*axis) != width)
+    };
+    if softmax && !inner && groups() { Kind::Head } else { Kind::Neuron }
+}
+
+/// Whether a constant is the kernel of a convolution: what sums over the second axis of an operand with positions.
+fn convolves(graph: &Graph, widths: &Widths, at: Use) -> bool {
+    let node = ops::reader(graph, at).node;
+    widths.contractions.iter().any(|c| {
+        let positions = widths.operand(graph, c.operand()).is_some_and(|axes| axes.len() >= 3);
+        c.node == node && (c.axis, c.feature) == (1, Some(1)) && positions
+    })
 }
 
 /// Whether a softmax runs for each entry of the width by itself.

@@ -41,7 +41,8 @@ fn heavy(graph: &Graph, widths: &Widths) -> Vec<bool> {
     for (id, node) in graph.nodes() {
         let any = products.contains(&id) || node.inputs.iter().flatten().any(|v| heavy[v.index()]);
         for output in node.outputs.iter().flatten() {
-            heavy[output.index()] = any;
+            // Reading an extent takes nothing of what was computed.
+            heavy[output.index()] = any && widths.sizes(*output).is_none();
         }
     }
     heavy
