@@ -180,7 +180,7 @@ fn recovery_text(recovery: &Recovery, verbose: bool) -> String {
         (recovery.layers.len(), if recovery.undone { ": no improvement, so it was undone" } else { "" });
     let _ = write!(
         out,
-        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's {:.4} → {:.4}{undone}",
+        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's, on held-out samples: {:.4} → {:.4}{undone}",
         recovery.mode,
         count - left,
         recovery.before,
