@@ -14,7 +14,9 @@ mod write;
 
 pub use layer::Reason;
 pub use moments::{Correction, Moments};
-pub use ridge::{Form, cross_validate, fit};
+pub use ridge::{Form, choose_form, fit};
+
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -105,7 +107,8 @@ pub enum Outcome {
     Left(Reason),
 }
 
-/// How one layer fared. Errors are sums of squares at the layer's waypoint, relative to the dense waypoint's variance.
+/// How one layer fared. Errors are sums of squares at the layer's waypoint on samples that were held out, relative to the
+/// dense waypoint's variance.
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerRecovery {
     /// The layer's name.
@@ -114,12 +117,23 @@ pub struct LayerRecovery {
     pub entries: usize,
     /// Positions that were measured.
     pub positions: usize,
-    /// Error before.
+    /// Error before, with the layers before it corrected.
     pub before: f64,
-    /// Error after, on samples that the correction was not fitted to.
+    /// Error after.
     pub after: f64,
     /// What was done.
     pub outcome: Outcome,
+}
+
+impl Outcome {
+    /// How the layer is corrected, if it is.
+    fn form(&self) -> Option<Form> {
+        match self {
+            Self::Refitted { ridge } => Some(Form::Ridge(*ridge)),
+            Self::Shifted => Some(Form::Bias),
+            Self::Left(_) => None,
+        }
+    }
 }
 
 impl LayerRecovery {
@@ -145,10 +159,10 @@ pub struct Recovery {
     pub mode: Mode,
     /// One entry per layer that pruning touches, in the order of the network.
     pub layers: Vec<LayerRecovery>,
-    /// Distance of the outputs from the dense model's, over the calibration samples: divergence in nats where they are
+    /// Distance of the outputs from the dense model's, over samples that were held out: divergence in nats where they are
     /// class scores, else the relative squared error.
     pub before: f64,
-    /// The same after recovery. Where that is no improvement, recovery is undone.
+    /// The same after recovery by the other samples. Where that is no improvement, recovery is undone.
     pub after: f64,
     /// Parameters of biases that layers were given.
     pub added: u64,
@@ -158,7 +172,9 @@ pub struct Recovery {
 
 /// Corrects the layers of `pruned`, which is the dense model of `view` without what `kept` leaves out.
 ///
-/// `progress` is told how many layers are done, of how many.
+/// The network is walked twice. The first time, some samples are held out, of every layer alike: they choose how each layer is
+/// corrected, and judge the whole. The second time, all samples are used. `progress` is told how many layers are done, of
+/// how many.
 pub fn recover(
     engine: &dyn Engine,
     view: ModelView<'_>,
@@ -167,24 +183,32 @@ pub fn recover(
     options: &RecoverOptions<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Recovered, RecoverError> {
-    let mut pass = Pass::new(engine, view, pruned, options)?;
-    let layers = layer::layers(view, kept, &Graph::new(pruned), pass.facts());
-    let total = layers.len();
-    let mut reports = Vec::with_capacity(total);
-    for (done, layer) in layers.into_iter().enumerate() {
+    let mut trial = Pass::new(engine, view, pruned, options)?;
+    let layers = layer::layers(view, kept, &Graph::new(pruned), trial.facts());
+    let total = 2 * layers.len();
+    let mut reports = Vec::with_capacity(layers.len());
+    for (done, layer) in layers.iter().enumerate() {
         progress(done, total);
         reports.push(match layer {
-            Ok(layer) => pass.layer(&layer, done)?,
-            Err((name, reason)) => LayerRecovery::left(name, reason),
+            Ok(layer) => trial.choose(layer, done)?,
+            Err((name, reason)) => LayerRecovery::left(name.clone(), reason.clone()),
         });
     }
-    let mut model = pass.finish();
-    rewrite::drop_unread(pruned, &mut model);
-    let (before, after) = distances(engine, view, options.logits, pruned, &model)?;
+    let held_out = trial.held_out();
+    let (before, after) = distances(engine, view, options.logits, pruned, &trial.finish(), &held_out)?;
     // A distance that is no number is no improvement.
     let undone = after.partial_cmp(&before).is_none_or(std::cmp::Ordering::is_gt);
-    if undone {
-        model = pruned.clone();
+    let mut model = pruned.clone();
+    if !undone {
+        let mut pass = Pass::new(engine, view, pruned, options)?;
+        for (done, (layer, report)) in layers.iter().zip(&reports).enumerate() {
+            progress(layers.len() + done, total);
+            if let (Ok(layer), Some(form)) = (layer, report.outcome.form()) {
+                pass.apply(layer, done, form)?;
+            }
+        }
+        model = pass.finish();
+        rewrite::drop_unread(pruned, &mut model);
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));
     let report = Recovery { mode: options.mode, layers: reports, before, after, added, undone };
@@ -198,13 +222,14 @@ fn parameters(model: &ModelProto) -> u64 {
     constants.map(|tensor| tensor.dims.iter().map(|d| d.unsigned_abs()).product::<u64>()).sum()
 }
 
-/// Distances of the outputs of two models from the dense model's, over all samples.
+/// Distances of the outputs of two models from the dense model's, over some samples.
 fn distances(
     engine: &dyn Engine,
     view: ModelView<'_>,
     logits: &[String],
     before: &ModelProto,
     after: &ModelProto,
+    batches: &[Range<usize>],
 ) -> Result<(f64, f64), RecoverError> {
     let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, logits)
         .into_iter()
@@ -212,7 +237,7 @@ fn distances(
         .collect();
     let mut sessions = [engine.load(view.model)?, engine.load(before)?, engine.load(after)?];
     let mut totals = [0.0; 2];
-    for range in view.samples.ranges(view.batch) {
+    for range in batches {
         let feed = view.samples.batch(range.start, range.end)?;
         let mut outputs = Vec::with_capacity(sessions.len());
         for session in &mut sessions {
@@ -227,6 +252,6 @@ fn distances(
             *total += pairs.sum::<f64>() * range.len() as f64;
         }
     }
-    let samples = view.samples.len().max(1) as f64;
+    let samples = batches.iter().map(ExactSizeIterator::len).sum::<usize>().max(1) as f64;
     Ok((totals[0] / samples, totals[1] / samples))
 }

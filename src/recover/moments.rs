@@ -61,23 +61,12 @@ impl Moments {
 
     /// Of the positions of both.
     pub fn plus(&self, other: &Self) -> Self {
-        self.combine(other, 1.0)
-    }
-
-    /// Of the positions without those of `other`, which are among them.
-    pub fn minus(&self, other: &Self) -> Self {
-        self.combine(other, -1.0)
-    }
-
-    fn combine(&self, other: &Self, sign: f64) -> Self {
-        let sum = |a: &[Mat<f64>], b: &[Mat<f64>]| {
-            a.iter().zip(b).map(|(a, b)| a + faer::Scale(sign) * b).collect::<Vec<_>>()
-        };
+        let sum = |a: &[Mat<f64>], b: &[Mat<f64>]| a.iter().zip(b).map(|(a, b)| a + b).collect();
         Self {
-            rows: self.rows + sign * other.rows,
+            rows: self.rows + other.rows,
             gram: sum(&self.gram, &other.gram),
             cross: sum(&self.cross, &other.cross),
-            energy: self.energy + sign * other.energy,
+            energy: self.energy + other.energy,
         }
     }
 

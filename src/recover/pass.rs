@@ -7,9 +7,9 @@ use ndarray::Array2;
 use super::{
     LayerRecovery, Mode, Outcome, RecoverError, RecoverOptions,
     layer::{Layer, Reason},
-    moments::Moments,
+    moments::{Correction, Moments},
     probe::{Positions, Probe, choose},
-    ridge::{Form, cross_validate, fit},
+    ridge::{Form, choose_form, fit},
     stream::Stream,
     write,
 };
@@ -32,8 +32,8 @@ const FEWEST_POSITIONS: usize = 8192;
 /// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
 const MOST_ENTRIES: usize = 4608;
 
-/// Parts that samples are divided into, each held out once.
-const FOLDS: usize = 4;
+/// One batch in so many is held out of the first walk.
+const PARTS: usize = 4;
 
 /// Where the walk is.
 pub(super) struct Pass<'a> {
@@ -54,10 +54,12 @@ pub(super) struct Pass<'a> {
 
 /// What was measured of a layer.
 struct Measured {
-    folds: Vec<Moments>,
-    /// Sum of squares of the dense waypoint about its mean.
+    /// Of the samples that are not held out.
+    training: Moments,
+    /// Of those that are.
+    held_out: Moments,
+    /// Sum of squares of the dense waypoint about its mean, on samples that are held out.
     variance: f64,
-    positions: usize,
 }
 
 impl<'a> Pass<'a> {
@@ -71,8 +73,7 @@ impl<'a> Pass<'a> {
         let first = view.samples.ranges(view.facts.samples).next().unwrap_or(0..1);
         let feed = view.samples.batch(first.start, first.end)?;
         let facts = observe(engine, pruned, &graph, &feed, first.len())?;
-        // At least as many batches as folds.
-        let batch = view.batch.min(view.samples.len().div_ceil(FOLDS)).max(1);
+        let batch = view.batch.min(view.samples.len().div_ceil(PARTS)).max(1);
         let batches: Vec<_> = view.samples.ranges(batch).collect();
         let stream = |graph: &Graph, facts: &Facts| {
             Stream::new(engine, view.samples, graph, facts, batches.len(), options.memory)
@@ -105,39 +106,73 @@ impl<'a> Pass<'a> {
         self.model
     }
 
-    /// Measures a layer and corrects it.
-    pub fn layer(&mut self, layer: &Layer, number: usize) -> Result<LayerRecovery, RecoverError> {
-        let entries = match self.options.mode {
-            Mode::Refit if layer.entries <= MOST_ENTRIES => layer.entries,
-            _ => 0,
-        };
-        let measured = self.measure(layer, entries, number)?;
-        self.settled = Some(layer.result.clone());
+    /// The batches that are held out.
+    pub fn held_out(&self) -> Vec<Range<usize>> {
+        let batches = self.batches.iter().enumerate();
+        batches.filter(|(number, _)| self.is_held_out(*number)).map(|(_, range)| range.clone()).collect()
+    }
+
+    fn is_held_out(&self, batch: usize) -> bool {
+        let count = self.batches.len();
+        batch % PARTS == PARTS - 1 || (count < PARTS && batch + 1 == count)
+    }
+
+    /// Chooses how a layer is corrected by its error on samples that are held out, and corrects it by the others.
+    pub fn choose(&mut self, layer: &Layer, number: usize) -> Result<LayerRecovery, RecoverError> {
         let name = layer.name.clone();
-        let Some(Measured { folds, variance, positions }) = measured else {
+        if self.batches.len() < 2 {
+            return Ok(LayerRecovery::left(name, Reason::Samples));
+        }
+        let Some(Measured { training, held_out, variance }) =
+            self.measure(layer, self.entries(layer), number)?
+        else {
             return Ok(LayerRecovery::left(name, Reason::Positions));
         };
-        let Some((first, rest)) = folds.split_first().filter(|(_, rest)| !rest.is_empty()) else {
-            return Ok(LayerRecovery::left(name, Reason::Samples));
-        };
-        let total = rest.iter().fold(first.clone(), |sum, fold| sum.plus(fold));
-        let biased = layer.biased || self.options.grow;
-        let (form, error) = cross_validate(&folds, &total, self.options.ridge, biased);
+        let biased = self.is_biased(layer);
+        let (form, error) = choose_form(&training, &held_out, self.options.ridge, biased);
         let relative = |error: f64| error / variance.max(f64::MIN_POSITIVE);
-        let (before, after) = (relative(total.energy), relative(error));
-        let correction = fit(&total, form, biased).filter(|_| error < total.energy);
+        let before = relative(held_out.energy);
+        let correction = fit(&training, form, biased).filter(|_| error < held_out.energy);
         let (outcome, after) = match (&correction, form) {
             (None, _) => (Outcome::Left(Reason::NoGain), before),
-            (Some(_), Form::Bias) => (Outcome::Shifted, after),
-            (Some(_), Form::Ridge(ridge)) => (Outcome::Refitted { ridge }, after),
+            (Some(_), Form::Bias) => (Outcome::Shifted, relative(error)),
+            (Some(_), Form::Ridge(ridge)) => (Outcome::Refitted { ridge }, relative(error)),
         };
-        if let Some(correction) = &correction {
-            self.model = write::correct(&self.model, &Graph::new(&self.model), layer, correction)?;
-        }
+        self.correct(layer, correction.as_ref())?;
+        let positions = (training.rows + held_out.rows) as usize;
         Ok(LayerRecovery { name, entries: layer.entries, positions, before, after, outcome })
     }
 
-    /// Moments per fold, with so many entries (none: of the errors alone); `None` where positions vary among batches.
+    /// Corrects a layer in the form that was chosen, by all samples.
+    pub fn apply(&mut self, layer: &Layer, number: usize, form: Form) -> Result<(), RecoverError> {
+        let entries = if form == Form::Bias { 0 } else { self.entries(layer) };
+        let measured = self.measure(layer, entries, number)?;
+        let total = measured.map(|m| m.training.plus(&m.held_out));
+        let correction = total.and_then(|total| fit(&total, form, self.is_biased(layer)));
+        self.correct(layer, correction.as_ref())
+    }
+
+    fn correct(&mut self, layer: &Layer, correction: Option<&Correction>) -> Result<(), RecoverError> {
+        self.settled = Some(layer.result.clone());
+        if let Some(correction) = correction {
+            self.model = write::correct(&self.model, &Graph::new(&self.model), layer, correction)?;
+        }
+        Ok(())
+    }
+
+    /// Entries of a layer that are measured; none where only its bias may change.
+    fn entries(&self, layer: &Layer) -> usize {
+        match self.options.mode {
+            Mode::Refit if layer.entries <= MOST_ENTRIES => layer.entries,
+            _ => 0,
+        }
+    }
+
+    fn is_biased(&self, layer: &Layer) -> bool {
+        layer.biased || self.options.grow
+    }
+
+    /// Moments with so many entries (none: of the errors alone); `None` where positions vary among batches.
     fn measure(
         &mut self,
         layer: &Layer,
@@ -162,26 +197,30 @@ impl<'a> Pass<'a> {
         let count = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
         let (groups, features) = (layer.linear.groups, layer.gain.len());
         let zero = Moments::zero(groups, entries, features / groups);
-        let folds = self.batches.len().min(FOLDS);
-        let mut measured = Measured { folds: vec![zero; folds], variance: 0.0, positions: 0 };
+        let mut measured = Measured { training: zero.clone(), held_out: zero, variance: 0.0 };
         let mut spread = Spread::new(features);
         let mut steady = true;
-        for (number_of_batch, range) in self.batches.clone().iter().enumerate() {
-            let found = self.dense.run(&mut reference, number_of_batch, range, Vec::new())?;
+        for (batch, range) in self.batches.clone().iter().enumerate() {
+            let found = self.dense.run(&mut reference, batch, range, Vec::new())?;
             let found = found.into_iter().next();
             steady &= found.as_ref().is_some_and(|f| self.is_steady(waypoint, f.shape(), range.len()));
             let real = self.real_positions(waypoint, range)?;
-            let seed = self.options.seed ^ ((number as u64) << 32) ^ number_of_batch as u64;
+            let seed = self.options.seed ^ ((number as u64) << 32) ^ batch as u64;
             let found = found.filter(|_| steady);
             let chosen = found.and_then(|f| choose(layer, &f, real.as_deref(), count, seed));
             steady &= chosen.is_some();
             // The pieces have to run through all batches, whatever becomes of this layer.
             let chosen = chosen.unwrap_or_else(|| Positions::first(features));
             let feed = probe.feed(layer, &chosen);
-            let results = self.pruned.run(&mut piece, number_of_batch, range, feed)?;
-            spread.add(&chosen.target);
-            measured.positions += chosen.rows.len();
-            steady &= probe.collect(&results, &mut measured.folds[number_of_batch % folds]).is_some();
+            let results = self.pruned.run(&mut piece, batch, range, feed)?;
+            let part = match self.is_held_out(batch) {
+                true => {
+                    spread.add(&chosen.target);
+                    &mut measured.held_out
+                }
+                false => &mut measured.training,
+            };
+            steady &= probe.collect(&results, part).is_some();
         }
         self.dense.advance(reference);
         self.pruned.advance(piece);

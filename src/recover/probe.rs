@@ -1,7 +1,7 @@
 //! Measuring a layer inside the runtime: nodes that gather what chosen positions read and lack, and multiply it out, so that
 //! only products leave.
 
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayView3, Axis, Ix2, Ix3, IxDyn};
+use ndarray::{Array2, ArrayD, ArrayView2, ArrayView3, Ix2, Ix3, IxDyn};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
@@ -144,19 +144,13 @@ pub(super) fn choose(
     count: usize,
     seed: u64,
 ) -> Option<Positions> {
-    let mut dense = dense.clone();
-    for (axis, kept) in layer.kept.iter().enumerate() {
-        if let Some(kept) = kept {
-            dense = dense.select(axis, kept);
-        }
-    }
-    let dense = dense.to_f32()?;
     let feature = layer.waypoint.1;
-    let order: Vec<usize> = (0..dense.ndim()).filter(|a| *a != feature).chain([feature]).collect();
-    let features = *dense.shape().get(feature)?;
-    let dense = dense.permuted_axes(order).as_standard_layout().into_owned();
-    let total = dense.len() / features.max(1);
-    let dense = dense.into_shape_with_order((total, features)).ok()?;
+    let whole = dense.shape();
+    let stay = |axis: usize| layer.kept.get(axis).and_then(Option::as_ref);
+    let entry = |axis: usize, i: usize| stay(axis).map_or(Some(i), |kept| kept.get(i).copied());
+    let axes: Vec<usize> = (0..whole.len()).filter(|a| *a != feature).collect();
+    let extents: Vec<usize> = axes.iter().map(|a| stay(*a).map_or(whole[*a], Vec::len)).collect();
+    let total: usize = extents.iter().product();
     let real = real.filter(|mask| mask.len() == total);
     let candidates: Vec<usize> = (0..total).filter(|row| real.is_none_or(|mask| mask[*row] != 0)).collect();
     let rows = if candidates.len() > count {
@@ -167,7 +161,24 @@ pub(super) fn choose(
     } else {
         candidates
     };
-    let target = dense.select(Axis(0), &rows);
+    // Few of many positions are read: no axis is moved for them.
+    let converted = if dense.view_f32().is_some() { None } else { Some(dense.to_f32()?) };
+    let dense = converted.as_ref().map(|x| x.view()).or_else(|| dense.view_f32())?;
+    let all = 0..*whole.get(feature)?;
+    let features: Vec<usize> = stay(feature).cloned().unwrap_or_else(|| all.collect());
+    let mut target = Array2::zeros((rows.len(), features.len()));
+    let mut at = vec![0; whole.len()];
+    for (row, mut out) in rows.iter().zip(target.outer_iter_mut()) {
+        let mut rest = *row;
+        for (axis, extent) in axes.iter().zip(&extents).rev() {
+            at[*axis] = entry(*axis, rest % extent)?;
+            rest /= extent;
+        }
+        for (out, f) in out.iter_mut().zip(&features) {
+            at[feature] = *f;
+            *out = *dense.get(at.as_slice())?;
+        }
+    }
     Some(Positions { rows, target })
 }
 

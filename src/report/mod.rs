@@ -186,13 +186,18 @@ fn recovery_text(recovery: &Recovery, verbose: bool) -> String {
         (recovery.layers.len(), if recovery.undone { ": no improvement, so it was undone" } else { "" });
     let _ = write!(
         out,
-        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's {:.4} → {:.4}{undone}",
+        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's, on held-out samples: {} → {}{undone}",
         recovery.mode,
         count - left,
-        recovery.before,
-        recovery.after
+        distance(recovery.before),
+        distance(recovery.after)
     );
     out
+}
+
+/// A small number, to a few digits.
+fn distance(x: f64) -> String {
+    if x == 0.0 || x >= 1e-3 { format!("{x:.4}") } else { format!("{x:.1e}") }
 }
 
 /// A table without lines, as all output uses.
