@@ -30,9 +30,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const HEADER: &str = "\
 # Coverage
 
-Written by `make coverage`, not by hand. Each model is pruned to half of its FLOPs by `--score wanda`. *Removable* is the
-share of the FLOPs that goes when everything goes that may. *Error* is the largest difference between the pruned model and
-the masked original, relative to the largest output. *Speed-up* is dense over pruned time for one batch.
+Written by `make coverage`, not by hand. Each model is pruned to half of its FLOPs by its sketched scores, without
+recovery. *Removable* is the share of the FLOPs that goes when everything goes that may. *Error* is the largest difference
+between the pruned model and the masked original, relative to the largest output. *Speed-up* is dense over pruned time for
+one batch.
 ";
 
 /// How long two models run in turn, for the fastest run of each to count.
@@ -167,11 +168,12 @@ fn write_operators(out: &mut String, unsupported: &BTreeMap<String, BTreeSet<Str
         let models: Vec<&str> = models.iter().map(String::as_str).collect();
         writeln!(out, "| {operator} | {} |", models.join(", "))?;
     }
-    writeln!(out, "\n## Operators with rules\n\n| operator | rules |\n|---|---|")?;
+    writeln!(out, "\n## Operators with rules\n\n| operator | rules | gradient |\n|---|---|---|")?;
     for (domain, name, operator) in ops::all() {
         let prefix = if domain.is_empty() { String::new() } else { format!("{domain}.") };
         let family = operator.family();
-        writeln!(out, "| {prefix}{name} | [{family}](src/ops/{family}.rs) |")?;
+        let gradient = if ops::has_gradient(operator) { "yes" } else { "" };
+        writeln!(out, "| {prefix}{name} | [{family}](src/ops/{family}.rs) | {gradient} |")?;
     }
     Ok(())
 }
