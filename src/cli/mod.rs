@@ -73,6 +73,9 @@ struct Prune {
     /// How units are scored.
     #[arg(long, value_enum, default_value_t = Method::Sketch)]
     score: Method,
+    /// Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1.
+    #[arg(long, default_value_t = ScoreOptions::default().lambda, value_name = "X", value_parser = parse_weight)]
+    lambda: f64,
     /// Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable.
     #[arg(long, default_value_t = 8, value_name = "N")]
     probes: usize,
@@ -235,6 +238,13 @@ fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_weight(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok(weight),
+        _ => Err(format!("`{text}` is not a number from 0 on")),
+    }
+}
+
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size such as 512M or 2G");
     let (number, unit) = text.split_at(text.trim_end_matches(['K', 'M', 'G', 'B', 'i']).len());
@@ -328,6 +338,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
         score: ScoreOptions {
             method: if prune.paper_quirks { Method::Exact } else { prune.score },
             seed: prune.data.seed,
+            lambda: prune.lambda,
             probes: prune.probes.max(1),
             memory: prune.memory,
             logits: prune.output_kind.clone(),

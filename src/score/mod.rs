@@ -75,6 +75,8 @@ pub struct ScoreOptions {
     pub method: Method,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Weight of the outputs' distance against that of the waypoints.
+    pub lambda: f64,
     /// The most probes per sample of the sketch.
     pub probes: usize,
     /// Bytes that the sketch's values may take.
@@ -85,10 +87,22 @@ pub struct ScoreOptions {
     pub paper_quirks: bool,
 }
 
+/// The waypoints are many and the outputs few, so that at equal weights layers that only the outputs see are emptied: a
+/// text recogniser loses everything. From 30 on the ranking hardly changes any more.
+const LAMBDA: f64 = 30.0;
+
 impl Default for ScoreOptions {
     fn default() -> Self {
         let SketchOptions { probes, memory, .. } = SketchOptions::default();
-        Self { method: Method::Sketch, seed: 0, probes, memory, logits: Vec::new(), paper_quirks: false }
+        Self {
+            method: Method::Sketch,
+            seed: 0,
+            lambda: LAMBDA,
+            probes,
+            memory,
+            logits: Vec::new(),
+            paper_quirks: false,
+        }
     }
 }
 
@@ -113,6 +127,7 @@ pub fn score(
 ) -> Result<Scored, ScoreError> {
     let plain = |dimensions| Scored { dimensions, ..Default::default() };
     let exactly = ExactOptions {
+        lambda: options.lambda,
         seed: options.seed,
         logits: &options.logits,
         paper_quirks: options.paper_quirks,
@@ -124,11 +139,11 @@ pub fn score(
         Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain),
         Method::Sketch => {
             let settings = SketchOptions {
+                lambda: options.lambda,
                 probes: options.probes,
                 seed: options.seed,
                 logits: &options.logits,
                 memory: options.memory,
-                ..Default::default()
             };
             let sketch = sketch(engine, view, &settings, wanted, progress)?;
             let reached: BTreeSet<String> = sketch.scores.iter().map(|d| d.name.clone()).collect();
