@@ -94,6 +94,46 @@ impl Node {
         self.proto.op_type()
     }
 
+    /// An integer attribute.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        onnx::attr_int(&self.proto, name)
+    }
+
+    /// An attribute of integers.
+    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        onnx::attr_ints(&self.proto, name).map(<[i64]>::to_vec)
+    }
+
+    /// A floating-point attribute.
+    pub fn float(&self, name: &str) -> Option<f32> {
+        onnx::attr_float(&self.proto, name)
+    }
+
+    /// A string attribute.
+    pub fn string(&self, name: &str) -> Option<&str> {
+        onnx::attr_str(&self.proto, name)
+    }
+
+    /// An operand; `None` where it is left out.
+    pub fn input(&self, slot: usize) -> Option<ValueId> {
+        self.inputs.get(slot).copied().flatten()
+    }
+
+    /// Whether the operand is there.
+    pub fn has(&self, slot: usize) -> bool {
+        self.input(slot).is_some()
+    }
+
+    /// Number of input slots, left-out ones included.
+    pub fn input_count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Number of output slots, left-out ones included.
+    pub fn output_count(&self) -> usize {
+        self.outputs.len()
+    }
+
     /// What people call the node: its name, or the name of its first result.
     pub fn label(&self) -> &str {
         match self.proto.name() {

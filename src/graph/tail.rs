@@ -259,6 +259,13 @@ impl<'t> Expr<'t> {
         self.apply("Transpose", &[], &[Attr::Ints("perm", &perm)])
     }
 
+    /// Axes back from the order that [`Self::transpose`] by `perm` put them in.
+    pub fn transpose_back(self, perm: &[usize]) -> Self {
+        let mut inverse: Vec<usize> = (0..perm.len()).collect();
+        inverse.sort_by_key(|axis| perm[*axis]);
+        self.transpose(&inverse)
+    }
+
     /// The last two of `rank` axes exchanged.
     pub fn matrix_transpose(self, rank: usize) -> Self {
         let mut perm: Vec<usize> = (0..rank).collect();

@@ -30,28 +30,6 @@ impl Operator for Unary {
     }
 }
 
-/// A function that is constant almost everywhere: no cotangent passes, which is its gradient.
-pub(super) struct Step;
-
-impl Operator for Step {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        relate(node)
-    }
-
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.combine()
-    }
-
-    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::elementwise(node, slot)
-    }
-
-    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give_zero(0);
-        Ok(())
-    }
-}
-
 /// A function of `x + bias`, where the bias may be left out.
 pub(super) struct Biased(Slope);
 

@@ -1,7 +1,8 @@
 //! What a rewriting rule sees of its node, and changes about it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Deref};
 
+use super::wrapped;
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Patch, Use},
     onnx::{
@@ -68,6 +69,14 @@ pub struct NodeEditor<'a> {
     node: &'a Node,
 }
 
+impl Deref for NodeEditor<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.node
+    }
+}
+
 impl<'a> NodeEditor<'a> {
     pub(crate) fn new(
         graph: &'a Graph,
@@ -93,31 +102,6 @@ impl<'a> NodeEditor<'a> {
     /// Version of the default operator set.
     pub fn opset(&self) -> i64 {
         self.graph.opset()
-    }
-
-    /// An integer attribute.
-    pub fn int(&self, name: &str) -> Option<i64> {
-        onnx::attr_int(&self.node.proto, name)
-    }
-
-    /// An attribute of integers.
-    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
-    }
-
-    /// Whether the operand is there.
-    pub fn has(&self, slot: usize) -> bool {
-        self.node.inputs.get(slot).is_some_and(Option::is_some)
-    }
-
-    /// Number of input slots, left-out ones included.
-    pub fn input_count(&self) -> usize {
-        self.node.inputs.len()
-    }
-
-    /// Number of output slots.
-    pub fn output_count(&self) -> usize {
-        self.node.outputs.len()
     }
 
     /// Axes of an operand; empty when it has none.
@@ -153,19 +137,18 @@ impl<'a> NodeEditor<'a> {
 
     /// Observed contents of a small integer operand.
     pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
-        self.facts.get(self.node.inputs.get(slot).copied().flatten()?)?.ints.as_deref()
+        self.facts.get(self.input(slot)?)?.ints.as_deref()
     }
 
     /// Whether the operand is a constant of the file.
     pub fn is_constant(&self, slot: usize) -> bool {
-        let value = self.node.inputs.get(slot).copied().flatten();
+        let value = self.input(slot);
         value.is_some_and(|v| self.graph.constant(v).is_some())
     }
 
     /// An axis number with negative ones counted from the end.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, EditError> {
-        let wrapped = if axis < 0 { axis + rank as i64 } else { axis };
-        usize::try_from(wrapped).ok().filter(|a| *a < rank).ok_or_else(|| self.error("axis out of range"))
+        wrapped(axis, rank).ok_or_else(|| self.error("axis out of range"))
     }
 
     /// The reason type of typing rules, as an error of this node.
@@ -214,7 +197,7 @@ impl<'a> NodeEditor<'a> {
 
     /// Makes an operand a constant of integers in the shape that it has.
     pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
-        let fact = self.node.inputs.get(slot).copied().flatten().and_then(|v| self.facts.get(v));
+        let fact = self.input(slot).and_then(|v| self.facts.get(v));
         let tensor = match fact.map(|f| f.shape.len()) {
             Some(0) => values.first().map(|value| Tensor::int(*value)),
             Some(1) => Some(Tensor::ints(values)),
@@ -305,7 +288,7 @@ impl<'a> NodeEditor<'a> {
         axis: Option<Width>,
         (old, new): (usize, usize),
     ) -> Change {
-        let value = self.node.inputs.get(slot).copied().flatten();
+        let value = self.input(slot);
         let element = value.and_then(|v| self.widths.sizes(v)).and_then(|e| e.get(index));
         let (share, of) = match element {
             None | Some(Element::Constant) if old == new => return Change::Stays,

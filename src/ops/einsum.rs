@@ -15,7 +15,7 @@ impl Operator for Einsum {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let equation = node.string("equation").unwrap_or_default();
         let (terms, right) =
-            parse(&equation).ok_or_else(|| node.form("an equation that is implicit or has an ellipsis"))?;
+            parse(equation).ok_or_else(|| node.form("an equation that is implicit or has an ellipsis"))?;
         let operands = (0..terms.len()).map(|slot| node.axes(slot)).collect::<Result<Vec<_>, _>>()?;
         if terms.iter().zip(&operands).any(|(t, o)| t.len() != o.len()) || terms.len() > 2 {
             return Err(node.form("an equation that does not fit one or two operands"));

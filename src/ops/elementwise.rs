@@ -44,6 +44,11 @@ macro_rules! elementwise {
 elementwise! {
     /// Comparisons and logic: of truth values there is no gradient to pass.
     Logical, |_| Ok(());
+    /// Rounding and the like, constant almost everywhere: no cotangent passes, which is the gradient.
+    Step, |node| {
+        node.give_zero(0);
+        Ok(())
+    };
     /// Mean of all operands.
     Mean, |node| each(node, |g, _| Ok(g / node.input_count() as f32));
     /// The largest (or smallest) of all operands: the cotangent goes to whichever it is.

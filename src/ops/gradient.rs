@@ -1,8 +1,8 @@
 //! What a gradient rule sees of its node, and gives to its operands.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Deref};
 
-use super::Operator;
+use super::{Operator, wrapped};
 use crate::{
     graph::{Expr, Facts, Graph, Node, Tail, ValueId},
     onnx::{
@@ -38,6 +38,14 @@ pub struct NodeGradient<'a> {
     cotangents: Vec<Option<Expr<'a>>>,
     needed: Vec<bool>,
     given: RefCell<Vec<(usize, Option<Expr<'a>>)>>,
+}
+
+impl Deref for NodeGradient<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.node
+    }
 }
 
 impl<'a> NodeGradient<'a> {
@@ -123,25 +131,6 @@ impl<'a> NodeGradient<'a> {
         Some(self.tail.value(&self.graph.value(value).name, dtype))
     }
 
-    fn input(&self, slot: usize) -> Option<ValueId> {
-        self.node.inputs.get(slot).copied().flatten()
-    }
-
-    /// Whether the operand is there.
-    pub fn has(&self, slot: usize) -> bool {
-        self.input(slot).is_some()
-    }
-
-    /// Number of input slots.
-    pub fn input_count(&self) -> usize {
-        self.node.inputs.len()
-    }
-
-    /// Number of output slots.
-    pub fn output_count(&self) -> usize {
-        self.node.outputs.len()
-    }
-
     /// Observed extents of an operand. The batch of a run may differ from the observed one.
     pub fn shape(&self, slot: usize) -> Result<&'a [usize], NoGradient> {
         let fact = self.input(slot).and_then(|v| self.facts.get(v));
@@ -169,26 +158,6 @@ impl<'a> NodeGradient<'a> {
         onnx::tensor::to_tensor(self.graph.constant(self.input(slot)?)?).ok()
     }
 
-    /// An integer attribute.
-    pub fn int(&self, name: &str) -> Option<i64> {
-        onnx::attr_int(&self.node.proto, name)
-    }
-
-    /// An attribute of integers.
-    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
-    }
-
-    /// A number attribute.
-    pub fn float(&self, name: &str) -> Option<f32> {
-        onnx::attr_float(&self.node.proto, name)
-    }
-
-    /// A string attribute.
-    pub fn string(&self, name: &str) -> Option<&'a str> {
-        onnx::attr_str(&self.node.proto, name)
-    }
-
     /// Integers given by an attribute in older operator sets and by an operand in newer ones.
     pub fn ints_or_operand(&self, name: &str, slot: usize) -> Option<Vec<i64>> {
         self.ints(name).or_else(|| self.contents(slot).map(<[i64]>::to_vec))
@@ -196,8 +165,7 @@ impl<'a> NodeGradient<'a> {
 
     /// An axis number with negative ones counted from the end.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, NoGradient> {
-        let wrapped = if axis < 0 { axis + rank as i64 } else { axis };
-        usize::try_from(wrapped).ok().filter(|a| *a < rank).ok_or_else(|| self.none("an axis out of range"))
+        wrapped(axis, rank).ok_or_else(|| self.none("an axis out of range"))
     }
 
     /// Gives an operand its cotangent, which has the operand's shape.

@@ -1,5 +1,7 @@
 //! Operators as matrix products: how a node that sums over a constant weight reads its operand, position by position.
 
+use std::ops::Deref;
+
 use ndarray::{ArrayD, IxDyn};
 
 use crate::{
@@ -16,14 +18,17 @@ pub struct NodeView<'a> {
     node: &'a Node,
 }
 
+impl Deref for NodeView<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.node
+    }
+}
+
 impl<'a> NodeView<'a> {
     pub(crate) fn new(graph: &'a Graph, facts: &'a Facts, id: NodeId) -> Self {
         Self { graph, facts, node: graph.node(id) }
-    }
-
-    /// An integer attribute.
-    pub fn int(&self, name: &str) -> Option<i64> {
-        onnx::attr_int(&self.node.proto, name)
     }
 
     /// An attribute of non-negative integers, `count` of them; `default` each where it is left out.
@@ -33,19 +38,9 @@ impl<'a> NodeView<'a> {
         (ints.len() == count).then_some(ints)
     }
 
-    /// A floating-point attribute.
-    pub fn float(&self, name: &str) -> Option<f32> {
-        onnx::attr_float(&self.node.proto, name)
-    }
-
-    /// A string attribute.
-    pub fn string(&self, name: &str) -> Option<&'a str> {
-        onnx::attr_str(&self.node.proto, name)
-    }
-
     /// Observed extents of an operand.
     pub fn shape(&self, slot: usize) -> Option<&'a [usize]> {
-        Some(&self.facts.get(self.node.inputs.get(slot).copied().flatten()?)?.shape)
+        Some(&self.facts.get(self.input(slot)?)?.shape)
     }
 
     /// Observed extents of the first result.
@@ -55,7 +50,7 @@ impl<'a> NodeView<'a> {
 
     /// The numbers of a floating-point operand that is a constant of the file.
     pub fn constant(&self, slot: usize) -> Option<ArrayD<f64>> {
-        let value = self.node.inputs.get(slot).copied().flatten()?;
+        let value = self.input(slot)?;
         match to_tensor(self.graph.constant(value)?).ok()?.cast_float(crate::tensor::DType::F64)? {
             Tensor::F64(numbers) => Some(numbers),
             _ => None,

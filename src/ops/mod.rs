@@ -123,3 +123,9 @@ pub trait Operator: Sync {
         false
     }
 }
+
+/// An axis number of `rank` axes with negative ones counted from the end; `None` when there is no such axis.
+fn wrapped(axis: i64, rank: usize) -> Option<usize> {
+    let wrapped = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
+    usize::try_from(wrapped).ok().filter(|a| *a < rank)
+}

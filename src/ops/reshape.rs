@@ -16,8 +16,7 @@ impl Operator for Reshape {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.g()?.reshape_like(node.x(0)?));
-        Ok(())
+        restore(node)
     }
 
     fn shape_operands(&self) -> &'static [usize] {
@@ -97,8 +96,7 @@ impl Operator for Flatten {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.g()?.reshape_like(node.x(0)?));
-        Ok(())
+        restore(node)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
@@ -122,8 +120,7 @@ impl Operator for Squeeze {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.g()?.reshape_like(node.x(0)?));
-        Ok(())
+        restore(node)
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
@@ -154,8 +151,7 @@ impl Operator for Unsqueeze {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.g()?.reshape_like(node.x(0)?));
-        Ok(())
+        restore(node)
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
@@ -165,6 +161,12 @@ impl Operator for Unsqueeze {
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
         Ids::moved(slot)
     }
+}
+
+/// The cotangent under the operand's own axes.
+fn restore(node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+    node.give(0, node.g()?.reshape_like(node.x(0)?));
+    Ok(())
 }
 
 fn regroup(node: &mut NodeTyper<'_>) -> Result<(), Reason> {

@@ -96,7 +96,7 @@ struct Interpolation<'a> {
 }
 
 impl<'a> Interpolation<'a> {
-    fn of(node: &NodeGradient<'a>) -> Result<Self, NoGradient> {
+    fn of(node: &'a NodeGradient<'_>) -> Result<Self, NoGradient> {
         let old = node.opset() < 11;
         let said = |name, default| node.string(name).unwrap_or(default);
         let rule = Self {

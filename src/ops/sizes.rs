@@ -4,7 +4,7 @@
 //! it ends in a shape operand, which is rewritten by meaning. Where it is used as a number (a scale 1/√d computed from
 //! Shape, say), the width has to keep its extent.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Deref};
 
 use super::Operator;
 use crate::{
@@ -19,6 +19,14 @@ pub struct SizeFlow<'a> {
     widths: &'a mut Widths,
     id: NodeId,
     node: &'a Node,
+}
+
+impl Deref for SizeFlow<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.node
+    }
 }
 
 impl<'a> SizeFlow<'a> {
@@ -51,12 +59,7 @@ impl<'a> SizeFlow<'a> {
     }
 
     fn value(&self, slot: usize) -> Option<ValueId> {
-        self.node.inputs.get(slot).copied().flatten()
-    }
-
-    /// Number of input slots.
-    pub fn input_count(&self) -> usize {
-        self.node.inputs.len()
+        self.input(slot)
     }
 
     /// What the elements of an operand say, if it says sizes.
@@ -76,11 +79,6 @@ impl<'a> SizeFlow<'a> {
     /// Observed contents of a small integer operand.
     pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
         self.facts.get(self.value(slot)?)?.ints.as_deref()
-    }
-
-    /// The integers of an attribute.
-    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        crate::onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
     }
 
     /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each

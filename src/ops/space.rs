@@ -15,7 +15,7 @@ impl Operator for DepthToSpace {
             return Err(node.form("channels that are no multiple of the block"));
         }
         let rest = size / (block * block);
-        let kept = if node.string("mode").as_deref() == Some("CRD") {
+        let kept = if node.string("mode") == Some("CRD") {
             let parts = node.split_product(channels, &[rest, block, block]);
             pin_block(node, &parts[1..]);
             parts[0]
@@ -45,7 +45,7 @@ impl Operator for SpaceToDepth {
         let block = block(node)?;
         let blocks = [node.fresh(block), node.fresh(block)];
         pin_block(node, &blocks);
-        let merged = if node.string("mode").as_deref() == Some("CRD") {
+        let merged = if node.string("mode") == Some("CRD") {
             node.product(&[channels, blocks[0], blocks[1]])
         } else {
             node.product(&[blocks[0], blocks[1], channels])

@@ -20,11 +20,8 @@ impl Operator for Transpose {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let rank = node.shape(0)?.len();
         let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
-        let mut inverse = vec![0; rank];
-        for (to, &from) in perm.iter().enumerate() {
-            inverse[node.axis(from, rank)?] = to;
-        }
-        node.give(0, node.g()?.transpose(&inverse));
+        let perm = perm.iter().map(|&axis| node.axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
+        node.give(0, node.g()?.transpose_back(&perm));
         Ok(())
     }
 

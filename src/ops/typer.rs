@@ -1,8 +1,10 @@
 //! What a typing rule sees of its node, and says about it.
 
+use std::ops::Deref;
+
+use super::wrapped;
 use crate::{
-    graph::{Facts, Graph, Node, NodeId, Use, ValueId},
-    onnx,
+    graph::{Facts, Graph, Node, NodeId, Use},
     widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
 };
 
@@ -16,6 +18,14 @@ pub struct NodeTyper<'a> {
     node: &'a Node,
 }
 
+impl Deref for NodeTyper<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        self.node
+    }
+}
+
 impl<'a> NodeTyper<'a> {
     pub(crate) fn new(
         graph: &'a Graph,
@@ -27,48 +37,9 @@ impl<'a> NodeTyper<'a> {
         Self { graph, facts, dynamic, widths, id, node: graph.node(id) }
     }
 
-    /// The operator's name.
-    pub fn op_type(&self) -> &str {
-        self.node.op_type()
-    }
-
     /// Version of the default operator set.
     pub fn opset(&self) -> i64 {
         self.graph.opset()
-    }
-
-    /// An integer attribute.
-    pub fn int(&self, name: &str) -> Option<i64> {
-        onnx::attr_int(&self.node.proto, name)
-    }
-
-    /// An attribute of integers.
-    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        onnx::attr_ints(&self.node.proto, name).map(<[i64]>::to_vec)
-    }
-
-    /// A string attribute.
-    pub fn string(&self, name: &str) -> Option<String> {
-        onnx::attr_str(&self.node.proto, name).map(str::to_owned)
-    }
-
-    /// Number of input slots, left-out ones included.
-    pub fn input_count(&self) -> usize {
-        self.node.inputs.len()
-    }
-
-    /// Number of output slots, left-out ones included.
-    pub fn output_count(&self) -> usize {
-        self.node.outputs.len()
-    }
-
-    fn input(&self, slot: usize) -> Option<ValueId> {
-        self.node.inputs.get(slot).copied().flatten()
-    }
-
-    /// Whether the operand is there.
-    pub fn has(&self, slot: usize) -> bool {
-        self.input(slot).is_some()
     }
 
     /// Whether the operand depends on a graph input.
@@ -112,8 +83,7 @@ impl<'a> NodeTyper<'a> {
 
     /// An axis number with negative ones counted from the end.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Reason> {
-        let wrapped = if axis < 0 { axis + rank as i64 } else { axis };
-        usize::try_from(wrapped).ok().filter(|a| *a < rank).ok_or_else(|| self.form("axis out of range"))
+        wrapped(axis, rank).ok_or_else(|| self.form("axis out of range"))
     }
 
     /// What each element of an integer operand says about sizes.

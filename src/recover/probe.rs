@@ -7,13 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{layer::Layer, moments::Moments};
 use crate::{
-    graph::{Graph, Patch},
+    graph::{Attr, Expr, Graph, Patch, Tail},
     masks,
-    onnx::{
-        self,
-        proto::{AttributeProto, ModelProto, NodeProto},
-        tensor::from_tensor,
-    },
+    onnx::proto::ModelProto,
     tensor::{DType, Tensor},
 };
 
@@ -24,8 +20,8 @@ pub(super) struct Probe {
     /// What it returns: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE`.
     pub outputs: Vec<String>,
     rows: String,
-    reads: String,
-    ones: String,
+    /// If the layer's entries are measured: which positions are read, and the ones that extend them.
+    read: Option<(String, String)>,
     target: String,
 }
 
@@ -54,42 +50,47 @@ impl Probe {
         entries: bool,
         describe: impl Fn(&str) -> Option<(DType, usize)>,
     ) -> Option<Self> {
-        let mut build = Builder { graph, patch: Patch::default() };
+        let tail = Tail::new(graph.opset(), "recover");
+        let mut patch = Patch::default();
+        patch.only_exposed();
+        let mut input = |hint: &str, dtype: DType, rank: usize| {
+            let name = patch.fresh(graph, hint);
+            patch.input(masks::value_info(&name, dtype, rank));
+            tail.value(&name, dtype)
+        };
         let node = graph.node(graph.producer(graph.find(&layer.result)?)?);
-        let rows = build.input("rows", DType::I64, 1);
-        let target = build.input("target", DType::F32, 2);
-        let (reads, ones) = (build.name("reads"), build.name("ones"));
+        let (rows, target) = (input("rows", DType::I64, 1), input("target", DType::F32, 2));
         let (waypoint, feature) = &layer.waypoint;
-        let found = build.matrix(waypoint, describe(waypoint)?.1, *feature, layer.gain.len());
-        let found = build.float(&found, &rows);
-        let errors = build.node("Sub", &[&target, &found], Vec::new());
-        let mut outputs = vec![errors.clone()];
+        let (dtype, rank) = describe(waypoint)?;
+        let found = matrix(tail.value(waypoint, dtype), rank, *feature, layer.gain.len());
+        let errors = target - selected(found, rows);
+        let mut outputs = vec![errors];
+        let mut read = None;
         if entries {
-            build.patch.input(masks::value_info(&reads, DType::I64, 1));
-            build.patch.input(masks::value_info(&ones, DType::F32, 3));
-            let operand = &graph.value(node.inputs.get(layer.operand.0).copied().flatten()?).name;
+            let (reads, ones) = (input("reads", DType::I64, 1), input("ones", DType::F32, 3));
+            let operand = &graph.value(node.input(layer.operand.0)?).name;
             let linear = &layer.linear;
             let (groups, inner) = (linear.groups, layer.entries / linear.taps());
             let (dtype, rank) = describe(operand)?;
-            let mut x = build.matrix(operand, rank, layer.operand.1, groups * inner);
+            let mut x = matrix(tail.value(operand, dtype), rank, layer.operand.1, groups * inner);
             if linear.window.is_some() {
                 // Windows read zeros beyond the edge: one row more.
                 let zeros = Tensor::F32(ArrayD::zeros(IxDyn(&[1, groups * inner]))).cast_float(dtype)?;
-                let zeros = build.constant("zeros", &zeros);
-                x = build.node("Concat", &[&x, &zeros], vec![onnx::int_attribute("axis", 0)]);
+                x = tail.concat(&[x, tail.constant(&zeros)], 0)?;
             }
-            let x = build.float(&x, &reads);
-            let x = build.grouped(&x, &[linear.taps(), groups, inner], &[2, 0, 1, 3], layer.entries);
-            let x = build.node("Concat", &[&x, &ones], vec![onnx::int_attribute("axis", 2)]);
+            let x = grouped(selected(x, reads), &[linear.taps(), groups, inner], layer.entries);
+            let x = tail.concat(&[x, ones], 2)?;
             let features = layer.gain.len() / groups;
-            let e = build.grouped(&errors, &[1, groups, features], &[2, 0, 1, 3], features);
-            let xt = build.transpose(&x, &[0, 2, 1]);
-            outputs.push(build.node("MatMul", &[&xt, &x], Vec::new()));
-            outputs.push(build.node("MatMul", &[&xt, &e], Vec::new()));
+            let e = grouped(errors, &[1, groups, features], features);
+            let xt = x.matrix_transpose(3);
+            outputs.extend([xt.matmul(x), xt.matmul(e)]);
+            read = Some((reads.name(), ones.name()));
         }
-        build.patch.only_exposed();
-        outputs.iter().for_each(|name| build.patch.expose(name));
-        Some(Self { model: build.patch.apply(pruned), outputs, rows, reads, ones, target })
+        let outputs: Vec<String> = outputs.iter().map(Expr::name).collect();
+        outputs.iter().for_each(|name| patch.expose(name));
+        tail.append_to(&mut patch);
+        let (rows, target) = (rows.name(), target.name());
+        Some(Self { model: patch.apply(pruned), outputs, rows, read, target })
     }
 
     /// What to feed besides the model's own inputs.
@@ -99,11 +100,10 @@ impl Probe {
             (self.rows.clone(), Tensor::ints(&rows)),
             (self.target.clone(), Tensor::F32(chosen.target.clone().into_dyn())),
         ];
-        if self.outputs.len() > 1 {
-            let reads = reads(layer, &chosen.rows);
+        if let Some((read, extended)) = &self.read {
             let ones = ArrayD::ones(IxDyn(&[layer.linear.groups, rows.len(), 1]));
-            feed.push((self.reads.clone(), Tensor::ints(&reads)));
-            feed.push((self.ones.clone(), Tensor::F32(ones)));
+            feed.push((read.clone(), Tensor::ints(&reads(layer, &chosen.rows))));
+            feed.push((extended.clone(), Tensor::F32(ones)));
         }
         feed
     }
@@ -182,74 +182,19 @@ pub(super) fn choose(
     Some(Positions { rows, target })
 }
 
-/// Adds nodes at the end of a graph.
-struct Builder<'a> {
-    graph: &'a Graph,
-    patch: Patch,
+/// `[positions, features]` of a value.
+fn matrix(x: Expr<'_>, rank: usize, feature: usize, features: usize) -> Expr<'_> {
+    let order: Vec<usize> = (0..rank).filter(|a| *a != feature).chain([feature]).collect();
+    x.transpose(&order).reshape(&[-1, features as i64])
 }
 
-impl Builder<'_> {
-    fn name(&mut self, hint: &str) -> String {
-        self.patch.fresh(self.graph, &format!("probe_{hint}"))
-    }
+/// Rows of a matrix, in float32.
+fn selected<'t>(x: Expr<'t>, rows: Expr<'t>) -> Expr<'t> {
+    x.apply("Gather", &[rows], &[Attr::Int("axis", 0)]).cast(DType::F32)
+}
 
-    fn input(&mut self, hint: &str, dtype: DType, rank: usize) -> String {
-        let name = self.name(hint);
-        self.patch.input(masks::value_info(&name, dtype, rank));
-        name
-    }
-
-    fn node(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let name = self.name(op);
-        self.patch.append(NodeProto {
-            op_type: Some(op.to_owned()),
-            name: Some(name.clone()),
-            input: inputs.iter().map(|i| (*i).to_owned()).collect(),
-            output: vec![name.clone()],
-            attribute: attributes,
-            ..Default::default()
-        });
-        name
-    }
-
-    fn constant(&mut self, hint: &str, tensor: &Tensor) -> String {
-        let name = self.name(hint);
-        self.patch.constant(from_tensor(&name, tensor));
-        name
-    }
-
-    fn transpose(&mut self, x: &str, order: &[usize]) -> String {
-        if order.is_sorted() {
-            return x.to_owned();
-        }
-        let order: Vec<i64> = order.iter().map(|a| *a as i64).collect();
-        self.node("Transpose", &[x], vec![onnx::ints_attribute("perm", &order)])
-    }
-
-    fn reshape(&mut self, x: &str, shape: &[i64]) -> String {
-        let shape = self.constant("shape", &Tensor::ints(shape));
-        self.node("Reshape", &[x, &shape], Vec::new())
-    }
-
-    /// `[positions, features]` of a value.
-    fn matrix(&mut self, x: &str, rank: usize, feature: usize, features: usize) -> String {
-        let order: Vec<usize> = (0..rank).filter(|a| *a != feature).chain([feature]).collect();
-        let moved = self.transpose(x, &order);
-        self.reshape(&moved, &[-1, features as i64])
-    }
-
-    /// Rows of a matrix, in float32.
-    fn float(&mut self, x: &str, rows: &str) -> String {
-        let gathered = self.node("Gather", &[x, rows], vec![onnx::int_attribute("axis", 0)]);
-        self.node("Cast", &[&gathered], vec![onnx::int_attribute("to", DType::F32.onnx().into())])
-    }
-
-    /// `[groups, positions, width]` of rows whose elements have the axes `inner` behind the positions.
-    fn grouped(&mut self, x: &str, inner: &[usize; 3], order: &[usize; 4], width: usize) -> String {
-        let shape: Vec<i64> = std::iter::once(-1).chain(inner.iter().map(|n| *n as i64)).collect();
-        let x = self.reshape(x, &shape);
-        let x = self.transpose(&x, order);
-        let groups = inner[1] as i64;
-        self.reshape(&x, &[groups, -1, width as i64])
-    }
+/// `[groups, positions, width]` of rows whose elements have the axes (tap, group, inner) behind the positions.
+fn grouped<'t>(x: Expr<'t>, inner: &[usize; 3], width: usize) -> Expr<'t> {
+    let shape: Vec<i64> = std::iter::once(-1).chain(inner.iter().map(|n| *n as i64)).collect();
+    x.reshape(&shape).transpose(&[2, 0, 1, 3]).reshape(&[inner[1] as i64, -1, width as i64])
 }

@@ -86,11 +86,12 @@ pub fn sketch(
     let backward = gradient::reverse(view.graph, view.facts, &tail, &probe.seeds, &operands);
     let mut taps: Vec<Tap> = Vec::new();
     for contraction in contractions() {
-        let cotangent = backward.operands.get(&contraction.operand());
-        let Some(gradient) = cotangent.and_then(|c| mask_gradient(view, &tail, contraction, *c)) else {
+        let at = contraction.operand();
+        if taps.iter().any(|tap| (tap.at, tap.axis) == (at, contraction.axis)) {
             continue;
-        };
-        if taps.iter().all(|tap| (tap.at, tap.axis) != (contraction.operand(), contraction.axis)) {
+        }
+        let gradient = backward.operands.get(&at).and_then(|c| mask_gradient(view, &tail, contraction, *c));
+        if let Some(gradient) = gradient {
             patch.expose(&gradient.name());
             taps.push(Tap::of(view, contraction, &dimensions));
         }

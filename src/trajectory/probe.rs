@@ -246,10 +246,6 @@ impl Layout {
     }
 
     fn restore<'t>(&self, cotangent: Expr<'t>, tail: &'t Tail) -> Expr<'t> {
-        let mut inverse = vec![0; self.order.len()];
-        for (to, &from) in self.order.iter().enumerate() {
-            inverse[from] = to;
-        }
-        cotangent.reshape_like(self.ordered(tail)).transpose(&inverse)
+        cotangent.reshape_like(self.ordered(tail)).transpose_back(&self.order)
     }
 }
