@@ -319,6 +319,17 @@ impl<'a> NodeEditor<'a> {
         self.behind("Div", denominators, None);
     }
 
+    /// Multiplies the first result, which holds numbers, by a factor.
+    pub fn multiply_result(&mut self, factor: f32) -> Result<(), EditError> {
+        let result = self.node.outputs.first().copied().flatten();
+        let dtype = result.and_then(|v| self.facts.get(v)).map(|f| f.dtype);
+        let factor = Tensor::f32(&[], vec![factor]).zip(dtype).and_then(|(f, dtype)| f.cast_float(dtype));
+        let factor = factor.ok_or_else(|| self.error("its result holds no numbers"))?;
+        let factor = self.constant("factor", &factor);
+        self.behind("Mul", factor, None);
+        Ok(())
+    }
+
     /// Leaves only these entries in the result's axis.
     pub fn select_result(&mut self, axis: usize, entries: &[usize]) {
         let entries: Vec<i64> = entries.iter().map(|e| *e as i64).collect();

@@ -1,6 +1,6 @@
 //! Reductions.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
@@ -19,7 +19,7 @@ impl Operator for Additive {
     }
 }
 
-/// Reductions that a removed entry would change even if it were zero: means, maxima, products.
+/// Reductions that a removed entry would change even if it were zero: maxima, products, the logarithm of summed powers.
 pub(super) struct Statistic(Slope);
 
 impl Operator for Statistic {
@@ -36,6 +36,43 @@ impl Operator for Statistic {
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         flow.reduce()
+    }
+}
+
+/// Means. Over the features of a position they are statistics of a normalisation, and pin. Over features that have no
+/// positions left, such as the norms that global response normalisation (ConvNeXt V2) compares, they are sums, divided by
+/// as many entries as the dense model has.
+pub(super) struct Mean;
+
+impl Operator for Mean {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let shape = node.shape(0)?;
+        reduce(node, |node, width, axis| {
+            let has_positions = shape.iter().enumerate().skip(1).any(|(i, size)| i != axis && *size != 1);
+            if axis == 0 || shape.len() < 3 || has_positions {
+                let reason = Reason::Reduced(node.op_type().to_owned());
+                node.pin(width, reason);
+            } else {
+                node.contract(width, (0, axis), None, None);
+            }
+        })
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        reduce_gradient(node, |x, y, _| y.count() / x.count())
+    }
+
+    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+        flow.reduce()
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let size = |of: &dyn Fn(Width) -> usize, axes: &[Width]| axes.iter().map(|a| of(*a)).product::<usize>();
+        let (x, y) = (node.axes(0), node.result_axes(0));
+        let [old, new]: [&dyn Fn(Width) -> usize; 2] = [&|w| node.old_size(w), &|w| node.new_size(w)];
+        // Entries that one result averages, before and after.
+        let (old, new) = (size(old, x) / size(old, y).max(1), size(new, x) / size(new, y).max(1));
+        if old == new { Ok(()) } else { node.multiply_result(new as f32 / old as f32) }
     }
 }
 
@@ -103,7 +140,6 @@ pub(super) static L2: Additive = Additive(|x, y, _| y.equals(y.scalar(0.0)).sele
 pub(super) static LOG_SUM: Additive = Additive(|_, y, _| (-y).map("Exp"));
 pub(super) static SUM_SQUARE: Additive = Additive(|x, _, _| 2.0 * x);
 pub(super) static LOG_SUM_EXP: Statistic = Statistic(|x, y, _| (x - y).map("Exp"));
-pub(super) static MEAN: Statistic = Statistic(|x, y, _| y.count() / x.count());
 pub(super) static PRODUCT: Statistic = Statistic(|x, y, _| y / x);
 /// Maximum and minimum: the cotangent goes to the element that it is, in equal parts where several are.
 pub(super) static EXTREMUM: Statistic = Statistic(|x, y, axes| {

@@ -145,7 +145,7 @@ static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
     ("", "ReduceLogSum", &reduce::LOG_SUM),
     ("", "ReduceLogSumExp", &reduce::LOG_SUM_EXP),
     ("", "ReduceMax", &reduce::EXTREMUM),
-    ("", "ReduceMean", &reduce::MEAN),
+    ("", "ReduceMean", &reduce::Mean),
     ("", "ReduceMin", &reduce::EXTREMUM),
     ("", "ReduceProd", &reduce::PRODUCT),
     ("", "ReduceSum", &reduce::SUM),
