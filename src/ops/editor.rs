@@ -195,12 +195,13 @@ impl<'a> NodeEditor<'a> {
         self.patch.replace(self.id, node);
     }
 
-    /// Makes an operand a constant of integers in the shape that it has.
+    /// Makes an operand a constant of integers in the shape that it has: a scalar, a vector, or a column.
     pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
         let fact = self.input(slot).and_then(|v| self.facts.get(v));
-        let tensor = match fact.map(|f| f.shape.len()) {
-            Some(0) => values.first().map(|value| Tensor::int(*value)),
-            Some(1) => Some(Tensor::ints(values)),
+        let tensor = match fact.map(|f| f.shape.as_slice()) {
+            Some([]) => values.first().map(|value| Tensor::int(*value)),
+            Some([_]) => Some(Tensor::ints(values)),
+            Some([_, 1]) => Tensor::ints(values).reshape(&[values.len(), 1]),
             _ => None,
         };
         let tensor = tensor.ok_or_else(|| self.error("its indices are of unexpected rank"))?;

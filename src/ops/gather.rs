@@ -15,10 +15,8 @@ impl Operator for Gather {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let (data, indices) = (node.axes(0)?, node.axes(1)?);
         let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
-        if let Some((start, count)) = range(node, data[axis]) {
-            // A range of constant indices takes a segment, as Slice does.
-            let sizes = [start, count, node.size(data[axis]) - start - count];
-            let taken = node.split_concat(data[axis], &sizes)[1];
+        let listed = indices.len() <= 1;
+        if let Some(taken) = listed.then(|| segment(node, data[axis])).flatten() {
             let mut result = data.clone();
             result.splice(axis..=axis, indices.first().map(|_| taken));
             node.set(0, result);
@@ -61,13 +59,7 @@ impl Operator for Gather {
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let Some(rank) = Some(node.axes(0).len()).filter(|_| node.is_constant(1)) else { return Ok(()) };
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
-        let picked = node.axes(0)[axis];
-        let (Some(kept), Some(indices)) = (node.entries(picked), node.contents(1)) else { return Ok(()) };
-        let size = node.old_size(picked) as i64;
-        let indices = indices.iter().map(|i| if *i < 0 { *i + size } else { *i } as usize);
-        let places = indices.filter_map(|i| kept.binary_search(&i).ok()).map(|place| place as i64);
-        let places: Vec<i64> = places.collect();
-        node.set_indices(1, &places)
+        follow(node, node.axes(0)[axis])
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
@@ -89,9 +81,26 @@ impl Operator for Gather {
     }
 }
 
-/// Start and length of the range that constant indices take from an axis that may shrink.
+/// What a range of constant indices takes from an axis that may shrink: a segment, as Slice does.
+pub(super) fn segment(node: &mut NodeTyper<'_>, axis: Width) -> Option<Width> {
+    let (start, count) = range(node, axis)?;
+    let sizes = [start, count, node.size(axis) - start - count];
+    Some(node.split_concat(axis, &sizes)[1])
+}
+
+/// Brings constant indices of an axis up to date with the entries of it that stay.
+pub(super) fn follow(node: &mut NodeEditor<'_>, axis: Width) -> Result<(), EditError> {
+    let (Some(kept), Some(indices)) = (node.entries(axis), node.contents(1)) else { return Ok(()) };
+    let size = node.old_size(axis) as i64;
+    let indices = indices.iter().map(|i| if *i < 0 { *i + size } else { *i } as usize);
+    let places = indices.filter_map(|i| kept.binary_search(&i).ok()).map(|place| place as i64);
+    let places: Vec<i64> = places.collect();
+    node.set_indices(1, &places)
+}
+
+/// Start and length of the range that constant indices take.
 fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
-    if !node.is_constant(1) || node.shape(1).ok()?.len() > 1 || node.is_pinned(axis) {
+    if !node.is_constant(1) || node.is_pinned(axis) {
         return None;
     }
     let (indices, size) = (node.contents(1)?, node.size(axis) as i64);

@@ -1,6 +1,9 @@
-//! Picking and replacing entries at computed places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
+//! Picking and replacing entries at places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
 
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator};
+use super::{
+    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+    gather::{follow, segment},
+};
 use crate::{
     graph::{Attr, Expr},
     onnx::proto::NodeProto,
@@ -75,12 +78,28 @@ impl Operator for GatherNd {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let (data, indices) = (node.axes(0)?, node.axes(1)?);
         let batch = usize::try_from(node.int("batch_dims").unwrap_or(0)).unwrap_or(0);
+        // A list of indices into the first axis, as PyTorch's exporter writes advanced indexing.
+        if let ([first, rest @ ..], [_, tuple]) = (data.as_slice(), indices.as_slice())
+            && batch == 0
+            && *tuple == Width::ONE
+            && let Some(taken) = segment(node, *first)
+        {
+            node.set(0, std::iter::once(&taken).chain(rest).copied().collect());
+            return Ok(());
+        }
         let (places, slice) = indexed(node, &data, &indices, batch)?;
         for (&a, &b) in data.iter().zip(&indices).take(batch) {
             node.unify(a, b);
         }
         node.set(0, places.iter().chain(&slice).copied().collect());
         Ok(())
+    }
+
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        match node.axes(0).first() {
+            Some(&first) if node.is_constant(1) => follow(node, first),
+            _ => Ok(()),
+        }
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
