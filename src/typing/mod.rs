@@ -19,23 +19,19 @@ use crate::{
     ops::{self, NodeTyper, SizeFlow},
     widths::{Pin, Reason, Width, Widths},
 };
+use shared::Apart;
 
 /// Types every axis of the model whose shapes `facts` shows.
 ///
 /// `symbolic` says which graph inputs have a symbolic first axis.
 pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widths {
-    let widths = relate(graph, facts, symbolic, &BTreeSet::new());
-    let shared = shared::head_axes(graph, &widths);
-    if shared.is_empty() { widths } else { relate(graph, facts, symbolic, &shared) }
+    let widths = relate(graph, facts, symbolic, &Apart::new());
+    let apart = shared::apart(graph, &widths);
+    if apart.is_empty() { widths } else { relate(graph, facts, symbolic, &apart) }
 }
 
-/// Types every axis; the uses of the axes in `apart` each get a width of their own.
-fn relate(
-    graph: &Graph,
-    facts: &Facts,
-    symbolic: &BTreeSet<ValueId>,
-    apart: &BTreeSet<(ValueId, usize)>,
-) -> Widths {
+/// Types every axis; the uses in `apart` each get a width of their own.
+fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, apart: &Apart) -> Widths {
     let mut widths = Widths::new(graph.values().count());
     type_inputs(graph, facts, symbolic, &mut widths);
     type_constants(graph, facts, &mut widths);
@@ -116,16 +112,18 @@ fn type_constants(graph: &Graph, facts: &Facts, widths: &mut Widths) {
     }
 }
 
-fn type_views(graph: &Graph, widths: &mut Widths, id: NodeId, apart: &BTreeSet<(ValueId, usize)>) {
+fn type_views(graph: &Graph, widths: &mut Widths, id: NodeId, apart: &Apart) {
     for (slot, value) in graph.node(id).inputs.iter().enumerate() {
         let Some(value) = value else { continue };
         let Some(mut axes) = widths.value(*value).map(<[Width]>::to_vec) else { continue };
-        let own: Vec<usize> = (0..axes.len()).filter(|axis| apart.contains(&(*value, *axis))).collect();
-        for &axis in &own {
-            axes[axis] = widths.table.fresh(widths.table.size(axes[axis]));
+        let at = Use { node: id, slot };
+        let own: Vec<(usize, usize)> =
+            (0..axes.len()).filter_map(|axis| Some((axis, *apart.get(&(at, axis))?))).collect();
+        for &(axis, outer) in &own {
+            axes[axis] = shared::beside(&mut widths.table, axes[axis], outer, graph.node(id).label());
         }
         if !own.is_empty() {
-            widths.views.insert(Use { node: id, slot }, axes);
+            widths.views.insert(at, axes);
         }
     }
 }
