@@ -109,6 +109,11 @@ impl Node {
         onnx::attr_float(&self.proto, name)
     }
 
+    /// An attribute of floating-point numbers.
+    pub fn floats(&self, name: &str) -> Option<&[f32]> {
+        onnx::attr_floats(&self.proto, name)
+    }
+
     /// A string attribute.
     pub fn string(&self, name: &str) -> Option<&str> {
         onnx::attr_str(&self.proto, name)

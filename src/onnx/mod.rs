@@ -59,6 +59,11 @@ pub fn attr_ints<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [i64]> {
     typed(node, name, AttributeType::Ints).map(|a| a.ints.as_slice())
 }
 
+/// The attribute with this name that is a list of floating-point numbers.
+pub fn attr_floats<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [f32]> {
+    typed(node, name, AttributeType::Floats).map(|a| a.floats.as_slice())
+}
+
 /// The floating-point attribute with this name.
 pub fn attr_float(node: &NodeProto, name: &str) -> Option<f32> {
     typed(node, name, AttributeType::Float).map(|a| a.f())

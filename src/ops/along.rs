@@ -49,6 +49,16 @@ impl Operator for TopK {
         node.set(1, x);
         Ok(())
     }
+
+    /// Entries that were picked take the cotangents of where they went.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        if node.opset() < 11 {
+            return Err(node.none("operator sets before 11, where nothing scatters elements"));
+        }
+        let axis = Attr::Int("axis", node.int("axis").unwrap_or(-1));
+        node.give(0, node.x(0)?.zeros().apply("ScatterElements", &[node.y(1)?, node.g()?], &[axis]));
+        Ok(())
+    }
 }
 
 /// Where the largest or the smallest entry along an axis is.

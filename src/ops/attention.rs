@@ -202,33 +202,52 @@ impl<'a> Attended<'a> {
         let mut operands =
             vec![Some(self.operands[0]), Some(self.operands[1]), Some(value.identity(node, key.length)?)];
         operands.extend(&self.rest);
+        let p = node.again(&operands)?;
+        let parts = [query, key, value];
+        let cotangents = self.pull_back(parts, p, node.only_g()?, node.float("scale"));
+        for (slot, cotangent) in cotangents.into_iter().enumerate() {
+            node.give(slot, cotangent);
+        }
+        Ok(())
+    }
+
+    /// The cotangents of queries, keys and values, given the probabilities and the cotangent of the result, which lie as
+    /// queries do.
+    pub fn pull_back(
+        &self,
+        [query, key, value]: [Part; 3],
+        probabilities: Expr<'a>,
+        g: Expr<'a>,
+        scale: Option<f32>,
+    ) -> [Expr<'a>; 3] {
         // Heads that share keys and values get an axis of their own: [B, G, H/G, S, …].
         let group = [self.kv_heads as i64, (self.heads / self.kv_heads) as i64];
         let grouped =
             |x: Expr<'a>, last: usize| query.apart(x).reshape(&[0, group[0], group[1], -1, last as i64]);
-        let p = grouped(node.again(&operands)?, key.length);
-        let g = grouped(node.only_g()?, value.extent);
+        let p = grouped(probabilities, key.length);
+        let g = grouped(g, value.extent);
         let q = grouped(self.operands[0], query.extent);
         let [k, v] =
             [(key, 1), (value, 2)].map(|(part, slot)| part.apart(self.operands[slot]).unsqueeze(&[2]));
         let dp = g.matmul(v.matrix_transpose(5));
-        let scale = node.float("scale").filter(|s| *s != 0.0);
+        let scale = scale.filter(|s| *s != 0.0);
         let ds = p * (dp - (p * dp).sum(&[4], true)) * scale.unwrap_or(1.0 / (query.extent as f32).sqrt());
         let dq = ds.matmul(k).reshape_like(query.apart(self.operands[0]));
-        node.give(0, query.together(dq));
-        node.give(1, key.together(ds.matrix_transpose(5).matmul(q).sum(&[2], false)));
-        node.give(2, value.together(p.matrix_transpose(5).matmul(g).sum(&[2], false)));
-        Ok(())
+        [
+            query.together(dq),
+            key.together(ds.matrix_transpose(5).matmul(q).sum(&[2], false)),
+            value.together(p.matrix_transpose(5).matmul(g).sum(&[2], false)),
+        ]
     }
 }
 
 /// How queries, keys or values lie: `[B, H, S, E]`, or `[B, S, H·E]` where heads are merged.
 #[derive(Clone, Copy)]
-struct Part {
-    merged: bool,
-    heads: usize,
-    length: usize,
-    extent: usize,
+pub(super) struct Part {
+    pub merged: bool,
+    pub heads: usize,
+    pub length: usize,
+    pub extent: usize,
 }
 
 impl Part {

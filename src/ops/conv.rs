@@ -26,13 +26,7 @@ impl Operator for Conv {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        // Each window's cotangent is spread over the positions it saw: the transposed convolution.
-        let window = Window::of(node, kernel(node)?, node.shape(0)?, node.result_shape(0)?)?;
-        let g = node.g()?;
-        if node.needs(0) {
-            node.give(0, window.transposed(g, node.x(1)?, node.shape(1)?));
-        }
-        bias_gradient(node, g)
+        Self::pull_back(node, node.g()?)
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
@@ -42,6 +36,18 @@ impl Operator for Conv {
     fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
         // `W[G·M, C, k…]`
         convolution(node, weight, [0, 3, 2, 1], false)
+    }
+}
+
+impl Conv {
+    /// Gives the operands their cotangents, where `g` is that of the convolution.
+    pub fn pull_back<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
+        // Each window's cotangent is spread over the positions it saw: the transposed convolution.
+        let window = Window::of(node, kernel(node)?, node.shape(0)?, node.result_shape(0)?)?;
+        if node.needs(0) {
+            node.give(0, window.transposed(g, node.x(1)?, node.shape(1)?));
+        }
+        bias_gradient(node, g)
     }
 }
 

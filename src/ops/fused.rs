@@ -2,10 +2,11 @@
 //! SkipLayerNormalization, EmbedLayerNormalization. FusedGemm is typed as Gemm is.
 
 use super::{
-    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv,
+    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv, gradient::summed,
     normalization::Norm,
 };
 use crate::{
+    graph::{Expr, Node},
     onnx::proto::NodeProto,
     widths::{Reason, Width},
 };
@@ -15,7 +16,7 @@ pub(super) struct FusedMatMul;
 
 impl Operator for FusedMatMul {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (a, b) = (read(node, 0, "transBatchA", "transA")?, read(node, 1, "transBatchB", "transB")?);
+        let (a, b) = (read(node, 0, A)?, read(node, 1, B)?);
         let (&[ref a_batch @ .., (_, m), (k_of_a, k)], &[ref b_batch @ .., (k_of_b, rows), (_, n)]) =
             (a.as_slice(), b.as_slice())
         else {
@@ -37,13 +38,45 @@ impl Operator for FusedMatMul {
         node.set(0, result);
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (a, b) = (order(node, A, node.shape(0)?.len()), order(node, B, node.shape(1)?.len()));
+        let (left, right) = (node.x(0)?.transpose(&a), node.x(1)?.transpose(&b));
+        let g = node.g()? * node.float("alpha").unwrap_or(1.0);
+        if node.needs(0) {
+            give_product(node, 0, &a, g.matmul(right.matrix_transpose(b.len())))?;
+        }
+        if node.needs(1) {
+            give_product(node, 1, &b, left.matrix_transpose(a.len()).matmul(g))?;
+        }
+        Ok(())
+    }
 }
 
-/// The axes of an operand in the order in which it is read, each with its place: `transBatch` makes the first axis the last
-/// but one, `trans` swaps the last two.
-fn read(node: &NodeTyper<'_>, slot: usize, batch: &str, matrix: &str) -> Result<Vec<(usize, Width)>, Reason> {
-    let mut axes: Vec<_> = node.axes(slot)?.into_iter().enumerate().collect();
-    let rank = axes.len();
+/// Gives an operand that is read in the order `order` a product over the batch of the result.
+fn give_product<'a>(
+    node: &NodeGradient<'a>,
+    slot: usize,
+    order: &[usize],
+    product: Expr<'a>,
+) -> Result<(), NoGradient> {
+    let (stored, result) = (node.shape(slot)?, node.result_shape(0)?);
+    let own: Vec<usize> = order.iter().filter_map(|axis| stored.get(*axis).copied()).collect();
+    let batch = result.len().saturating_sub(2);
+    let whole = [&result[..batch], &own[own.len().saturating_sub(2)..]].concat();
+    node.give(slot, summed(product, &whole, &own).transpose_back(order));
+    Ok(())
+}
+
+/// The attributes that say how the left operand is read.
+const A: [&str; 2] = ["transBatchA", "transA"];
+/// The attributes that say how the right operand is read.
+const B: [&str; 2] = ["transBatchB", "transB"];
+
+/// The axes of an operand in the order in which it is read: `transBatch` makes the first axis the last but one, `trans` swaps
+/// the last two.
+fn order(node: &Node, [batch, matrix]: [&str; 2], rank: usize) -> Vec<usize> {
+    let mut axes: Vec<usize> = (0..rank).collect();
     if rank >= 2 {
         if node.int(batch).unwrap_or(0) != 0 {
             axes[..rank - 1].rotate_left(1);
@@ -52,7 +85,13 @@ fn read(node: &NodeTyper<'_>, slot: usize, batch: &str, matrix: &str) -> Result<
             axes.swap(rank - 2, rank - 1);
         }
     }
-    Ok(axes)
+    axes
+}
+
+/// The axes of an operand in that order, each with its place.
+fn read(node: &NodeTyper<'_>, slot: usize, flags: [&str; 2]) -> Result<Vec<(usize, Width)>, Reason> {
+    let axes = node.axes(slot)?;
+    Ok(order(node, flags, axes.len()).into_iter().map(|place| (place, axes[place])).collect())
 }
 
 /// A convolution, plus a fourth operand, through an activation.
@@ -70,6 +109,31 @@ impl Operator for FusedConv {
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         Conv.rewrite(node)
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (g, y) = (node.g()?, node.y(0)?);
+        let parameters = node.floats("activation_params").unwrap_or(&[]);
+        let parameter = |i: usize, default: f32| parameters.get(i).copied().unwrap_or(default);
+        let inside = |low: f32, high: f32| {
+            y.greater(y.scalar(low)).apply("And", &[y.scalar(high).greater(y)], &[]).cast(y.dtype())
+        };
+        // Slopes, of what came out.
+        let slope = match node.string("activation") {
+            None => y.scalar(1.0),
+            Some("Relu") => y.greater(y.scalar(0.0)).cast(y.dtype()),
+            Some("Sigmoid") => y - y * y,
+            Some("Tanh") => y.scalar(1.0) - y * y,
+            Some("LeakyRelu") => y.greater(y.scalar(0.0)).select(y.scalar(1.0), y.scalar(parameter(0, 0.01))),
+            Some("Clip") => inside(parameter(0, f32::MIN), parameter(1, f32::MAX)),
+            Some("HardSigmoid") => inside(0.0, 1.0) * parameter(0, 0.2),
+            Some(other) => return Err(node.none(&format!("the activation {other}"))),
+        };
+        let g = g * slope;
+        if node.needs(3) {
+            node.give(3, g);
+        }
+        Conv::pull_back(node, g)
     }
 }
 

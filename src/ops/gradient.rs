@@ -180,12 +180,7 @@ impl<'a> NodeGradient<'a> {
 
     /// Gives an operand its cotangent as it is before broadcasting is undone: of shape `shape`.
     pub fn give_summed(&self, slot: usize, cotangent: Expr<'a>, shape: &[usize]) -> Result<(), NoGradient> {
-        let own = self.shape(slot)?;
-        let added = shape.len().saturating_sub(own.len());
-        let stretched = |axis: &usize| own.get(axis - added) == Some(&1) && shape[*axis] != 1;
-        let axes: Vec<usize> = (added..shape.len()).filter(stretched).collect();
-        let leading: Vec<usize> = (0..added).collect();
-        self.give(slot, cotangent.sum(&axes, true).sum(&leading, false));
+        self.give(slot, summed(cotangent, shape, self.shape(slot)?));
         Ok(())
     }
 
@@ -203,6 +198,15 @@ pub fn has_gradient(operator: &dyn Operator) -> bool {
     let bare = NodeGradient::new(&graph, &facts, &tail, &node, Vec::new(), Vec::new());
     // A rule says what it lacks of a node without operands; where there is no rule, nothing is said.
     !operator.gradient(&bare).is_err_and(|reason| reason.what.is_empty())
+}
+
+/// Undoes broadcasting: sums a cotangent of shape `shape` to what the operand has, of shape `own`.
+pub(super) fn summed<'a>(cotangent: Expr<'a>, shape: &[usize], own: &[usize]) -> Expr<'a> {
+    let added = shape.len().saturating_sub(own.len());
+    let stretched = |axis: &usize| own.get(axis - added) == Some(&1) && shape[*axis] != 1;
+    let axes: Vec<usize> = (added..shape.len()).filter(stretched).collect();
+    let leading: Vec<usize> = (0..added).collect();
+    cotangent.sum(&axes, true).sum(&leading, false)
 }
 
 /// A row of a matrix that copies entries: one at `place`, else zeros.

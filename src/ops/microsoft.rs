@@ -2,9 +2,15 @@
 
 use super::{
     EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
-    attention::{Attended, Heads, by_heads},
+    attention::{Attended, Heads, Part, by_heads},
+    gradient::one_hot,
 };
-use crate::widths::{Reason, Width};
+use crate::{
+    graph::Expr,
+    onnx::ints_attribute,
+    tensor::Tensor,
+    widths::{Reason, Width},
+};
 
 /// Queries, keys and values are projected already. They come apart (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
 /// keys with values (`[B, T, H, 2, E]`), or all in one (`[B, S, H, 3, E]`).
@@ -188,6 +194,92 @@ impl Operator for FusedAttention {
         node.scale_int("num_heads", Some(&merged));
         Ok(())
     }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        if node.has(4) || node.int("do_rotary").unwrap_or(0) != 0 {
+            return Err(node.none("a cache or rotary embeddings"));
+        }
+        let projections = Projections::of(node)?;
+        let (x, w) = (node.x(0)?, node.x(1)?);
+        let projected = x.matmul(w);
+        let projected = if node.has(2) { projected + node.x(2)? } else { projected };
+        let Projections { heads, length, sizes: [queries, keys, values] } = projections;
+        let ends = [0, queries, queries + keys, queries + keys + values];
+        let attended = Attended {
+            operands: [0, 1, 2].map(|i| projected.slice(2, ends[i], ends[i + 1])),
+            heads,
+            kv_heads: heads,
+            rest: Vec::new(),
+        };
+        let parts = projections.sizes.map(|s| Part { merged: true, heads, length, extent: s / heads });
+        let p = projections.probabilities(node)?;
+        let cotangents = attended.pull_back(parts, p, node.only_g()?, node.float("scale"));
+        node.give(0, laid(node, &cotangents, 2)?.matmul(w.matrix_transpose(2)));
+        Ok(())
+    }
+}
+
+/// How many features [`FusedAttention`] projects to.
+struct Projections {
+    heads: usize,
+    length: usize,
+    /// Of queries, keys and values.
+    sizes: [usize; 3],
+}
+
+impl Projections {
+    fn of(node: &NodeGradient<'_>) -> Result<Self, NoGradient> {
+        let (&[_, length, _], &[_, columns]) = (node.shape(0)?, node.shape(1)?) else {
+            return Err(node.none("operands of unexpected rank"));
+        };
+        let heads = node.int("num_heads").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+        let heads = heads.ok_or_else(|| node.none("no count of heads"))?;
+        let sizes = node.ints("qkv_hidden_sizes").unwrap_or_else(|| vec![(columns / 3) as i64; 3]);
+        let sizes: Vec<usize> = sizes.iter().filter_map(|s| usize::try_from(*s).ok()).collect();
+        let sizes = <[usize; 3]>::try_from(sizes).map_err(|_| node.none("projections that are not three"))?;
+        Ok(Self { heads, length, sizes })
+    }
+
+    /// Attending to the identity gives the probabilities, whatever masks them. So that it is what values are projected
+    /// from, a position's place becomes features of its own: `[B, S, H·S]`.
+    fn probabilities<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
+        let [bias, mask, scores] = [2, 3, 5];
+        let (x, w, length) = (node.x(0)?, node.x(1)?, self.length);
+        let numbers = |shape: &[usize], values: Vec<f32>| {
+            let numbers = node.tail().numbers(shape, values, x.dtype());
+            numbers.ok_or_else(|| node.none("operands without extent"))
+        };
+        let (scored, attended) = (self.sizes[0] + self.sizes[1], self.heads * length);
+        let places = numbers(&[1, length, length], (0..length).flat_map(|i| one_hot(i, length)).collect())?;
+        let square = node.tail().constant(&Tensor::ints(&[length as i64; 2]));
+        let places = places.apply("Expand", &[laid(node, &[x.shape().slice(0, 0, 1), square], 0)?], &[]);
+        let row = |i: usize| {
+            let values = (0..self.heads).flat_map(move |_| one_hot(i, length));
+            std::iter::repeat_n(0.0, scored).chain(values)
+        };
+        let rows = numbers(&[length, scored + attended], (0..length).flat_map(row).collect())?;
+        let features = node.shape(1)?.first().copied().unwrap_or(0);
+        let none = numbers(&[features, attended], vec![0.0; features * attended])?;
+        let weight = laid(node, &[laid(node, &[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
+        let offsets = match node.has(bias) {
+            true => {
+                let none = numbers(&[attended], vec![0.0; attended])?;
+                Some(laid(node, &[node.x(bias)?.slice(0, 0, scored), none], 0)?)
+            }
+            false => None,
+        };
+        let x = laid(node, &[x, places], 2)?;
+        let operands = [Some(x), Some(weight), offsets, node.x(mask).ok(), None, node.x(scores).ok()];
+        let mut scoring = node.proto.clone();
+        scoring.attribute.retain(|a| a.name() != "qkv_hidden_sizes");
+        let sizes = [self.sizes[0], self.sizes[1], attended].map(|size| size as i64);
+        scoring.attribute.push(ints_attribute("qkv_hidden_sizes", &sizes));
+        Ok(node.tail().again(&scoring, &operands, x.dtype()))
+    }
+}
+
+fn laid<'a>(node: &NodeGradient<'a>, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
+    node.tail().concat(parts, axis).ok_or_else(|| node.none("operands without extent"))
 }
 
 /// Groups of query heads share a head of keys and values. Projected operands come apart, or all in one: `[B, S, (H+2·G)·E]`.

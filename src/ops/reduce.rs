@@ -67,7 +67,8 @@ impl Operator for Mean {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let size = |of: &dyn Fn(Width) -> usize, axes: &[Width]| axes.iter().map(|a| of(*a)).product::<usize>();
+        let size =
+            |of: &dyn Fn(Width) -> usize, axes: &[Width]| axes.iter().map(|a| of(*a)).product::<usize>();
         let (x, y) = (node.axes(0), node.result_axes(0));
         let [old, new]: [&dyn Fn(Width) -> usize; 2] = [&|w| node.old_size(w), &|w| node.new_size(w)];
         // Entries that one result averages, before and after.

@@ -188,6 +188,10 @@ impl Case {
         self.attribute(name, AttributeType::Float, |a| a.f = Some(value))
     }
 
+    pub fn floats(self, name: &str, values: &[f32]) -> Self {
+        self.attribute(name, AttributeType::Floats, |a| a.floats = values.to_vec())
+    }
+
     pub fn string(self, name: &str, value: &str) -> Self {
         self.attribute(name, AttributeType::String, |a| a.s = Some(value.as_bytes().to_vec().into()))
     }
@@ -199,6 +203,7 @@ impl Case {
                 AttributeType::Int => a.i().to_string(),
                 AttributeType::Ints => format!("{:?}", a.ints),
                 AttributeType::Float => a.f().to_string(),
+                AttributeType::Floats => format!("{:?}", a.floats),
                 _ => String::from_utf8_lossy(a.s()).into_owned(),
             };
             format!("{}={value}", a.name())

@@ -17,6 +17,15 @@ pub static FORMS: &[(&str, Form)] = &[
         let interleaved = c.flip();
         c.int("interleaved", interleaved.into()).rows(&[0, 2, 4])
     }),
+    ("com.microsoft.Attention", |mut c| {
+        let (biased, wide, one_way, masked) = (c.flip(), c.flip(), c.flip(), c.flip());
+        let values = if wide { 6 } else { 4 };
+        let mut c = c.op("Attention", 17).microsoft().single().int("num_heads", 2);
+        c = c.ints("qkv_hidden_sizes", &[4, 4, values]).int("unidirectional", one_way.into());
+        let c = c.x(&[B, 3, 5]).weight(&[5, 8 + values as usize]);
+        let c = if biased { c.weight(&[8 + values as usize]) } else { c.skip() };
+        if masked { c.skip().skip().weight(&[1, 2, 3, 3]) } else { c }
+    }),
     ("com.microsoft.MultiHeadAttention", |mut c| {
         let (biased, masked, one_way) = (c.flip(), c.flip(), c.flip());
         let mut c = c.op("MultiHeadAttention", 17).microsoft().single().int("num_heads", 2);

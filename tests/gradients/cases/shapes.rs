@@ -4,7 +4,7 @@ use ndarray::{ArrayD, IxDyn};
 use optin_onnx::tensor::Tensor;
 
 use super::Form;
-use crate::case::{B, Case};
+use crate::case::{B, Case, Values};
 
 #[rustfmt::skip]
 pub static FORMS: &[(&str, Form)] = &[
@@ -81,6 +81,11 @@ pub static FORMS: &[(&str, Form)] = &[
             None => c,
         };
         c.op("Transpose", 13).x(&[B, 2, 3, 4])
+    }),
+    ("TopK", |mut c| {
+        let (axis, largest) = c.pick(&[(1, 1), (-1, 0), (-1, 1)]);
+        let c = c.op("TopK", 11).outputs(2).int("axis", axis).int("largest", largest);
+        c.input(&[B, 4, 3], Values::Distinct).list(&[2])
     }),
     ("Trilu", |mut c| {
         let (upper, diagonal) = (c.flip(), c.pick(&[None, Some(1), Some(-1)]));

@@ -21,6 +21,19 @@ pub static FORMS: &[(&str, Form)] = &[
         c.op("MatMul", 13).x(a).x(b)
     }),
     ("Gemm", gemm),
+    ("com.microsoft.FusedMatMul", |mut c| {
+        let (a, b, flags) = c.pick(&[
+            (&[B, 2, 3][..], &[B, 3, 4][..], [0, 0, 0, 0]),
+            (&[B, 3, 2], &[B, 4, 3], [0, 1, 0, 1]),
+            (&[2, B, 3], &[3, B, 4], [1, 0, 1, 0]),
+            (&[3, B, 2], &[4, B, 3], [1, 1, 1, 1]),
+            (&[B, 2, 3], &[4, 3], [0, 0, 0, 1]),
+            (&[B, 2, 5, 3], &[1, 2, 3, 4], [0, 0, 0, 0]),
+        ]);
+        let c = c.op("FusedMatMul", 17).microsoft().single().float("alpha", 0.7);
+        let names = ["transBatchA", "transA", "transBatchB", "transB"];
+        names.iter().zip(flags).fold(c, |c, (name, flag)| c.int(name, flag)).x(a).x(b)
+    }),
     ("Einsum", |mut c| {
         let (equation, a, b) = c.pick(&[
             ("bij,bjk->bik", &[B, 2, 3][..], &[B, 3, 4][..]),

@@ -7,6 +7,7 @@ use crate::case::{B, Case, Values};
 
 pub static FORMS: &[(&str, Form)] = &[
     ("Conv", conv),
+    ("com.microsoft.FusedConv", fused_conv),
     ("ConvTranspose", conv_transpose),
     ("AveragePool", average_pool),
     ("LpPool", |mut c| {
@@ -53,6 +54,25 @@ pub static FORMS: &[(&str, Form)] = &[
         c.constant(Tensor::f32(&[4], scales.to_vec()).unwrap())
     }),
 ];
+
+fn fused_conv(mut c: Case) -> Case {
+    let (smooth, summed) = (c.flip(), c.flip());
+    let kinks: &[(&str, &[f32])] =
+        &[("Relu", &[]), ("LeakyRelu", &[0.1]), ("Clip", &[-0.5, 0.5]), ("HardSigmoid", &[0.5, 0.5])];
+    let (activation, parameters) = match smooth {
+        true => (c.pick(&["Sigmoid", "Tanh"]), &[][..]),
+        false => c.pick(kinks),
+    };
+    let c = c.op("FusedConv", 17).microsoft().single().string("activation", activation);
+    let c = if parameters.is_empty() { c } else { c.floats("activation_params", parameters) };
+    let c = c.x(&[B, 2, 4, 3]);
+    if !smooth {
+        // Sums would end anywhere, at kinks too.
+        return c.int("group", 2).constant(Tensor::f32(&[2, 1, 1, 1], vec![1.0, -1.0]).unwrap());
+    }
+    let c = c.ints("pads", &[1, 1, 1, 1]).weight(&[3, 2, 3, 3]).weight(&[3]);
+    if summed { c.x(&[B, 3, 4, 3]) } else { c }
+}
 
 /// Geometry of a pool.
 fn windowed(mut c: Case, values: Values) -> Case {
