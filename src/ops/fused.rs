@@ -1,9 +1,9 @@
 //! What ONNX Runtime's optimizer fuses around products and normalisations (domain `com.microsoft`): FusedMatMul, FusedConv,
-//! SkipLayerNormalization, EmbedLayerNormalization. FusedGemm is typed as Gemm is.
+//! FusedGemm, SkipLayerNormalization, EmbedLayerNormalization.
 
 use super::{
-    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv, gradient::summed,
-    normalization::Norm,
+    EditError, Ids, Linear, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator, conv::Conv,
+    gradient::summed, matmul::Gemm, normalization::Norm,
 };
 use crate::{
     graph::{Expr, Node},
@@ -112,29 +112,55 @@ impl Operator for FusedConv {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (g, y) = (node.g()?, node.y(0)?);
         let parameters = node.floats("activation_params").unwrap_or(&[]);
-        let parameter = |i: usize, default: f32| parameters.get(i).copied().unwrap_or(default);
-        let inside = |low: f32, high: f32| {
-            y.greater(y.scalar(low)).apply("And", &[y.scalar(high).greater(y)], &[]).cast(y.dtype())
-        };
-        // Slopes, of what came out.
-        let slope = match node.string("activation") {
-            None => y.scalar(1.0),
-            Some("Relu") => y.greater(y.scalar(0.0)).cast(y.dtype()),
-            Some("Sigmoid") => y - y * y,
-            Some("Tanh") => y.scalar(1.0) - y * y,
-            Some("LeakyRelu") => y.greater(y.scalar(0.0)).select(y.scalar(1.0), y.scalar(parameter(0, 0.01))),
-            Some("Clip") => inside(parameter(0, f32::MIN), parameter(1, f32::MAX)),
-            Some("HardSigmoid") => inside(0.0, 1.0) * parameter(0, 0.2),
-            Some(other) => return Err(node.none(&format!("the activation {other}"))),
-        };
-        let g = g * slope;
+        let g = before_activation(node, &|i| parameters.get(i).copied())?;
         if node.needs(3) {
             node.give(3, g);
         }
         Conv::pull_back(node, g)
     }
+}
+
+/// A product of matrices, plus a third operand, through an activation.
+pub(super) struct FusedGemm;
+
+impl Operator for FusedGemm {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        Gemm.infer(node)
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let names = ["activation_alpha", "activation_beta"];
+        Gemm::pull_back(node, before_activation(node, &|i| node.float(names.get(i)?))?)
+    }
+
+    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+        node.string("activation").is_none().then(|| Gemm.linear(node, weight)).flatten()
+    }
+}
+
+/// The cotangent of what a fused activation was given. Its slope is a formula of what came out.
+fn before_activation<'a>(
+    node: &NodeGradient<'a>,
+    parameter: &dyn Fn(usize) -> Option<f32>,
+) -> Result<Expr<'a>, NoGradient> {
+    let (g, y) = (node.g()?, node.y(0)?);
+    let inside = |low: f32, high: f32| {
+        y.greater(y.scalar(low)).apply("And", &[y.scalar(high).greater(y)], &[]).cast(y.dtype())
+    };
+    let slope = match node.string("activation") {
+        None => return Ok(g),
+        Some("Relu") => y.greater(y.scalar(0.0)).cast(y.dtype()),
+        Some("Sigmoid") => y - y * y,
+        Some("Tanh") => y.scalar(1.0) - y * y,
+        Some("LeakyRelu") => {
+            y.greater(y.scalar(0.0)).select(y.scalar(1.0), y.scalar(parameter(0).unwrap_or(0.01)))
+        }
+        Some("Clip") => inside(parameter(0).unwrap_or(f32::MIN), parameter(1).unwrap_or(f32::MAX)),
+        Some("HardSigmoid") => inside(0.0, 1.0) * parameter(0).unwrap_or(0.2),
+        Some(other) => return Err(node.none(&format!("the activation {other}"))),
+    };
+    Ok(g * slope)
 }
 
 /// Normalises the sum of two operands (and a bias) over the last axis. The fourth result is the sum itself.

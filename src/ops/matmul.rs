@@ -114,12 +114,26 @@ impl Operator for Gemm {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        if node.string("activation").is_some() {
-            return Err(node.none("a fused activation"));
-        }
+        Self::pull_back(node, node.g()?)
+    }
+
+    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+        let transposed = |name: &str| node.int(name).unwrap_or(0) != 0;
+        let inner_first = if weight == 1 { !transposed("transB") } else { transposed("transA") };
+        let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
+        let factor = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
+        // The bias broadcasts along the last axis, which holds the features of a weight on the right.
+        let bias = (weight == 1 && factor("beta") != 0.0).then(|| (2, factor("beta")));
+        let scale = factor("alpha");
+        (scale != 0.0).then(|| Linear { scale, bias, ..Linear::matrix(order) })
+    }
+}
+
+impl Gemm {
+    /// Gives the operands their cotangents, where `g` is that of the product and its bias.
+    pub fn pull_back<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
         let (a, b) = (node.x(0)?, node.x(1)?);
         let flag = |name| node.int(name).unwrap_or(0) != 0;
-        let g = node.g()?;
         let scaled = g * node.float("alpha").unwrap_or(1.0);
         if node.needs(0) {
             // op(A) has the cotangent g · op(B)ᵀ.
@@ -132,17 +146,6 @@ impl Operator for Gemm {
             node.give_broadcast(2, g * node.float("beta").unwrap_or(1.0))?;
         }
         Ok(())
-    }
-
-    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
-        let transposed = |name: &str| node.int(name).unwrap_or(0) != 0;
-        let inner_first = if weight == 1 { !transposed("transB") } else { transposed("transA") };
-        let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
-        let factor = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
-        // The bias broadcasts along the last axis, which holds the features of a weight on the right.
-        let bias = (weight == 1 && factor("beta") != 0.0).then(|| (2, factor("beta")));
-        let scale = factor("alpha");
-        (scale != 0.0).then(|| Linear { scale, bias, ..Linear::matrix(order) })
     }
 }
 

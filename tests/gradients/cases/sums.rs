@@ -1,5 +1,7 @@
 //! Products, reductions, normalisations.
 
+use optin_onnx::tensor::Tensor;
+
 use super::Form;
 use crate::case::{B, Case, Values};
 
@@ -21,6 +23,16 @@ pub static FORMS: &[(&str, Form)] = &[
         c.op("MatMul", 13).x(a).x(b)
     }),
     ("Gemm", gemm),
+    ("com.microsoft.FusedGemm", |mut c| {
+        let activation = c.pick(&["Sigmoid", "Tanh", "LeakyRelu"]);
+        let c = c.op("FusedGemm", 17).microsoft().single().string("activation", activation);
+        if activation == "LeakyRelu" {
+            // Sums would end anywhere, at kinks too.
+            let c = c.float("activation_alpha", 0.3).x(&[B, 2]);
+            return c.constant(Tensor::f32(&[2, 2], vec![1.0, 0.0, 0.0, -1.0]).unwrap());
+        }
+        c.int("transB", 1).float("alpha", 0.7).x(&[B, 3]).weight(&[4, 3]).x(&[4])
+    }),
     ("com.microsoft.FusedMatMul", |mut c| {
         let (a, b, flags) = c.pick(&[
             (&[B, 2, 3][..], &[B, 3, 4][..], [0, 0, 0, 0]),
