@@ -24,6 +24,8 @@ const ELEMENTS: &[(&str, DType)] = &[
     ("double", DType::F64),
     ("float16", DType::F16),
     ("bfloat16", DType::BF16),
+    ("int8", DType::I8),
+    ("uint8", DType::U8),
     ("int32", DType::I32),
     ("int64", DType::I64),
     ("bool", DType::Bool),
@@ -243,6 +245,14 @@ impl Parser<'_> {
                 DType::I32 => {
                     let data: Vec<i32> = self.list("}", Self::number)?;
                     filled(Tensor::I32(ndarray::Array1::from(data).into_dyn()).reshape(&shape))?
+                }
+                DType::I8 => {
+                    let data: Vec<i8> = self.list("}", Self::number)?;
+                    filled(Tensor::I8(ndarray::Array1::from(data).into_dyn()).reshape(&shape))?
+                }
+                DType::U8 => {
+                    let data: Vec<u8> = self.list("}", Self::number)?;
+                    filled(Tensor::U8(ndarray::Array1::from(data).into_dyn()).reshape(&shape))?
                 }
                 DType::Bool => {
                     let data: Vec<u8> = self.list("}", Self::number)?;
