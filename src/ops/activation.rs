@@ -2,8 +2,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
-use crate::{graph::Expr, onnx::proto::NodeProto, widths::Reason};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
+use crate::{graph::Expr, widths::Reason};
 
 type Slope = for<'a> fn(&NodeGradient<'a>, Expr<'a>, Expr<'a>) -> Expr<'a>;
 
@@ -19,10 +19,6 @@ impl Operator for Unary {
         flow.combine()
     }
 
-    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::elementwise(node, slot)
-    }
-
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let slope = (self.0)(node, node.x(0)?, node.y(0)?);
         node.give(0, node.g()? * slope);
@@ -36,10 +32,6 @@ pub(super) struct Biased(Slope);
 impl Operator for Biased {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         relate(node)
-    }
-
-    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::elementwise(node, slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -1,8 +1,7 @@
 //! Conv and ConvTranspose, of any rank, grouped and depthwise.
 
 use super::{
-    EditError, Linear, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator, linear,
-    window::Window,
+    EditError, Linear, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator, window::Window,
 };
 use crate::{
     graph::Expr,
@@ -43,9 +42,9 @@ impl Conv {
     /// Gives the operands their cotangents, where `g` is that of the convolution.
     pub fn pull_back<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
         // Each window's cotangent is spread over the positions it saw: the transposed convolution.
-        let window = Window::of(node, kernel(node)?, node.shape(0)?, node.result_shape(0)?)?;
+        let window = window(node, false)?;
         if node.needs(0) {
-            node.give(0, window.transposed(g, node.x(1)?, node.shape(1)?));
+            node.give(0, window.spread(g, node.x(1)?, node.shape(1)?));
         }
         bias_gradient(node, g)
     }
@@ -75,7 +74,7 @@ impl Operator for ConvTranspose {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let window = Window::of(node, kernel(node)?, node.result_shape(0)?, node.shape(0)?)?;
+        let window = window(node, true)?;
         let g = node.g()?;
         if node.needs(0) {
             node.give(0, window.direct(g, node.x(1)?));
@@ -100,40 +99,16 @@ fn convolution(node: &NodeView<'_>, weight: usize, order: [usize; 4], transposed
     if weight != 1 || x.len() < 3 || w.len() != x.len() || y.len() != x.len() {
         return None;
     }
-    let rank = x.len() - 2;
-    let mut window = linear::Window {
-        operand: x[2..].to_vec(),
-        result: y[2..].to_vec(),
-        kernel: w[2..].to_vec(),
-        strides: node.extents("strides", rank, 1)?,
-        dilations: node.extents("dilations", rank, 1)?,
-        pads: vec![0; rank],
-        transposed,
-    };
-    window.pads = pads_before(node, &window)?;
+    let window = Window::of(node, &w[2..], (x, y), transposed)?;
     let groups = node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1);
     let window = Some(window).filter(|w| !w.is_identity());
     Some(Linear { groups, window, order, scale: 1.0, bias: Some((2, 1.0)) })
 }
 
-/// Padding before the first element of each axis, which `auto_pad` derives from the extents (Conv, ConvTranspose).
-fn pads_before(node: &NodeView<'_>, window: &linear::Window) -> Option<Vec<usize>> {
-    let rank = window.kernel.len();
-    let total = |axis: usize| {
-        let reach = (window.kernel[axis] - 1) * window.dilations[axis] + 1;
-        let (from, to) = match window.transposed {
-            true => (window.operand[axis], window.result[axis]),
-            false => (window.result[axis], window.operand[axis]),
-        };
-        ((from.max(1) - 1) * window.strides[axis] + reach).saturating_sub(to)
-    };
-    match node.string("auto_pad").unwrap_or("NOTSET") {
-        "NOTSET" => node.extents("pads", 2 * rank, 0).map(|pads| pads[..rank].to_vec()),
-        "VALID" => Some(vec![0; rank]),
-        "SAME_UPPER" => Some((0..rank).map(|a| total(a) / 2).collect()),
-        "SAME_LOWER" => Some((0..rank).map(|a| total(a).div_ceil(2)).collect()),
-        _ => None,
-    }
+/// How the node's kernel slides.
+fn window(node: &NodeGradient<'_>, transposed: bool) -> Result<Window, NoGradient> {
+    let window = Window::of(node, kernel(node)?, (node.shape(0)?, node.result_shape(0)?), transposed);
+    window.ok_or_else(|| node.none("attributes that do not fit its operands"))
 }
 
 fn check_ranks(node: &NodeTyper<'_>, x: &[Width], w: &[Width]) -> Result<(), Reason> {

@@ -14,9 +14,9 @@ use crate::{
 
 // Masks are multiplied by: ONNX Runtime takes several times longer for Where.
 
-/// What a rule of this file says beside how axes relate, which is the same for all.
+/// What a rule of this file says beside how axes relate, which is the same for all: what becomes of ids, and the gradient.
 macro_rules! elementwise {
-    ($($(#[$doc:meta])* $name:ident, $gradient:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $ids:expr, $gradient:expr;)*) => {$(
         $(#[$doc])*
         pub(super) struct $name;
 
@@ -29,8 +29,9 @@ macro_rules! elementwise {
                 flow.combine()
             }
 
-            fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
-                Ids::elementwise(node, slot)
+            fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+                let rule: fn(usize) -> Option<Ids> = $ids;
+                rule(slot)
             }
 
             fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -43,36 +44,36 @@ macro_rules! elementwise {
 
 elementwise! {
     /// Comparisons and logic: of truth values there is no gradient to pass.
-    Logical, |_| Ok(());
+    Logical, |_| None, |_| Ok(());
     /// Rounding and the like, constant almost everywhere: no cotangent passes, which is the gradient.
-    Step, |node| {
+    Step, |_| None, |node| {
         node.give_zero(0);
         Ok(())
     };
     /// Mean of all operands.
-    Mean, |node| each(node, |g, _| Ok(g / node.input_count() as f32));
+    Mean, |_| None, |node| each(node, |g, _| Ok(g / node.input_count() as f32));
     /// The largest (or smallest) of all operands: the cotangent goes to whichever it is.
-    Extremum, |node| {
+    Extremum, |_| Some(Ids::Passed), |node| {
         let y = node.y(0)?;
         each(node, |g, slot| Ok(g * node.x(slot)?.equals(y).cast(g.dtype())))
     };
     /// Keeps elements within bounds: those that were not moved pass their cotangent.
-    Clip, |node| {
+    Clip, Ids::moved, |node| {
         let g = node.g()?;
         node.give(0, g * node.x(0)?.equals(node.y(0)?).cast(g.dtype()));
         Ok(())
     };
     /// `a - b`.
-    Sub, |node| each(node, |g, slot| Ok(if slot == 0 { g } else { -g }));
+    Sub, |slot| (slot == 0).then_some(Ids::Minus(1)), |node| each(node, |g, slot| Ok(if slot == 0 { g } else { -g }));
     /// `a · b`.
-    Mul, |node| each(node, |g, slot| Ok(g * node.x(1 - slot)?));
+    Mul, |_| None, |node| each(node, |g, slot| Ok(g * node.x(1 - slot)?));
     /// `a / b`.
-    Div, |node| {
+    Div, |_| None, |node| {
         let b = node.x(1)?;
         each(node, |g, slot| Ok(if slot == 0 { g / b } else { -(g * node.y(0)? / b) }))
     };
     /// `a ^ b`.
-    Pow, |node| {
+    Pow, |_| None, |node| {
         let (a, b) = (node.x(0)?, node.x(1)?.cast(node.x(0)?.dtype()));
         let exponent = node.constant(1).and_then(|b| b.to_f32()).filter(|b| b.len() == 1);
         let exponent = exponent.and_then(|b| b.first().copied());
@@ -83,7 +84,7 @@ elementwise! {
         }))
     };
     /// `a` where it is positive, else `slope · a`.
-    PRelu, |node| {
+    PRelu, |_| None, |node| {
         let (a, slope) = (node.x(0)?, node.x(1)?);
         let negative = a.scalar(0.0).greater(a).cast(a.dtype());
         each(node, |g, slot| Ok(match slot {
@@ -92,7 +93,7 @@ elementwise! {
         }))
     };
     /// `a` where the condition holds, else `b`.
-    Where, |node| {
+    Where, |slot| (slot != 0).then_some(Ids::Passed), |node| {
         let condition = node.x(0)?;
         each(node, |g, slot| Ok(match slot {
             1 => g * condition.cast(g.dtype()),
@@ -100,14 +101,14 @@ elementwise! {
         }))
     };
     /// Inference passes elements on; a ratio and a mode are operands, and the mask is no number.
-    Dropout, |node| {
+    Dropout, |_| None, |node| {
         node.give(0, node.g()?);
         Ok(())
     };
     /// The remainder: a step function in the divisor.
-    Mod, |node| node.give_broadcast(0, node.g()?);
+    Mod, Ids::moved, |node| node.give_broadcast(0, node.g()?);
     /// Elements in another operand's type.
-    CastLike, |node| {
+    CastLike, |_| None, |node| {
         let dtype = node.x(0)?.dtype();
         node.give(0, node.g()?.cast(dtype));
         node.give_zero(1);

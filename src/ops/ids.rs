@@ -1,7 +1,5 @@
 //! What becomes of integers that may be ids: tokens, positions, segments.
 
-use crate::onnx::proto::NodeProto;
-
 /// What a node does with the integers of one operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids {
@@ -29,14 +27,5 @@ impl Ids {
     /// For operators that only move the elements of their first operand.
     pub(super) fn moved(slot: usize) -> Option<Self> {
         (slot == 0).then_some(Self::Passed)
-    }
-
-    /// For elementwise operators. Floating-point numbers are features, and truth values no longer tell ids apart.
-    pub(super) fn elementwise(node: &NodeProto, slot: usize) -> Option<Self> {
-        match (node.op_type(), slot) {
-            ("Sub", 0) => Some(Self::Minus(1)),
-            ("Where", 1 | 2) | ("Max" | "Min", _) | ("Clip" | "Mod", 0) => Some(Self::Passed),
-            _ => None,
-        }
     }
 }

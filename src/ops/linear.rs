@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use ndarray::{ArrayD, IxDyn};
 
+use super::window::Window;
 use crate::{
     graph::{Facts, Graph, Node, NodeId},
     onnx::{self, tensor::to_tensor},
@@ -84,59 +85,6 @@ impl Linear {
     /// Positions of the operand that each position of the result reads.
     pub fn taps(&self) -> usize {
         self.window.as_ref().map_or(1, |w| w.kernel.iter().product())
-    }
-}
-
-/// A window that slides over positions, as convolutions have it. All lists have one entry per spatial axis.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Window {
-    /// Extents of the operand.
-    pub operand: Vec<usize>,
-    /// Extents of the result.
-    pub result: Vec<usize>,
-    /// Extents of the kernel.
-    pub kernel: Vec<usize>,
-    /// Steps.
-    pub strides: Vec<usize>,
-    /// Distances between taps.
-    pub dilations: Vec<usize>,
-    /// Padding before the first element.
-    pub pads: Vec<usize>,
-    /// Whether the window writes where a convolution's would read.
-    pub transposed: bool,
-}
-
-impl Window {
-    /// The operand position that result position `position` (row-major) reads at `tap`; `None` for padding.
-    pub fn read(&self, position: usize, tap: usize) -> Option<usize> {
-        let (mut position, mut tap) = (position, tap);
-        let (mut read, mut step) = (0, 1);
-        for axis in (0..self.kernel.len()).rev() {
-            let (p, k) = (position % self.result[axis], tap % self.kernel[axis]);
-            position /= self.result[axis];
-            tap /= self.kernel[axis];
-            let (stride, shift) = (self.strides[axis], k * self.dilations[axis]);
-            let at = if self.transposed {
-                let at = (p + self.pads[axis]).checked_sub(shift)?;
-                at.is_multiple_of(stride).then_some(at / stride)?
-            } else {
-                (p * stride + shift).checked_sub(self.pads[axis])?
-            };
-            if at >= self.operand[axis] {
-                return None;
-            }
-            read += at * step;
-            step *= self.operand[axis];
-        }
-        Some(read)
-    }
-
-    /// Whether every position reads itself and nothing else.
-    pub(super) fn is_identity(&self) -> bool {
-        self.kernel.iter().all(|k| *k == 1)
-            && self.strides.iter().all(|s| *s == 1)
-            && self.pads.iter().all(|p| *p == 0)
-            && self.operand == self.result
     }
 }
 

@@ -46,12 +46,13 @@ pub use editor::{Change, EditError, NodeEditor};
 pub use gather::gather;
 pub use gradient::{NoGradient, NodeGradient, has_gradient};
 pub use ids::Ids;
-pub use linear::{Linear, NodeView, Window};
+pub use linear::{Linear, NodeView};
 pub use quantize::unrounded;
 pub use registry::{all, find, makes_tensors};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
 pub use weights::{holds_weights, reader, weight};
+pub use window::Window;
 
 use ndarray::ArrayD;
 

@@ -38,7 +38,8 @@ impl Operator for Pool {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let kernel = node.ints("kernel_shape").unwrap_or_default();
         let kernel: Vec<usize> = kernel.into_iter().map(|k| usize::try_from(k).unwrap_or(0)).collect();
-        let window = Window::of(node, &kernel, node.shape(0)?, node.result_shape(0)?)?;
+        let window = Window::of(node, &kernel, (node.shape(0)?, node.result_shape(0)?), false)
+            .ok_or_else(|| node.none("attributes that do not fit its operands"))?;
         let cotangent = match self {
             Self::Average => {
                 let share = shares(node, &window).ok_or_else(|| node.none("extents that do not fit"))?;
@@ -71,8 +72,8 @@ fn spread_taps<'a>(
     let weight = weight.ok_or_else(|| node.none("a kernel that does not fit"))?;
     // Channels are alike: they join the batch.
     let alike: Vec<i64> =
-        [-1, taps as i64].into_iter().chain(window.narrow.iter().map(|n| *n as i64)).collect();
-    Ok(window.transposed(g.reshape(&alike), weight, &shape).reshape_like(node.x(0)?))
+        [-1, taps as i64].into_iter().chain(window.narrow().iter().map(|n| *n as i64)).collect();
+    Ok(window.spread(g.reshape(&alike), weight, &shape).reshape_like(node.x(0)?))
 }
 
 /// One over the number of entries that each window takes the mean of.
@@ -81,7 +82,7 @@ fn shares<'a>(node: &NodeGradient<'a>, window: &Window) -> Option<Expr<'a>> {
     let padded = node.int("count_include_pad").unwrap_or(0) != 0;
     let said = node.ints("pads").and_then(|pads| pads.get(axes..).map(<[i64]>::to_vec));
     let counts = |axis: usize| {
-        let (wide, before) = (window.wide[axis], window.before[axis]);
+        let (wide, before) = (window.wide()[axis], window.before[axis]);
         // A window that rounding up let begin late may reach even behind the padding: that is never counted.
         let after = said.as_ref().and_then(|s| usize::try_from(s[axis]).ok()).unwrap_or(window.after[axis]);
         let (first, end) = if padded { (0, before + wide + after) } else { (before, before + wide) };
@@ -89,13 +90,13 @@ fn shares<'a>(node: &NodeGradient<'a>, window: &Window) -> Option<Expr<'a>> {
         let count = move |o: usize| {
             (0..window.kernel[axis]).filter(|k| (first..end).contains(&sees(o, *k))).count() as f32
         };
-        (0..window.narrow[axis]).map(count).collect::<Vec<f32>>()
+        (0..window.narrow()[axis]).map(count).collect::<Vec<f32>>()
     };
     let product = (0..axes).fold(vec![1.0], |all, axis| {
         let counts = counts(axis);
         all.iter().flat_map(|n| counts.iter().map(move |c| n * c)).collect()
     });
-    let shape = [&[1, 1], &window.narrow[..]].concat();
+    let shape = [&[1, 1], window.narrow()].concat();
     let dtype = node.dtype(0)?;
     node.tail().numbers(&shape, product.into_iter().map(|n| 1.0 / n).collect(), dtype)
 }

@@ -1,76 +1,128 @@
 //! Windows that slide over positions: where each lies, and the linear passes between what they read and what they write.
 
-use super::{NoGradient, NodeGradient};
 use crate::{
-    graph::{Attr, Expr},
+    graph::{Attr, Expr, Node},
     tensor::Tensor,
 };
 
-/// How a kernel slides over positions: the side that it reads from is `wide`, the side that it writes to `narrow` (the other
-/// way round for ConvTranspose).
-pub(super) struct Window {
-    /// Extents of the kernel, then of both sides.
+/// How a kernel slides over positions. All lists have one entry per spatial axis.
+///
+/// The side that windows lie on is wide, the other has an entry per window: operand and result, or the other way round where
+/// a window writes what another would read (ConvTranspose).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Extents of the operand.
+    pub operand: Vec<usize>,
+    /// Extents of the result.
+    pub result: Vec<usize>,
+    /// Extents of the kernel.
     pub kernel: Vec<usize>,
-    pub wide: Vec<usize>,
-    pub narrow: Vec<usize>,
+    /// Steps between windows.
     pub strides: Vec<usize>,
+    /// Distances between the places of the kernel.
     pub dilations: Vec<usize>,
     /// What the first window lies before the wide side.
     pub before: Vec<usize>,
     /// What the last window lies behind the wide side.
     pub after: Vec<usize>,
+    /// Whether windows lie on the result.
+    pub transposed: bool,
     /// Positions at the end of the wide side that no window reaches.
     unreached: Vec<usize>,
-    group: i64,
+    groups: usize,
 }
 
 impl Window {
-    /// Reads the attributes of a node whose observed extents on the two sides are `wide` and `narrow`, batch and channels
-    /// included.
-    pub fn of(
-        node: &NodeGradient<'_>,
+    /// Reads the attributes of a convolution or pool whose first operand and result have these observed extents, batch and
+    /// channels included; `None` where they do not fit.
+    pub(super) fn of(
+        node: &Node,
         kernel: &[usize],
-        wide: &[usize],
-        narrow: &[usize],
-    ) -> Result<Self, NoGradient> {
+        (operand, result): (&[usize], &[usize]),
+        transposed: bool,
+    ) -> Option<Self> {
         let axes = kernel.len();
-        let (wide, narrow) = (wide.get(2..).unwrap_or_default(), narrow.get(2..).unwrap_or_default());
-        let list = |name: &str, count: usize, default: usize| {
+        let list = |name: &str, count: usize, default: usize| -> Option<Vec<usize>> {
             let said = node.ints(name).filter(|said| !said.is_empty());
-            let said = said.map(|said| said.into_iter().map(usize::try_from).collect::<Result<Vec<_>, _>>());
-            said.unwrap_or_else(|| Ok(vec![default; count])).unwrap_or_default()
+            let said = said.unwrap_or_else(|| vec![default as i64; count]);
+            said.into_iter().map(|n| usize::try_from(n).ok()).collect()
         };
-        let (strides, dilations) = (list("strides", axes, 1), list("dilations", axes, 1));
-        let pads = list("pads", 2 * axes, 0);
-        if [strides.len(), dilations.len(), pads.len() / 2, wide.len(), narrow.len()] != [axes; 5] {
-            return Err(node.none("attributes that do not fit its operands"));
-        }
+        let pads = list("pads", 2 * axes, 0)?;
         let mut window = Self {
+            operand: operand.get(2..)?.to_vec(),
+            result: result.get(2..)?.to_vec(),
             kernel: kernel.to_vec(),
-            wide: wide.to_vec(),
-            narrow: narrow.to_vec(),
-            strides,
-            dilations,
+            strides: list("strides", axes, 1)?,
+            dilations: list("dilations", axes, 1)?,
             before: vec![0; axes],
             after: vec![0; axes],
+            transposed,
             unreached: vec![0; axes],
-            group: node.int("group").unwrap_or(1),
+            groups: node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1),
         };
+        let lists = [&window.operand, &window.result, &window.strides, &window.dilations];
+        if lists.iter().any(|list| list.len() != axes) || pads.len() != 2 * axes {
+            return None;
+        }
         for (i, pad) in pads.into_iter().take(axes).enumerate() {
             // What the windows cover, counted from the first one's start.
-            let covered = window.narrow[i].saturating_sub(1) * window.strides[i] + window.span(i);
-            let missing = covered.saturating_sub(window.wide[i]);
+            let covered = window.narrow()[i].saturating_sub(1) * window.strides[i] + window.span(i);
+            let wide = window.wide()[i];
+            let missing = covered.saturating_sub(wide);
             window.before[i] = match node.string("auto_pad").unwrap_or("NOTSET") {
+                "NOTSET" => pad,
                 "SAME_UPPER" => missing / 2,
                 "SAME_LOWER" => missing.div_ceil(2),
                 "VALID" => 0,
-                _ => pad,
+                _ => return None,
             };
-            let end = window.before[i] + window.wide[i];
+            let end = window.before[i] + wide;
             window.after[i] = covered.saturating_sub(end);
             window.unreached[i] = end.saturating_sub(covered);
         }
-        Ok(window)
+        Some(window)
+    }
+
+    /// The operand position that result position `position` (row-major) reads at `tap`; `None` for padding.
+    pub fn read(&self, position: usize, tap: usize) -> Option<usize> {
+        let (mut position, mut tap) = (position, tap);
+        let (mut read, mut step) = (0, 1);
+        for axis in (0..self.kernel.len()).rev() {
+            let (p, k) = (position % self.result[axis], tap % self.kernel[axis]);
+            position /= self.result[axis];
+            tap /= self.kernel[axis];
+            let (stride, shift) = (self.strides[axis], k * self.dilations[axis]);
+            let at = if self.transposed {
+                let at = (p + self.before[axis]).checked_sub(shift)?;
+                at.is_multiple_of(stride).then_some(at / stride)?
+            } else {
+                (p * stride + shift).checked_sub(self.before[axis])?
+            };
+            if at >= self.operand[axis] {
+                return None;
+            }
+            read += at * step;
+            step *= self.operand[axis];
+        }
+        Some(read)
+    }
+
+    /// Whether every position reads itself and nothing else.
+    pub(super) fn is_identity(&self) -> bool {
+        self.kernel.iter().all(|k| *k == 1)
+            && self.strides.iter().all(|s| *s == 1)
+            && self.before.iter().all(|p| *p == 0)
+            && self.operand == self.result
+    }
+
+    /// Extents of the side that windows lie on.
+    pub(super) fn wide(&self) -> &[usize] {
+        if self.transposed { &self.result } else { &self.operand }
+    }
+
+    /// Extents of the side that has an entry per window.
+    pub(super) fn narrow(&self) -> &[usize] {
+        if self.transposed { &self.operand } else { &self.result }
     }
 
     /// Positions from the first to the last that one window sees on an axis.
@@ -80,7 +132,7 @@ impl Window {
 
     /// From the narrow side to the wide one: each window's entry is spread over the positions that it sees. `weight` is
     /// `[G·M, C, k…]` as for Conv, with extents `shape`.
-    pub fn transposed<'a>(&self, g: Expr<'a>, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
+    pub(super) fn spread<'a>(&self, g: Expr<'a>, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
         if let Some(pads) = self.turned_pads() {
             return self.slide(g, "Conv", self.turned(weight, shape), &pads);
         }
@@ -102,8 +154,8 @@ impl Window {
 
     /// `[G·M, C, k…]` as `[G·C, M, k…]`, with each kernel turned about its centre.
     fn turned<'a>(&self, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
-        let groups = usize::try_from(self.group).unwrap_or(1).max(1);
-        let (outer, inner) = (shape[0] / groups, shape[1]);
+        let (groups, inner) = (self.groups, shape[1]);
+        let outer = shape[0] / groups;
         let places: usize = self.kernel.iter().product();
         let extents = |list: &[usize]| list.iter().map(|n| *n as i64).collect::<Vec<_>>();
         let swapped = weight.reshape(&extents(&[groups, outer, inner, places])).transpose(&[0, 2, 1, 3]);
@@ -114,7 +166,7 @@ impl Window {
     }
 
     /// From the wide side to the narrow one.
-    pub fn direct<'a>(&self, g: Expr<'a>, weight: Expr<'a>) -> Expr<'a> {
+    pub(super) fn direct<'a>(&self, g: Expr<'a>, weight: Expr<'a>) -> Expr<'a> {
         self.slide(g, "Conv", weight, &[&self.before[..], &self.after].concat())
     }
 
@@ -126,14 +178,14 @@ impl Window {
             Attr::Ints("strides", &strides),
             Attr::Ints("dilations", &dilations),
             Attr::Ints("pads", &numbers(pads)),
-            Attr::Int("group", self.group),
+            Attr::Int("group", self.groups as i64),
         ];
         x.apply(op, &[weight], &attributes)
     }
 
     /// What each place of the kernel sees of `x[N, C, …]` in all windows, as `[N, C, 1, …]` each, with `fill` where it sees
     /// nothing.
-    pub fn taps<'a>(&self, x: Expr<'a>, fill: f32) -> Vec<Expr<'a>> {
+    pub(super) fn taps<'a>(&self, x: Expr<'a>, fill: f32) -> Vec<Expr<'a>> {
         let around = |pads: &[usize]| [&[0, 0], pads].concat();
         let padded = x.pad_with(fill, &around(&self.before), &around(&self.after));
         let taps = self.kernel.iter().product();
@@ -143,7 +195,7 @@ impl Window {
             for axis in (0..self.kernel.len()).rev() {
                 let start = rest % self.kernel[axis] * self.dilations[axis];
                 rest /= self.kernel[axis];
-                let end = start + self.narrow[axis].saturating_sub(1) * self.strides[axis] + 1;
+                let end = start + self.narrow()[axis].saturating_sub(1) * self.strides[axis] + 1;
                 ranges.push((axis + 2, start, end, self.strides[axis]));
             }
             padded.slices(&ranges).unsqueeze(&[2])
