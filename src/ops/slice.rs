@@ -22,6 +22,9 @@ impl Operator for Slice {
         let mut axes = node.axes(0)?;
         let shape = node.shape(0)?;
         let result = node.result_shape(0)?;
+        if result.len() != axes.len() {
+            return Err(node.form("a result of another rank"));
+        }
         for range in ranges(node, shape)? {
             let whole = axes[range.axis];
             let taken = range.end.saturating_sub(range.start);
