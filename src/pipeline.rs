@@ -207,6 +207,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     check_reachable(dense, &typed.dimensions, target, unit)?;
     progress(Progress::Stage("score"));
     let scores = clock.time("score", || scores(&*engine, &typed, options, progress))?;
+    let scores = if options.recover == Mode::Refit { scores.with_recovery() } else { scores };
     progress(Progress::Stage("plan"));
     let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
     let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();

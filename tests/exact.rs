@@ -91,6 +91,9 @@ fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
                     softmax(&w.iter().copied().collect::<Vec<_>>()),
                 );
                 total += p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>() / 4.0;
+                let (z, w) = (z.mapv(f64::from), w.mapv(f64::from));
+                let (z, w) = (&z - z.mean().unwrap(), &w - w.mean().unwrap());
+                total += (&z - &w).mapv(|x| x * x).sum() / z.mapv(|x| x * x).sum() / 4.0;
             }
             naive.push(total);
         }

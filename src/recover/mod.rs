@@ -159,8 +159,8 @@ pub struct Recovery {
     pub mode: Mode,
     /// One entry per layer that pruning touches, in the order of the network.
     pub layers: Vec<LayerRecovery>,
-    /// Distance of the outputs from the dense model's, over samples that were held out: divergence in nats where they are
-    /// class scores, else the relative squared error.
+    /// Distance of the outputs from the dense model's, over samples that were held out, as
+    /// [`output_distance`] has it.
     pub before: f64,
     /// The same after recovery by the other samples. Where that is no improvement, recovery is undone.
     pub after: f64,

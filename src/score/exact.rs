@@ -359,7 +359,8 @@ impl<'a> Meter<'a> {
                     z.len() / z.shape().get(output.classes).copied().unwrap_or(1).max(1)
                 };
                 for ((output, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
-                    divergence[unit] += output_distance(*output, a.view(), b.view()) * rows(output, a) as f64;
+                    divergence[unit] +=
+                        crate::trajectory::divergence(*output, a.view(), b.view()) * rows(output, a) as f64;
                 }
             }
         }
@@ -378,7 +379,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// `Σ L_MD + λ · L_KL`, averaged over the samples of a batch.
+/// `Σ L_MD + λ · L_out`, averaged over the samples of a batch.
 fn distance(options: &ExactOptions<'_>, dense: &Features, masked: &Features) -> f64 {
     let mut total = 0.0;
     for (a, b) in dense.tokens.iter().zip(&masked.tokens) {

@@ -1,5 +1,6 @@
 //! Importance of every unit, as plain data that can be saved and planned from again.
 
+mod elimination;
 mod exact;
 mod quirks;
 mod sketch;
@@ -83,6 +84,8 @@ pub struct ScoreOptions {
     pub memory: u64,
     /// Outputs that hold logits, beside those that can be told.
     pub logits: Vec<String>,
+    /// Whether what stays will take over what it can of what goes: a sketch then finds the order of elimination.
+    pub recovered: bool,
     /// Score as the released code does, for comparison (exact scoring only).
     pub paper_quirks: bool,
 }
@@ -101,6 +104,7 @@ impl Default for ScoreOptions {
             probes,
             memory,
             logits: Vec::new(),
+            recovered: false,
             paper_quirks: false,
         }
     }
@@ -157,6 +161,9 @@ pub fn score(
                 );
                 scored.dimensions.extend(rest);
             }
+            if options.recovered {
+                elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
+            }
             Ok(scored)
         }
     }
@@ -187,6 +194,9 @@ pub struct DimensionScores {
     pub layer: usize,
     /// One per unit; the larger, the more the model loses without the unit.
     pub scores: Vec<f64>,
+    /// The units in the order in which they go if those that stay take over what they can, where that is known.
+    #[serde(default)]
+    pub order: Option<Vec<usize>>,
 }
 
 /// Scores of all units of a model.
@@ -212,9 +222,33 @@ pub struct Scores {
     pub dimensions: Vec<DimensionScores>,
 }
 
+impl Scores {
+    /// The scores to plan by when what stays will take over what it can: of each dimension, as many units go as before, but
+    /// which ones is what the order of elimination says.
+    pub fn with_recovery(mut self) -> Self {
+        for dimension in &mut self.dimensions {
+            let order = dimension.order.take().filter(|order| order.len() == dimension.scores.len());
+            let mut ascending = dimension.scores.clone();
+            ascending.sort_by(f64::total_cmp);
+            for (unit, score) in order.into_iter().flatten().zip(ascending) {
+                if let Some(own) = dimension.scores.get_mut(unit) {
+                    *own = score;
+                }
+            }
+        }
+        self
+    }
+}
+
 impl DimensionScores {
     /// The scores under the name of the dimension they belong to.
     pub fn of(dimension: &Dimension, scores: Vec<f64>) -> Self {
-        Self { name: dimension.name.clone(), kind: dimension.kind, layer: dimension.layer, scores }
+        Self {
+            name: dimension.name.clone(),
+            kind: dimension.kind,
+            layer: dimension.layer,
+            scores,
+            order: None,
+        }
     }
 }

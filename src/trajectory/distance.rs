@@ -1,8 +1,8 @@
 //! Distances between the features, or the outputs, of two runs.
 
-use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
+use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis};
 
-use super::{Head, Output};
+use super::{Head, Output, probe::TINY};
 
 /// Manifold distance of one sample's tokens `[tokens, features]`: with tokens normalised to unit length, the mean of
 /// `(T Tᵀ − S Sᵀ)²` over all pairs of tokens (OPTIN, equation 2).
@@ -46,24 +46,54 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 
 /// Logarithms of probabilities, which rounding may have taken to zero.
 fn log_of(row: &[f32]) -> Vec<f64> {
-    row.iter().map(|x| f64::from(*x).max(1e-12).ln()).collect()
+    row.iter().map(|x| f64::from(*x + TINY).ln()).collect()
 }
 
-/// How far an output lies from the dense one: the divergence of class scores in nats, else [`relative_l2`].
+/// How far an output lies from the dense one: [`relative_l2`] of each sample, to which class scores add their [`divergence`].
+///
+/// The divergence alone is next to nothing where a model is certain, however far its logits move, until they cross: too
+/// late for many small removals that each look harmless.
 pub fn output_distance(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>) -> f64 {
-    let (mut dense, mut other) = (dense, other);
-    // Rows are compared, with classes on the last axis.
-    if let Some(last) =
-        dense.ndim().checked_sub(1).filter(|last| output.classes < *last && other.ndim() > *last)
-    {
-        dense.swap_axes(output.classes, last);
-        other.swap_axes(output.classes, last);
+    let relative = |dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>| -> f64 {
+        let samples = dense.shape().first().copied().unwrap_or(1).max(1);
+        let pairs = dense.outer_iter().zip(other.outer_iter());
+        pairs.map(|(a, b)| relative_l2(a, b)).sum::<f64>() / samples as f64
+    };
+    if output.head == Head::Embedding {
+        return relative(dense, other);
     }
+    let logits = |x| centred_logits(classes_last(output, x), output.head == Head::Probabilities);
+    divergence(output, dense.view(), other.view()) + relative(logits(dense).view(), logits(other).view())
+}
+
+/// The divergence of class scores in nats; for other outputs [`relative_l2`].
+pub fn divergence(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>) -> f64 {
+    let (dense, other) = (classes_last(output, dense), classes_last(output, other));
     match output.head {
         Head::Logits => kullback_leibler(dense, other, false),
         Head::Probabilities => kullback_leibler(dense, other, true),
         Head::Embedding => relative_l2(dense, other),
     }
+}
+
+/// The output with its classes on the last axis.
+fn classes_last(output: Output, mut x: ArrayViewD<'_, f32>) -> ArrayViewD<'_, f32> {
+    if let Some(last) = x.ndim().checked_sub(1).filter(|last| output.classes < *last) {
+        x.swap_axes(output.classes, last);
+    }
+    x
+}
+
+/// Logits less their mean over classes, which are on the last axis: a softmax does not see that.
+fn centred_logits(x: ArrayViewD<'_, f32>, normalised: bool) -> ArrayD<f32> {
+    let mut logits = if normalised { x.mapv(|p| (p + TINY).ln()) } else { x.to_owned() };
+    if let Some(last) = logits.ndim().checked_sub(1) {
+        for mut row in logits.lanes_mut(Axis(last)) {
+            let mean = row.mean().unwrap_or(0.0);
+            row.mapv_inplace(|x| x - mean);
+        }
+    }
+    logits
 }
 
 /// `‖a − b‖² / ‖a‖²`.

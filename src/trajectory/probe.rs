@@ -20,7 +20,7 @@ use crate::{
 const RANK: usize = 4;
 
 /// Floor of norms and probabilities that are divided by.
-const TINY: f32 = 1e-12;
+pub(super) const TINY: f32 = 1e-12;
 
 /// Random cotangents of a model, and the graph inputs that make them random.
 pub struct Probe<'t> {
@@ -73,13 +73,19 @@ impl Trajectory<'_> {
     pub fn probe<'t>(&self, tail: &'t Tail, patch: &mut Patch) -> Probe<'t> {
         let mut probe = Probe { seeds: Vec::new(), signs: Vec::new() };
         for waypoint in self.waypoints {
-            if let Some(layout) = self.layout(waypoint.value, waypoint.feature) {
+            let sample = match self.widths.batch {
+                // What has no samples, such as embeddings of distances, is the same for all of them.
+                Some(_) => self.samples_axis(waypoint.value),
+                None => Some(0),
+            };
+            if let Some(layout) = sample.and_then(|s| self.layout(waypoint.value, s, waypoint.feature)) {
                 let seed = self.manifold(&layout, tail, patch, &mut probe);
                 probe.seeds.push((waypoint.value, seed));
             }
         }
         for output in self.outputs {
-            if let Some(layout) = self.layout(output.value, output.classes) {
+            let sample = self.samples_axis(output.value).unwrap_or(0);
+            if let Some(layout) = self.layout(output.value, sample, output.classes) {
                 let seed = self.output(output.head, &layout, tail, patch, &mut probe);
                 probe.seeds.push((output.value, seed));
             }
@@ -112,8 +118,7 @@ impl Trajectory<'_> {
         layout.restore((g - unit * (unit * g).sum(&[2], true)) / norm, tail)
     }
 
-    /// At logits `√p∘ξ − p (√pᵀξ)`, whose covariance `diag p − p pᵀ` is the Hessian of the Kullback-Leibler divergence; at
-    /// probabilities `ξ/√p`; else `ξ` over the norm. `ξ = a bᵀ` are random signs.
+    /// Of an output's distance: the divergence and the relative error of class scores, or the relative error of features.
     fn output<'t>(
         &self,
         head: Head,
@@ -123,25 +128,22 @@ impl Trajectory<'_> {
         probe: &mut Probe<'t>,
     ) -> Expr<'t> {
         let z = layout.tokens(tail);
-        // The divergence is half the quadratic form, and a mean over rows.
-        let scale = match head {
-            Head::Embedding => self.lambda.sqrt(),
-            Head::Logits | Head::Probabilities => (self.lambda / 2.0 / layout.positions as f64).sqrt(),
+        let mut xi = |scale: f64| {
+            let rows = layout.padded.then_some(Positions::Masked);
+            let a = self.signs(tail, patch, probe, Signs::new(1, layout.positions, scale as f32, rows));
+            let b = self.signs(tail, patch, probe, Signs::new(1, layout.features, 1.0, None));
+            a.cast(layout.dtype).matrix_transpose(3) * b.cast(layout.dtype)
         };
-        let rows = layout.padded.then_some(Positions::Masked);
-        let a = Signs::new(1, layout.positions, scale as f32, rows);
-        let a = self.signs(tail, patch, probe, a).cast(layout.dtype);
-        let b = Signs::new(1, layout.features, 1.0, None);
-        let b = self.signs(tail, patch, probe, b).cast(layout.dtype);
-        let xi = a.matrix_transpose(3) * b;
+        // The divergence is half the quadratic form, and a mean over rows.
+        let divergence = (self.lambda / 2.0 / layout.positions as f64).sqrt();
+        let relative = self.lambda.sqrt();
         let cotangent = match head {
-            Head::Logits => {
-                let p = z.softmax(2);
-                let weighted = p.map("Sqrt") * xi;
-                weighted - p * weighted.sum(&[2], true)
+            Head::Logits => divergence_of_logits(z, xi(divergence)) + relative_to_mean(z, xi(relative)),
+            Head::Probabilities => {
+                let p = z + TINY;
+                xi(divergence) / p.map("Sqrt") + relative_to_mean(p.map("Log"), xi(relative)) / p
             }
-            Head::Probabilities => xi / (z + TINY).map("Sqrt"),
-            Head::Embedding => xi / ((z * z).sum(&[1, 2], true).map("Sqrt") + TINY),
+            Head::Embedding => xi(relative) / length(z),
         };
         layout.restore(cotangent, tail)
     }
@@ -155,13 +157,17 @@ impl Trajectory<'_> {
         input
     }
 
+    /// The axis that samples lead.
+    fn samples_axis(&self, value: ValueId) -> Option<usize> {
+        let (axes, batch) = (self.widths.value(value)?, self.widths.batch?);
+        axes.iter().position(|axis| self.widths.table.leads(*axis, batch))
+    }
+
     /// How to see a value as `[samples, positions, features]`; `None` where its extents do not allow that.
-    fn layout(&self, value: ValueId, feature: usize) -> Option<Layout> {
+    fn layout(&self, value: ValueId, sample: usize, feature: usize) -> Option<Layout> {
         let fact = self.facts.get(value)?;
         let axes = self.widths.value(value)?;
         let table = &self.widths.table;
-        let leads = |axis: &usize| self.widths.batch.is_some_and(|b| table.leads(axes[*axis], b));
-        let sample = (0..axes.len()).find(leads).unwrap_or(0);
         let features = *fact.shape.get(feature)?;
         let total: usize = fact.shape.iter().product();
         let per_sample = features * self.facts.samples.max(1);
@@ -185,6 +191,24 @@ impl Trajectory<'_> {
             padded,
         })
     }
+}
+
+/// `√p∘ξ − p (√pᵀξ)`, whose covariance `diag p − p pᵀ` is the Hessian of the Kullback-Leibler divergence.
+fn divergence_of_logits<'t>(z: Expr<'t>, xi: Expr<'t>) -> Expr<'t> {
+    let p = z.softmax(2);
+    let weighted = p.map("Sqrt") * xi;
+    weighted - p * weighted.sum(&[2], true)
+}
+
+/// The gradient of `⟨ξ, z − mean z⟩` over the length of `z − mean z`: logits are known up to a constant.
+fn relative_to_mean<'t>(z: Expr<'t>, xi: Expr<'t>) -> Expr<'t> {
+    let xi = xi / length(z - z.mean(&[2]));
+    xi - xi.mean(&[2])
+}
+
+/// The length of a sample `[samples, positions, features]` as one vector.
+fn length(x: Expr<'_>) -> Expr<'_> {
+    (x * x).sum(&[1, 2], true).map("Sqrt") + TINY
 }
 
 impl Probe<'_> {

@@ -1,0 +1,145 @@
+//! In which order the units of a layer go, if those that stay take over what they can of those that went.
+//!
+//! Two neurons that say the same are both dispensable, but not together. Scores of single units cannot tell; the covariance of
+//! what a layer sums over can, and optimal brain surgery (Hassibi & Stork, 1993) makes an order of it. How many units a layer
+//! loses is still for the scores to say: they see what the sum is good for, in all later layers.
+
+mod moments;
+mod surgery;
+
+use faer::Mat;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{DimensionScores, ModelView, ScoreError};
+use crate::{
+    graph::Use,
+    ops,
+    runtime::Engine,
+    typing::{Dimension, Kind},
+    widths::Contraction,
+};
+use moments::{Moments, Sum};
+use surgery::Entries;
+
+/// The largest covariance, in rows; units of larger sums go by their scores alone.
+const MOST_ENTRIES: usize = 4608;
+
+/// Added to the variances, relative to their mean, so that few positions do not make units look as if the others knew them.
+const RIDGE: f64 = 1e-2;
+
+/// Columns that weights are projected to: enough for their norms and angles (Johnson-Lindenstrauss).
+const PROJECTIONS: usize = 64;
+
+/// Sets the order of elimination of neurons and channels, from the calibration samples. Heads are few and wide: they go by
+/// their scores. `memory` bounds the bytes of the moments that are summed at a time.
+pub(super) fn order(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    memory: u64,
+    scored: &mut [DimensionScores],
+) -> Result<(), ScoreError> {
+    let mut layers: Vec<(&Dimension, &mut DimensionScores, Vec<Sum>)> = Vec::new();
+    for scores in scored.iter_mut().filter(|s| s.kind != Kind::Head) {
+        if let Some(dimension) = view.dimensions.iter().find(|d| d.name == scores.name) {
+            let sums = sums(view, dimension);
+            layers.push((dimension, scores, sums));
+        }
+    }
+    let bytes = |sums: &[Sum]| sums.iter().map(|s| Moments::bytes(s.entries)).sum::<u64>();
+    let mut rest = layers.as_mut_slice();
+    while !rest.is_empty() {
+        let mut total = 0;
+        let fits = rest.iter().take_while(|(_, _, sums)| {
+            total += bytes(sums);
+            total <= memory
+        });
+        let count = fits.count().max(1);
+        let (group, others) = rest.split_at_mut(count);
+        let sums: Vec<&Sum> = group.iter().flat_map(|(_, _, sums)| sums).collect();
+        let mut moments = moments::measure(engine, view, &sums)?.into_iter();
+        for (dimension, scores, sums) in group {
+            let measured: Vec<Moments> = moments.by_ref().take(sums.len()).collect();
+            let entries = entries(view, dimension, sums, &measured)?;
+            scores.order = entries.and_then(|entries| surgery::order(entries, &scores.scores));
+        }
+        rest = others;
+    }
+    Ok(())
+}
+
+/// The sums that a dimension ends in, each once.
+fn sums(view: ModelView<'_>, dimension: &Dimension) -> Vec<Sum> {
+    let mut sums: Vec<Sum> = Vec::new();
+    for contraction in dimension.contractions(view.widths) {
+        let (at, axis) = (contraction.operand(), contraction.axis);
+        let width = view.widths.operand(view.graph, at).and_then(|axes| axes.get(axis).copied());
+        let entries = width.map_or(0, |w| view.widths.table.size(w));
+        if (1..=MOST_ENTRIES).contains(&entries) && !sums.iter().any(|s| (s.at, s.axis) == (at, axis)) {
+            sums.push(Sum { at, axis, entries });
+        }
+    }
+    sums
+}
+
+/// What is known of a dimension's entries over all sums that it ends in alike; `None` where that is nothing.
+fn entries(
+    view: ModelView<'_>,
+    dimension: &Dimension,
+    sums: &[Sum],
+    moments: &[Moments],
+) -> Result<Option<Entries>, ScoreError> {
+    let mut found: Option<Entries> = None;
+    for (sum, moments) in sums.iter().zip(moments) {
+        let width = view.widths.operand(view.graph, sum.at).and_then(|axes| axes.get(sum.axis).copied());
+        let mut units = vec![Vec::new(); dimension.size];
+        let owners = width.map(|w| view.widths.table.units(w, dimension.width)).unwrap_or_default();
+        for (entry, unit) in owners.into_iter().enumerate() {
+            if let Some(unit) = unit {
+                units[unit].push(entry);
+            }
+        }
+        let places: Vec<usize> = units.iter().flatten().copied().collect();
+        let Some(covariance) = moments.covariance(&places) else { continue };
+        let Some(weights) = weights(view, dimension, sum, &places)? else { continue };
+        let sizes: Vec<usize> = units.iter().map(Vec::len).collect();
+        match &mut found {
+            None => found = Some(Entries { covariance, sizes, weights }),
+            Some(found) if found.sizes == sizes => found.add(&covariance, &weights),
+            Some(_) => {}
+        }
+    }
+    if let Some(found) = &mut found {
+        found.regularise(RIDGE);
+    }
+    Ok(found)
+}
+
+/// What some entries of a sum are multiplied by, projected to [`PROJECTIONS`] columns; `None` where that is no constant.
+fn weights(
+    view: ModelView<'_>,
+    dimension: &Dimension,
+    sum: &Sum,
+    places: &[usize],
+) -> Result<Option<Mat<f64>>, ScoreError> {
+    let mut contractions = dimension.contractions(view.widths);
+    let at_sum = |c: &&Contraction| (c.operand(), c.axis) == (sum.at, sum.axis);
+    let Some((node, (slot, axis))) = contractions.find(at_sum).and_then(|c| Some((c.node, c.weight?))) else {
+        return Ok(None);
+    };
+    let Some(weight) = ops::weight(view.graph, Use { node, slot })?.filter(|w| !w.is_empty()) else {
+        return Ok(None);
+    };
+    let rows: Vec<_> = weight.axis_iter(ndarray::Axis(axis)).collect();
+    let columns = weight.len() / rows.len();
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let signs = Mat::from_fn(columns, PROJECTIONS, |_, _| if rng.random::<bool>() { 1.0 } else { -1.0 });
+    let mut own = Mat::zeros(places.len(), columns);
+    for (i, place) in places.iter().enumerate() {
+        // In a grouped convolution one row serves the same channel of every group.
+        for (j, x) in rows[place % rows.len()].iter().enumerate() {
+            own[(i, j)] = f64::from(*x);
+        }
+    }
+    Ok(Some(own * signs))
+}

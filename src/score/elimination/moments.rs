@@ -1,0 +1,126 @@
+//! Second moments of what sums read, measured inside the runtime: only Gram matrices leave it.
+
+use faer::Mat;
+use ndarray::{Ix1, Ix2};
+
+use crate::{
+    graph::{Expr, Patch, Tail, Use},
+    runtime::Engine,
+    score::{ModelView, ScoreError},
+    tensor::{DType, Tensor},
+    trajectory::{Padding, padding},
+};
+
+/// An axis of an operand that is summed over.
+pub(super) struct Sum {
+    pub at: Use,
+    pub axis: usize,
+    pub entries: usize,
+}
+
+/// Sums over the positions of `X` `[positions, entries]`, padding left out.
+pub(super) struct Moments {
+    positions: f64,
+    /// `[entries]`.
+    sums: Vec<f64>,
+    /// `XᵀX`.
+    gram: Mat<f64>,
+}
+
+impl Moments {
+    fn zero(entries: usize) -> Self {
+        Self { positions: 0.0, sums: vec![0.0; entries], gram: Mat::zeros(entries, entries) }
+    }
+
+    /// Bytes that the moments of a sum take here and in the runtime.
+    pub fn bytes(entries: usize) -> u64 {
+        (entries as u64).pow(2) * (size_of::<f64>() + size_of::<f32>()) as u64
+    }
+
+    fn add(&mut self, parts: &[Tensor]) -> Option<()> {
+        let [count, sums, gram] = parts else { return None };
+        let sums = sums.to_f32()?.into_dimensionality::<Ix1>().ok()?;
+        let gram = gram.to_f32()?.into_dimensionality::<Ix2>().ok()?;
+        self.positions += f64::from(count.to_f32()?.sum());
+        self.sums.iter_mut().zip(&sums).for_each(|(sum, x)| *sum += f64::from(*x));
+        // The matrix is symmetric: rows of one are columns of the other.
+        for (column, row) in self.gram.col_iter_mut().zip(gram.outer_iter()) {
+            column.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        Some(())
+    }
+
+    /// The sum over positions of what some entries vary together, in units of their mean second moment, so that sums of
+    /// several scales can be added. `None` where there is nothing.
+    pub fn covariance(&self, places: &[usize]) -> Option<Mat<f64>> {
+        let energy: f64 = places.iter().map(|i| self.gram[(*i, *i)]).sum();
+        if !(energy.is_finite() && energy > 0.0 && self.positions >= 1.0) {
+            return None;
+        }
+        let scale = self.positions * places.len() as f64 / energy;
+        let centred = |i: usize, j: usize| self.gram[(i, j)] - self.sums[i] * self.sums[j] / self.positions;
+        Some(Mat::from_fn(places.len(), places.len(), |i, j| centred(places[i], places[j]) * scale))
+    }
+}
+
+/// The moments of every sum over all samples.
+pub(super) fn measure(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    sums: &[&Sum],
+) -> Result<Vec<Moments>, ScoreError> {
+    let mut moments: Vec<Moments> = sums.iter().map(|s| Moments::zero(s.entries)).collect();
+    let padding = padding(view.model, view.graph, view.facts, view.widths);
+    let tail = Tail::new(view.graph.opset(), "moments");
+    let mut patch = Patch::default();
+    patch.only_exposed();
+    let measured: Vec<_> = sums.iter().map(|sum| formulas(view, &tail, padding.as_ref(), sum)).collect();
+    measured.iter().flatten().flatten().for_each(|x| patch.expose(&x.name()));
+    if measured.iter().all(Option::is_none) {
+        return Ok(moments);
+    }
+    tail.append_to(&mut patch);
+    let mut session = engine.load(&patch.apply(view.model))?;
+    for range in view.samples.ranges(view.batch) {
+        let results = session.run(&view.samples.batch(range.start, range.end)?)?;
+        let known = moments.iter_mut().zip(&measured).filter(|(_, m)| m.is_some()).map(|(m, _)| m);
+        for (moments, parts) in known.zip(results.chunks(3)) {
+            moments.add(parts);
+        }
+    }
+    Ok(moments)
+}
+
+/// The number of positions, the sum over them, and `XᵀX`.
+fn formulas<'t>(
+    view: ModelView<'_>,
+    tail: &'t Tail,
+    padding: Option<&Padding>,
+    sum: &Sum,
+) -> Option<[Expr<'t>; 3]> {
+    let operand = view.graph.node(sum.at.node).input(sum.at.slot)?;
+    let fact = view.facts.get(operand)?;
+    let mut x = tail.value(&view.graph.value(operand).name, fact.dtype).cast(DType::F32);
+    let mut ones = x.zeros() + 1.0;
+    if let Some(mask) = padding.and_then(|p| mask(view, tail, p, sum)) {
+        (x, ones) = (x * mask, ones * mask);
+    }
+    let order: Vec<usize> = (0..fact.shape.len()).filter(|a| *a != sum.axis).chain([sum.axis]).collect();
+    let matrix = |x: Expr<'t>| x.transpose(&order).reshape(&[-1, sum.entries as i64]);
+    let (rows, ones) = (matrix(x), matrix(ones));
+    let count = ones.sum(&[0], false).mean(&[0]);
+    Some([count, rows.sum(&[0], false), rows.matrix_transpose(2).matmul(rows)])
+}
+
+/// Ones at real positions and zeros at padded ones, against the axes of the operand; `None` where it has no such positions.
+fn mask<'t>(view: ModelView<'_>, tail: &'t Tail, padding: &Padding, sum: &Sum) -> Option<Expr<'t>> {
+    let table = &view.widths.table;
+    let axes = view.widths.operand(view.graph, sum.at)?;
+    let find = |width| axes.iter().position(|a| table.root(*a) == table.root(width));
+    let (sample, position) = (find(view.widths.batch?)?, find(padding.positions?)?);
+    let dtype = view.facts.get(view.graph.find(&padding.input)?)?.dtype;
+    let mask = tail.value(&padding.input, dtype).cast(DType::F32);
+    let mask = if sample < position { mask } else { mask.transpose(&[1, 0]) };
+    let others: Vec<usize> = (0..axes.len()).filter(|a| *a != sample && *a != position).collect();
+    Some(if others.is_empty() { mask } else { mask.unsqueeze(&others) })
+}
