@@ -58,7 +58,7 @@ fn a_model_in_which_nothing_can_be_pruned_is_no_error() {
     let path = folder.path().join("rounded.onnx");
     optin_onnx::onnx::save(&support::text::parse(text).unwrap().0, &path, false).unwrap();
     let output = inspect(&path, &["--json"]);
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["prunable"], Value::Array(Vec::new()));
     assert_eq!(found["flops"]["total"], found["flops"]["minimum"]);

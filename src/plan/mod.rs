@@ -43,11 +43,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Units that go at once.
-    fn granule(&self, kind: Kind) -> usize {
-        match kind {
+    /// Units that go at once: the fewest whose entries are a multiple of `align`.
+    fn granule(&self, dimension: &Dimension) -> usize {
+        match dimension.kind {
             Kind::Head => 1,
-            Kind::Neuron | Kind::Channel => self.align.max(1),
+            Kind::Neuron | Kind::Channel => {
+                let align = self.align.max(1);
+                (1..align).find(|n| (n * dimension.entries).is_multiple_of(align)).unwrap_or(align)
+            }
         }
     }
 
@@ -60,7 +63,7 @@ impl Limits {
         if !open {
             return dimension.size;
         }
-        let granule = self.granule(dimension.kind);
+        let granule = self.granule(dimension);
         let asked = ((1.0 - self.max_prune) * dimension.size as f64).ceil() as usize;
         asked.max(1).next_multiple_of(granule).min(dimension.size)
     }
@@ -130,7 +133,7 @@ pub fn minimum(cost: &Cost, dimensions: &[Dimension], limits: &Limits) -> u64 {
     cost.total(&floors)
 }
 
-/// The first plan on the greedy path whose cost is at most `target`.
+/// The first plan on the greedy path whose cost is at most `target`, and to it what went last of what `target` leaves room for.
 pub fn plan(
     cost: &Cost,
     dimensions: &[Dimension],
@@ -139,13 +142,18 @@ pub fn plan(
     target: u64,
 ) -> Result<Plan, PlanError> {
     let mut search = Search::new(cost, dimensions, scores, limits)?;
-    while cost.total(&search.sizes) > target {
-        if !search.remove_next() {
-            break;
-        }
+    let mut removals = Vec::new();
+    while cost.total(&search.sizes) > target
+        && let Some(removal) = search.remove_next()
+    {
+        removals.push(removal);
     }
+    search.give_back(removals, target);
     Ok(search.finish())
 }
+
+/// A dimension that lost units, and how many it had before.
+type Removal = (usize, usize);
 
 struct Search<'a> {
     cost: &'a Cost,
@@ -214,7 +222,7 @@ impl<'a> Search<'a> {
 
     /// Units that a dimension has after its next removal; `None` at its floor.
     fn next_size(&self, dimension: usize) -> Option<usize> {
-        let granule = self.limits.granule(self.dimensions[dimension].kind);
+        let granule = self.limits.granule(&self.dimensions[dimension]);
         let next = (self.sizes[dimension] - 1) / granule * granule;
         (next >= self.limits.floor(&self.dimensions[dimension])).then_some(next)
     }
@@ -233,7 +241,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn remove_next(&mut self) -> bool {
+    fn remove_next(&mut self) -> Option<Removal> {
         while let Some(Reverse((stale, dimension))) = self.queue.pop() {
             let Some(next) = self.next_size(dimension) else { continue };
             let current = self.priority(dimension, next);
@@ -241,11 +249,26 @@ impl<'a> Search<'a> {
                 self.queue.push(Reverse((current, dimension)));
                 continue;
             }
-            self.sizes[dimension] = next;
+            let before = std::mem::replace(&mut self.sizes[dimension], next);
             self.enqueue(dimension);
-            return true;
+            return Some((dimension, before));
         }
-        false
+        None
+    }
+
+    /// Takes removals back, the last first, where the budget is met without them: a large one may have met it by far.
+    fn give_back(&mut self, removals: Vec<Removal>, target: u64) {
+        let mut settled = vec![false; self.sizes.len()];
+        for (dimension, before) in removals.into_iter().rev() {
+            if settled[dimension] {
+                continue;
+            }
+            let after = std::mem::replace(&mut self.sizes[dimension], before);
+            if self.cost.total(&self.sizes) > target {
+                self.sizes[dimension] = after;
+                settled[dimension] = true;
+            }
+        }
     }
 
     fn finish(self) -> Plan {

@@ -56,6 +56,9 @@ pub struct Dimension {
     pub width: Width,
     /// Number of units.
     pub size: usize,
+    /// The fewest entries that a unit has along an axis of a weight: more than one for heads, and for channels that go in
+    /// groups.
+    pub entries: usize,
     /// Slices of constants that its units own.
     pub owned: Vec<Owned>,
     /// Sums that its units end in: indices into [`Widths::contractions`].
@@ -118,8 +121,10 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
         let name = producer_name(graph, &producers);
         if reasons.is_empty() {
             let name = names.unique(&name, kind);
+            let entries = entries(widths, width, owned);
             let owned = owned.clone();
-            found.prunable.push(Dimension { name, kind, layer: 0, width, size, owned, consumers: ends });
+            let dimension = Dimension { name, kind, layer: 0, width, size, entries, owned, consumers: ends };
+            found.prunable.push(dimension);
         } else {
             found.pinned.push(Pinned { name, size, reasons });
         }
@@ -132,6 +137,14 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
         *count += 1;
     }
     found
+}
+
+/// The fewest entries that a unit of a width has along an axis that it owns slices of.
+fn entries(widths: &Widths, width: Width, owned: &[Owned]) -> usize {
+    let table = &widths.table;
+    let axes = owned.iter().filter_map(|o| widths.constants.get(&o.at)?.get(o.axis));
+    let counts = axes.map(|axis| table.units(*axis, width).iter().flatten().count());
+    (counts.min().unwrap_or(1) / table.size(width).max(1)).max(1)
 }
 
 /// The constant slices that each free width owns.
