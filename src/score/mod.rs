@@ -91,7 +91,7 @@ pub struct ScoreOptions {
 }
 
 /// The waypoints are many and the outputs few, so that at equal weights layers that only the outputs see are emptied: a
-/// text recogniser loses everything. From 30 on the ranking hardly changes any more.
+/// text recogniser loses twice as much. From 30 on the ranking hardly changes any more.
 const LAMBDA: f64 = 30.0;
 
 impl Default for ScoreOptions {
