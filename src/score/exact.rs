@@ -17,7 +17,7 @@ use crate::{
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
-    trajectory::{Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
+    trajectory::{self, Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
@@ -360,7 +360,7 @@ impl<'a> Meter<'a> {
                 };
                 for ((output, a), (_, b)) in dense.outputs.iter().zip(&masked.outputs) {
                     divergence[unit] +=
-                        crate::trajectory::divergence(*output, a.view(), b.view()) * rows(output, a) as f64;
+                        trajectory::divergence(*output, a.view(), b.view()) * rows(output, a) as f64;
                 }
             }
         }

@@ -84,7 +84,7 @@ pub struct ScoreOptions {
     pub memory: u64,
     /// Outputs that hold logits, beside those that can be told.
     pub logits: Vec<String>,
-    /// Whether what stays will take over what it can of what goes: a sketch then finds the order of elimination.
+    /// Whether what stays will take over what it can of what goes: the order of elimination is then found.
     pub recovered: bool,
     /// Score as the released code does, for comparison (exact scoring only).
     pub paper_quirks: bool,
@@ -137,10 +137,10 @@ pub fn score(
         paper_quirks: options.paper_quirks,
         ..Default::default()
     };
-    match options.method {
-        Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain),
-        Method::Wanda => wanda(engine, view).map(plain),
-        Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain),
+    let mut scored = match options.method {
+        Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain)?,
+        Method::Wanda => wanda(engine, view).map(plain)?,
+        Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain)?,
         Method::Sketch => {
             let settings = SketchOptions {
                 lambda: options.lambda,
@@ -161,12 +161,15 @@ pub fn score(
                 );
                 scored.dimensions.extend(rest);
             }
-            if options.recovered {
-                elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
-            }
-            Ok(scored)
+            scored
         }
+    };
+    // Baselines stay what they are.
+    let of_trajectory = matches!(options.method, Method::Sketch | Method::Exact) && !options.paper_quirks;
+    if options.recovered && of_trajectory {
+        elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
     }
+    Ok(scored)
 }
 
 /// Why units could not be scored.

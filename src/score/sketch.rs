@@ -183,10 +183,20 @@ impl Passes<'_> {
         let batch = batch(self.view, options.memory);
         let mut stability = Stability::of(kinds, tallies, 0);
         for probe in 0..options.probes.max(1) {
+            let mut seen = Vec::new();
             for range in self.view.samples.ranges(batch) {
                 let end = range.end;
-                self.pass(probe, range, tallies)?;
+                seen.push((range.clone(), self.pass(probe, range, tallies)?));
                 progress(probe * samples + end, options.probes * samples);
+            }
+            clip(&mut seen);
+            for (range, moved) in &seen {
+                for (tally, moved) in tallies.iter_mut().zip(moved) {
+                    let samples = range.len() / moved.len().max(1);
+                    for (row, moved) in moved.iter().enumerate() {
+                        tally.add(probe, range.start + row, moved, samples);
+                    }
+                }
             }
             stability = Stability::of(kinds, tallies, probe + 1);
             if probe + 1 >= FEWEST && stability.is_stable() {
@@ -196,7 +206,13 @@ impl Passes<'_> {
         Ok(stability)
     }
 
-    fn pass(&mut self, probe: usize, range: Range<usize>, tallies: &mut [Tally]) -> Result<(), ScoreError> {
+    /// What one probe sees of some samples: of each dimension, [`Self::moved`].
+    fn pass(
+        &mut self,
+        probe: usize,
+        range: Range<usize>,
+        tallies: &[Tally],
+    ) -> Result<Vec<Moved>, ScoreError> {
         let count = self.view.samples.len();
         let mut feed = self.view.samples.batch(range.start, range.end)?;
         let mask = self.padding.and_then(|p| feed.iter().find(|(name, _)| *name == p.input));
@@ -212,19 +228,13 @@ impl Passes<'_> {
         let results = self.session.run(&feed)?;
         let rows = |tensor: &Tensor| tensor.to_f32()?.into_dimensionality::<Ix2>().ok();
         let gradients: Vec<Option<Array2<f32>>> = results.iter().map(rows).collect();
-        for (dimension, tally) in tallies.iter_mut().enumerate() {
-            let moved = self.moved(dimension, tally.units(), &gradients);
-            let samples = range.len() / moved.len().max(1);
-            for (row, moved) in moved.iter().enumerate() {
-                tally.add(probe, range.start + row, moved, samples);
-            }
-        }
-        Ok(())
+        let dimensions = tallies.iter().enumerate();
+        Ok(dimensions.map(|(d, tally)| self.moved(d, tally.units(), &gradients)).collect())
     }
 
     /// `⟨r, δ⟩` of each unit of a dimension, over all sums that it ends in: for each sample, or for all together where one of
     /// the sums does not tell them apart.
-    fn moved(&self, dimension: usize, size: usize, gradients: &[Option<Array2<f32>>]) -> Vec<Vec<f64>> {
+    fn moved(&self, dimension: usize, size: usize, gradients: &[Option<Array2<f32>>]) -> Moved {
         let ending = self.taps.iter().zip(gradients).filter_map(|(tap, gradient)| {
             let (_, units) = tap.units.iter().find(|(d, _)| *d == dimension)?;
             Some((units, gradient.as_ref()?))
@@ -255,4 +265,57 @@ fn batch(view: ModelView<'_>, memory: u64) -> usize {
         .sum();
     let sample = (bytes / view.facts.samples.max(1) as u64).max(1);
     usize::try_from(memory / sample).unwrap_or(usize::MAX).clamp(1, view.batch)
+}
+
+/// `⟨r, δ⟩` of the units of a dimension, a row per sample, or one for all.
+type Moved = Vec<Vec<f64>>;
+
+/// How many times as sensitive as the median a sample may be.
+const CLIP: f64 = 10.0;
+
+/// Scales samples down whose squares, over all units, are beyond [`CLIP`] times the median. Losses are bounded, but not their
+/// curvature: a few samples on which a deep model is chaotic would have all the say, and more samples make more of them.
+fn clip(seen: &mut [(Range<usize>, Vec<Moved>)]) {
+    let energies = |range: &Range<usize>, moved: &[Moved]| -> Vec<f64> {
+        let apart = moved.iter().filter(|rows| rows.len() == range.len());
+        let mut sums = vec![0.0; range.len()];
+        for rows in apart {
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum += row.iter().map(|m| m * m).sum::<f64>();
+            }
+        }
+        sums
+    };
+    let mut sorted: Vec<f64> = seen.iter().flat_map(|(range, moved)| energies(range, moved)).collect();
+    sorted.sort_by(f64::total_cmp);
+    let limit = CLIP * sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
+    for (range, moved) in seen {
+        for (sample, energy) in energies(range, moved).into_iter().enumerate().filter(|(_, e)| *e > limit) {
+            let scale = (limit / energy).sqrt();
+            for rows in moved.iter_mut().filter(|rows| rows.len() == range.len()) {
+                rows[sample].iter_mut().for_each(|m| *m *= scale);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chaotic_sample_counts_as_much_as_the_most_sensitive_of_the_others_may() {
+        let row = |x: f64| vec![x, 2.0 * x];
+        let mut seen = vec![
+            (0..2, vec![vec![row(1.0), row(1.0)], vec![vec![7.0]]]),
+            (2..4, vec![vec![row(1e6), row(2.0)], vec![vec![7.0]]]),
+        ];
+        clip(&mut seen);
+        assert_eq!(seen[0], (0..2, vec![vec![row(1.0), row(1.0)], vec![vec![7.0]]]));
+        let energy: f64 = seen[1].1[0][0].iter().map(|m| m * m).sum();
+        // Energies of 5, 5, 20 and very many: the upper median is 20.
+        assert!((energy - CLIP * 20.0).abs() < 1e-6, "{energy}");
+        assert_eq!(seen[1].1[0][1], row(2.0));
+        assert_eq!(seen[1].1[1], vec![vec![7.0]]);
+    }
 }
