@@ -357,7 +357,10 @@ fn scores(
     // Scoring is dear: units that may not go need no scores.
     let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
     let mut tick = |done, total| progress(Progress::Units { done, total });
-    let scored = score::score(engine, typed.view(), &options.score, &wanted, &mut tick)?;
+    let mut scored = score::score(engine, typed.view(), &options.score, &wanted, &mut tick)?;
+    if options.recover == Mode::Refit {
+        score::order(engine, typed.view(), &options.score, &mut scored)?;
+    }
     let scores = Scores {
         score: options.score.method,
         model: typed.source.sha256.clone(),

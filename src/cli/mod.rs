@@ -342,7 +342,6 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
             probes: prune.probes.max(1),
             memory: prune.memory,
             logits: prune.output_kind.clone(),
-            recovered: prune.recover == Mode::Refit,
             paper_quirks: prune.paper_quirks,
         },
         limits: prune.limits.options(),

@@ -84,8 +84,6 @@ pub struct ScoreOptions {
     pub memory: u64,
     /// Outputs that hold logits, beside those that can be told.
     pub logits: Vec<String>,
-    /// Whether what stays will take over what it can of what goes: the order of elimination is then found.
-    pub recovered: bool,
     /// Score as the released code does, for comparison (exact scoring only).
     pub paper_quirks: bool,
 }
@@ -104,7 +102,6 @@ impl Default for ScoreOptions {
             probes,
             memory,
             logits: Vec::new(),
-            recovered: false,
             paper_quirks: false,
         }
     }
@@ -137,10 +134,10 @@ pub fn score(
         paper_quirks: options.paper_quirks,
         ..Default::default()
     };
-    let mut scored = match options.method {
-        Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain)?,
-        Method::Wanda => wanda(engine, view).map(plain)?,
-        Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain)?,
+    match options.method {
+        Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain),
+        Method::Wanda => wanda(engine, view).map(plain),
+        Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain),
         Method::Sketch => {
             let settings = SketchOptions {
                 lambda: options.lambda,
@@ -161,15 +158,25 @@ pub fn score(
                 );
                 scored.dimensions.extend(rest);
             }
-            scored
+            Ok(scored)
         }
-    };
-    // Baselines stay what they are.
-    let of_trajectory = matches!(options.method, Method::Sketch | Method::Exact) && !options.paper_quirks;
-    if options.recovered && of_trajectory {
-        elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
     }
-    Ok(scored)
+}
+
+/// Finds, beside the scores, the order in which units go when those that stay will be refitted to make up for them.
+pub fn order(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    options: &ScoreOptions,
+    scored: &mut Scored,
+) -> Result<(), ScoreError> {
+    // Baselines stay what they are.
+    match options.method {
+        Method::Sketch | Method::Exact if !options.paper_quirks => {
+            elimination::order(engine, view, options.memory, &mut scored.dimensions)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why units could not be scored.

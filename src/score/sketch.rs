@@ -144,8 +144,7 @@ fn mask_gradient<'t>(
     let axes = view.widths.operand(view.graph, at)?;
     let operand = view.graph.node(at.node).inputs.get(at.slot).copied().flatten()?;
     let table = &view.widths.table;
-    let leads = |axis: &usize| view.widths.batch.is_some_and(|b| table.leads(axes[*axis], b));
-    let sample = (0..axes.len()).find(leads).filter(|axis| *axis != contraction.axis);
+    let sample = view.widths.samples_axis(axes).filter(|axis| *axis != contraction.axis);
     let others: Vec<usize> =
         (0..axes.len()).filter(|axis| *axis != contraction.axis && Some(*axis) != sample).collect();
     let product = tail.value(&view.graph.value(operand).name, cotangent.dtype()) * cotangent;
@@ -276,27 +275,29 @@ const CLIP: f64 = 10.0;
 /// Scales samples down whose squares, over all units, are beyond [`CLIP`] times the median. Losses are bounded, but not their
 /// curvature: a few samples on which a deep model is chaotic would have all the say, and more samples make more of them.
 fn clip(seen: &mut [(Range<usize>, Vec<Moved>)]) {
-    let energies = |range: &Range<usize>, moved: &[Moved]| -> Vec<f64> {
-        let apart = moved.iter().filter(|rows| rows.len() == range.len());
-        let mut sums = vec![0.0; range.len()];
-        for rows in apart {
-            for (sum, row) in sums.iter_mut().zip(rows) {
-                *sum += row.iter().map(|m| m * m).sum::<f64>();
-            }
-        }
-        sums
-    };
-    let mut sorted: Vec<f64> = seen.iter().flat_map(|(range, moved)| energies(range, moved)).collect();
+    let energies: Vec<Vec<f64>> = seen.iter().map(|(range, moved)| energies(range.len(), moved)).collect();
+    let mut sorted = energies.concat();
     sorted.sort_by(f64::total_cmp);
     let limit = CLIP * sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-    for (range, moved) in seen {
-        for (sample, energy) in energies(range, moved).into_iter().enumerate().filter(|(_, e)| *e > limit) {
+    for ((range, moved), energies) in seen.iter_mut().zip(energies) {
+        for (sample, energy) in energies.into_iter().enumerate().filter(|(_, energy)| *energy > limit) {
             let scale = (limit / energy).sqrt();
             for rows in moved.iter_mut().filter(|rows| rows.len() == range.len()) {
                 rows[sample].iter_mut().for_each(|m| *m *= scale);
             }
         }
     }
+}
+
+/// Sums of squares of each of so many samples, over the dimensions that tell them apart.
+fn energies(samples: usize, moved: &[Moved]) -> Vec<f64> {
+    let mut sums = vec![0.0; samples];
+    for rows in moved.iter().filter(|rows| rows.len() == samples) {
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            *sum += row.iter().map(|m| m * m).sum::<f64>();
+        }
+    }
+    sums
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub fn unit_gram(tokens: ArrayView2<'_, f32>) -> Array2<f32> {
 
 /// `KL(p ‖ q)` in nats, averaged over rows; classes are on the last axis. `normalised` says that these are probabilities
 /// already, else they are logits.
-pub fn kullback_leibler(dense: ArrayViewD<'_, f32>, masked: ArrayViewD<'_, f32>, normalised: bool) -> f64 {
+fn kullback_leibler(dense: ArrayViewD<'_, f32>, masked: ArrayViewD<'_, f32>, normalised: bool) -> f64 {
     let classes = dense.shape().last().copied().unwrap_or(1).max(1);
     let (p, q): (Vec<f32>, Vec<f32>) = (dense.iter().copied().collect(), masked.iter().copied().collect());
     let rows = (p.len() / classes).max(1) as f64;

@@ -5,7 +5,7 @@ mod padding;
 mod probe;
 mod waypoint;
 
-pub use distance::{divergence, kullback_leibler, manifold, output_distance, relative_l2, unit_gram};
+pub use distance::{divergence, manifold, output_distance, relative_l2, unit_gram};
 pub use padding::{Padding, padding};
 pub use probe::{Probe, Trajectory};
 pub use waypoint::{Addend, Head, Output, Path, Waypoint, after_residual, outputs, waypoints};

@@ -72,10 +72,11 @@ impl Trajectory<'_> {
     /// inputs of `patch`.
     pub fn probe<'t>(&self, tail: &'t Tail, patch: &mut Patch) -> Probe<'t> {
         let mut probe = Probe { seeds: Vec::new(), signs: Vec::new() };
+        let samples = |value| self.widths.samples_axis(self.widths.value(value)?);
         for waypoint in self.waypoints {
             let sample = match self.widths.batch {
                 // What has no samples, such as embeddings of distances, is the same for all of them.
-                Some(_) => self.samples_axis(waypoint.value),
+                Some(_) => samples(waypoint.value),
                 None => Some(0),
             };
             if let Some(layout) = sample.and_then(|s| self.layout(waypoint.value, s, waypoint.feature)) {
@@ -84,7 +85,7 @@ impl Trajectory<'_> {
             }
         }
         for output in self.outputs {
-            let sample = self.samples_axis(output.value).unwrap_or(0);
+            let sample = samples(output.value).unwrap_or(0);
             if let Some(layout) = self.layout(output.value, sample, output.classes) {
                 let seed = self.output(output.head, &layout, tail, patch, &mut probe);
                 probe.seeds.push((output.value, seed));
@@ -155,12 +156,6 @@ impl Trajectory<'_> {
         let input = tail.value(&name, DType::F32);
         probe.signs.push(Signs { name, ..signs });
         input
-    }
-
-    /// The axis that samples lead.
-    fn samples_axis(&self, value: ValueId) -> Option<usize> {
-        let (axes, batch) = (self.widths.value(value)?, self.widths.batch?);
-        axes.iter().position(|axis| self.widths.table.leads(*axis, batch))
     }
 
     /// How to see a value as `[samples, positions, features]`; `None` where its extents do not allow that.

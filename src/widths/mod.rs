@@ -135,6 +135,12 @@ impl Widths {
         }
     }
 
+    /// Among the axes of a value, the one that samples lead.
+    pub fn samples_axis(&self, axes: &[Width]) -> Option<usize> {
+        let batch = self.batch?;
+        axes.iter().position(|axis| self.table.leads(*axis, batch))
+    }
+
     /// All typed uses of constants.
     pub fn constants(&self) -> impl Iterator<Item = (Use, &[Width])> {
         self.constants.iter().map(|(at, axes)| (*at, axes.as_slice()))

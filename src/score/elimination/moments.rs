@@ -101,14 +101,15 @@ fn formulas<'t>(
     let operand = view.graph.node(sum.at.node).input(sum.at.slot)?;
     let fact = view.facts.get(operand)?;
     let mut x = tail.value(&view.graph.value(operand).name, fact.dtype).cast(DType::F32);
-    let mut ones = x.zeros() + 1.0;
+    let rank = fact.shape.len();
+    let mut elements = x.count();
     if let Some(mask) = padding.and_then(|p| mask(view, tail, p, sum)) {
-        (x, ones) = (x * mask, ones * mask);
+        elements = mask.expand_like(x).sum(&(0..rank).collect::<Vec<_>>(), false);
+        x = x * mask;
     }
-    let order: Vec<usize> = (0..fact.shape.len()).filter(|a| *a != sum.axis).chain([sum.axis]).collect();
-    let matrix = |x: Expr<'t>| x.transpose(&order).reshape(&[-1, sum.entries as i64]);
-    let (rows, ones) = (matrix(x), matrix(ones));
-    let count = ones.sum(&[0], false).mean(&[0]);
+    let count = elements * (1.0 / sum.entries as f32);
+    let order: Vec<usize> = (0..rank).filter(|a| *a != sum.axis).chain([sum.axis]).collect();
+    let rows = x.transpose(&order).reshape(&[-1, sum.entries as i64]);
     Some([count, rows.sum(&[0], false), rows.matrix_transpose(2).matmul(rows)])
 }
 

@@ -101,8 +101,9 @@ impl Rest {
             if cost > limit && !gone.is_empty() {
                 break;
             }
-            gone.push(local.units[at].0);
-            local.remove(|unit| unit == gone[gone.len() - 1]);
+            let next = local.units[at].0;
+            local.remove(|unit| unit == next);
+            gone.push(next);
         }
         self.remove(|unit| gone.contains(&unit));
         gone
