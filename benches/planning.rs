@@ -13,7 +13,7 @@ use optin_onnx::{
     rewrite::rewrite,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, Scores, magnitude},
-    typing,
+    typing::{self, Granularity},
 };
 
 fn replanning(c: &mut Criterion) {
@@ -28,10 +28,10 @@ fn replanning(c: &mut Criterion) {
     let facts = typing::observe(&*engine, &source.model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
     let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
     c.bench_function("type", |b| {
-        b.iter(|| typing::dimensions(&graph, &typing::infer(&graph, &facts, &batched)))
+        b.iter(|| typing::dimensions(&graph, &typing::infer(&graph, &facts, &batched), Granularity::Head))
     });
     let widths = typing::infer(&graph, &facts, &batched);
-    let dimensions = typing::dimensions(&graph, &widths).prunable;
+    let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let scores = Scores {
         score: Method::Magnitude,
         model: source.sha256.clone(),

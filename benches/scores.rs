@@ -15,7 +15,7 @@ use optin_onnx::{
     score::{
         DimensionScores, ExactOptions, ModelView, SketchOptions, exact, magnitude, sketch, spearman, wanda,
     },
-    typing::{self, Kind},
+    typing::{self, Granularity, Kind},
 };
 
 fn main() {
@@ -41,7 +41,7 @@ fn main() {
     let feed = samples.batch(first.start, first.end).unwrap();
     let facts = typing::observe(&*engine, &source.model, &graph, &feed, first.len()).unwrap();
     let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect());
-    let dimensions = typing::dimensions(&graph, &widths).prunable;
+    let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let view = ModelView {
         model: &source.model,
         graph: &graph,

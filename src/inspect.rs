@@ -11,7 +11,7 @@ use crate::{
     plan::{self, Cost, Limits},
     report::{Clock, metric, table},
     runtime::{self, RuntimeOptions},
-    typing::{self, Kind, Pinned},
+    typing::{self, Granularity, Kind, Pinned},
     widths::Pin,
 };
 
@@ -26,6 +26,8 @@ pub struct Options {
     pub runtime: RuntimeOptions,
     /// What may be removed.
     pub limits: Limits,
+    /// The units that attention loses.
+    pub granularity: Granularity,
 }
 
 /// A quantity of the dense model, and the least that pruning can reach.
@@ -93,7 +95,8 @@ pub struct Inspection {
 pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let engine = runtime::open(&options.runtime)?;
     let source = onnx::load(&options.input)?;
-    let model = ModelOptions { input: &options.input, calibration: &options.calibration, batch: 2 };
+    let Options { input, calibration, granularity, .. } = options;
+    let model = ModelOptions { input, calibration, batch: 2, granularity: *granularity };
     let typed = type_model(&*engine, source, model, &mut Clock::default())?;
     let prunable = &typed.dimensions.prunable;
     let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);

@@ -20,7 +20,7 @@ use crate::{
     rewrite::{self, RewriteError},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, ScoreError, ScoreOptions, Scores},
-    typing::{self, Dimension, Dimensions},
+    typing::{self, Dimension, Dimensions, Granularity},
     verify::{self, Proof, VerifyError},
     widths::{Kept, Widths},
 };
@@ -54,6 +54,8 @@ pub struct Options {
     pub save_scores: Option<PathBuf>,
     /// Samples per run of the model.
     pub batch: usize,
+    /// The units that attention loses.
+    pub granularity: Granularity,
 }
 
 /// Which model, and what it is run on.
@@ -65,11 +67,14 @@ pub(crate) struct ModelOptions<'a> {
     pub(crate) calibration: &'a CalibrationOptions,
     /// Samples per run.
     pub(crate) batch: usize,
+    /// The units that attention loses.
+    pub(crate) granularity: Granularity,
 }
 
 impl Options {
     fn model(&self) -> ModelOptions<'_> {
-        ModelOptions { input: &self.input, calibration: &self.calibration, batch: self.batch }
+        let Self { input, calibration, batch, granularity, .. } = self;
+        ModelOptions { input, calibration, batch: *batch, granularity: *granularity }
     }
 }
 
@@ -206,8 +211,11 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     }
     check_reachable(dense, &typed.dimensions, target, unit)?;
     progress(Progress::Stage("score"));
-    let scores = clock.time("score", || scores(&*engine, &typed, options, progress))?;
-    let scores = if options.recover == Mode::Refit { scores.with_recovery() } else { scores };
+    // Made-up inputs say nothing of what removed units did.
+    let synthetic = matches!(typed.samples.origin(), calibration::Origin::Synthetic);
+    let recover = if synthetic { Mode::Off } else { options.recover };
+    let scores = clock.time("score", || scores(&*engine, &typed, options, recover, progress))?;
+    let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
     progress(Progress::Stage("plan"));
     let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
     let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
@@ -216,7 +224,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         source_sha256: typed.source.sha256.clone(),
         runtime: engine.describe(),
         calibration: typed.samples.origin().to_string(),
-        synthetic: matches!(typed.samples.origin(), calibration::Origin::Synthetic),
+        synthetic,
         samples: typed.samples.len(),
         score: scores.score.to_string(),
         stability: scores.stability,
@@ -239,11 +247,10 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
         let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
         report.proof = Some(proof);
-        // Made-up inputs say nothing of what removed units did.
-        if options.recover != Mode::Off && !report.synthetic {
+        if recover != Mode::Off {
             let settings = RecoverOptions {
                 logits: &options.score.logits,
-                mode: options.recover,
+                mode: recover,
                 ridge: options.ridge,
                 // A budget of parameters leaves no room for new ones.
                 grow: options.flops.is_some() || options.params.is_none(),
@@ -271,7 +278,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
 pub(crate) fn type_model(
     engine: &dyn Engine,
     mut source: Source,
-    ModelOptions { input, calibration, batch }: ModelOptions<'_>,
+    ModelOptions { input, calibration, batch, granularity }: ModelOptions<'_>,
     clock: &mut Clock,
 ) -> Result<Typed, Error> {
     // What the runtime cannot fold stays computed, and is observed with everything else.
@@ -301,7 +308,7 @@ pub(crate) fn type_model(
     };
     let (widths, dimensions) = clock.time("type", || {
         let widths = typing::infer(&graph, &facts, &batched);
-        let dimensions = typing::dimensions(&graph, &widths);
+        let dimensions = typing::dimensions(&graph, &widths, granularity);
         (widths, dimensions)
     });
     Ok(Typed { source, graph, facts, widths, dimensions, samples, batch })
@@ -344,6 +351,7 @@ fn scores(
     engine: &dyn Engine,
     typed: &Typed,
     options: &Options,
+    recover: Mode,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Scores, Error> {
     if let Some(path) = &options.scores {
@@ -358,7 +366,7 @@ fn scores(
     let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
     let mut tick = |done, total| progress(Progress::Units { done, total });
     let mut scored = score::score(engine, typed.view(), &options.score, &wanted, &mut tick)?;
-    if options.recover == Mode::Refit {
+    if recover == Mode::Refit {
         score::order(engine, typed.view(), &options.score, &mut scored)?;
     }
     let scores = Scores {

@@ -12,7 +12,7 @@ use optin_onnx::{
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
     score::{ExactOptions, ModelView, exact},
     trajectory::waypoints,
-    typing::{self, Kind},
+    typing::{self, Granularity, Kind},
     widths::Kept,
 };
 
@@ -44,7 +44,7 @@ fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
     let facts = typing::observe(&*engine, &source.model, &graph, &feed, 4).unwrap();
     let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
     let widths = typing::infer(&graph, &facts, &batched);
-    let all = typing::dimensions(&graph, &widths).prunable;
+    let all = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let heads: Vec<_> = all.iter().filter(|d| d.kind == Kind::Head).cloned().collect();
     assert_eq!(heads.iter().map(|h| h.size).collect::<Vec<_>>(), [4, 4, 4, 4]);
 

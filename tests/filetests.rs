@@ -5,6 +5,7 @@
 //! ```text
 //! # test type                  the width of every axis, what can be pruned, and why the rest cannot
 //! # test prune a=0,2..5 b=1    the graph that keeps these units of the dimensions that `test type` calls a and b
+//! # granularity head-dim       attention loses dimensions of heads as well
 //! # runtime ort                needs ONNX Runtime (where tract lacks an operator)
 //! ```
 //!
@@ -22,7 +23,7 @@ use libtest_mimic::{Arguments, Trial};
 use optin_onnx::{
     onnx,
     runtime::{Engine, RuntimeChoice},
-    typing::Dimension,
+    typing::{Dimension, Granularity},
     widths::{Form, Width},
 };
 use support::{Subject, engine, text};
@@ -52,7 +53,9 @@ fn check(path: &Path) -> Result<(), String> {
     let Some(runtime) = runtime(&header)? else { return Ok(()) };
     let commands = header.iter().filter_map(|line| Some((*line, line.strip_prefix("# test ")?)));
     let (model, end) = text::parse(&file)?;
-    let subject = Subject::new(&*runtime, model)?;
+    let fine = header.contains(&"# granularity head-dim");
+    let granularity = if fine { Granularity::HeadDim } else { Granularity::Head };
+    let subject = Subject::with(&*runtime, model, granularity)?;
     subject.check_identity()?;
     let mut found = String::from("\n");
     for (line, command) in commands {

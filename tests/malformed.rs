@@ -22,7 +22,7 @@ use optin_onnx::{
     rewrite::rewrite,
     runtime::RuntimeChoice,
     tensor::DType,
-    typing,
+    typing::{self, Granularity},
     widths::Kept,
 };
 use prost::Message;
@@ -172,7 +172,7 @@ fn type_and_rewrite(seed: &Subject, model: &ModelProto, rng: &mut ChaCha8Rng) {
         }
     }
     let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect());
-    let dimensions = typing::dimensions(&graph, &widths).prunable;
+    let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let mut kept = Kept::default();
     for dimension in &dimensions {
         let units = (0..dimension.size).filter(|_| rng.random()).collect();

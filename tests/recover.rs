@@ -23,7 +23,7 @@ use optin_onnx::{
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
     score::ModelView,
     tensor::{DType, Tensor},
-    typing::{self, Dimension},
+    typing::{self, Dimension, Granularity},
     widths::{Kept, Widths},
 };
 use proptest::prelude::*;
@@ -91,7 +91,7 @@ impl Typed {
         let graph = Graph::new(&model);
         let facts = typing::observe(&*engine, &model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
         let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect::<BTreeSet<_>>());
-        let dimensions = typing::dimensions(&graph, &widths).prunable;
+        let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
         Self { engine, model, graph, facts, widths, dimensions, samples }
     }
 
@@ -521,7 +521,7 @@ fn little_memory_changes_nothing_but_the_time() {
     let graph = Graph::new(model);
     let facts = typing::observe(&*engine, model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
     let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect::<BTreeSet<_>>());
-    let dimensions = typing::dimensions(&graph, &widths).prunable;
+    let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let mut kept = Kept::default();
     for d in &dimensions {
         kept.keep(&widths.table, d.width, units(2, d.size, d.size.div_ceil(2)));

@@ -14,7 +14,7 @@ use optin_onnx::{
     score::{ExactOptions, ModelView, SketchOptions, exact, sketch, spearman},
     tensor::Tensor,
     trajectory::{Head, manifold, output_distance, outputs, waypoints},
-    typing::{self, Dimension, Kind},
+    typing::{self, Dimension, Granularity, Kind},
     widths::Widths,
 };
 
@@ -45,7 +45,7 @@ impl Fixture {
         let facts = typing::observe(&*tract(), &model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
         let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
         let widths = typing::infer(&graph, &facts, &batched);
-        let dimensions = typing::dimensions(&graph, &widths).prunable;
+        let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
         Self { model, graph, facts, widths, dimensions, samples }
     }
 

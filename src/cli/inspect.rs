@@ -29,6 +29,7 @@ impl Inspect {
             calibration: self.data.options(),
             runtime: self.engine.options(),
             limits: self.limits.options(),
+            granularity: self.limits.granularity,
         })?;
         match self.json {
             true => {

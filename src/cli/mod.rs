@@ -15,7 +15,7 @@ use crate::{
     recover::Mode,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
     score::{Method, ScoreOptions},
-    typing::Kind,
+    typing::{Granularity, Kind},
 };
 
 /// Prune a trained ONNX model to a FLOPs budget: no retraining, no labels, no PyTorch.
@@ -155,6 +155,9 @@ impl DataFlags {
 /// What may be removed.
 #[derive(Debug, Args)]
 struct LimitFlags {
+    /// What attention loses: whole heads, or dimensions of all heads of a layer as well.
+    #[arg(long, value_enum, default_value_t = Granularity::Head, value_name = "UNITS")]
+    granularity: Granularity,
     /// Prune only these kinds.
     #[arg(long, value_enum, value_delimiter = ',')]
     kinds: Vec<Kind>,
@@ -350,6 +353,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
         scores: prune.scores.clone(),
         save_scores: prune.save_scores.clone(),
         batch: prune.batch.max(1),
+        granularity: prune.limits.granularity,
     };
     let spinner = if prune.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));

@@ -33,8 +33,9 @@ impl Heads {
         let parts = node.split_product(self.heads, &[kv_heads, heads / kv_heads]);
         node.unify(parts[0], self.kv_heads);
         node.heads(self.heads);
-        node.paired(self.inner);
-        node.paired(self.value);
+        // The products are inside: no sum to mask, and the scale may follow from the extent.
+        node.pin(self.inner, Reason::HeadDimension);
+        node.pin(self.value, Reason::HeadDimension);
         let keys = node.fixed(self.keys, Reason::Softmax);
         node.macs(1, &[self.batch, self.heads, self.queries, keys, self.inner]);
         node.macs(1, &[self.batch, self.heads, self.queries, keys, self.value]);

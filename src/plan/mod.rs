@@ -47,6 +47,8 @@ impl Limits {
     fn granule(&self, dimension: &Dimension) -> usize {
         match dimension.kind {
             Kind::Head => 1,
+            // Kernels of attention are made for head sizes that are multiples.
+            Kind::HeadDim => self.align.max(1),
             Kind::Neuron | Kind::Channel => {
                 let align = self.align.max(1);
                 (1..align).find(|n| (n * dimension.entries).is_multiple_of(align)).unwrap_or(align)

@@ -66,7 +66,7 @@ impl Balance {
 pub(super) fn prior(kind: Kind, unit: usize, units: usize, last_layer: bool) -> f64 {
     let (span, weight) = match kind {
         Kind::Head => (10f64, DECAY),
-        Kind::Neuron | Kind::Channel => (100f64, 1.0),
+        Kind::Neuron | Kind::Channel | Kind::HeadDim => (100f64, 1.0),
     };
     let place = if units > 1 { (units - 1 - unit) as f64 / (units - 1) as f64 } else { 0.0 };
     span.powf(place) * weight * if last_layer { DECAY } else { 1.0 }

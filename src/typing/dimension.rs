@@ -22,6 +22,19 @@ pub enum Kind {
     Neuron,
     /// Channels of convolutions.
     Channel,
+    /// Dimensions of all heads of a layer: what queries and keys are compared by, and what values hold.
+    HeadDim,
+}
+
+/// The units that attention loses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Granularity {
+    /// Whole heads.
+    #[default]
+    Head,
+    /// Whole heads, and dimensions that all heads of a layer lose alike.
+    HeadDim,
 }
 
 impl std::fmt::Display for Kind {
@@ -30,6 +43,7 @@ impl std::fmt::Display for Kind {
             Self::Head => "head",
             Self::Neuron => "neuron",
             Self::Channel => "channel",
+            Self::HeadDim => "head-dim",
         })
     }
 }
@@ -93,7 +107,7 @@ pub struct Dimensions {
 }
 
 /// Finds the prunable dimensions of a typed model.
-pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
+pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> Dimensions {
     let owners = owners(graph, widths);
     let consumers = consumers(widths);
     let pins = effective_pins(widths, owners.keys().copied());
@@ -109,7 +123,7 @@ pub fn dimensions(graph: &Graph, widths: &Widths) -> Dimensions {
         let mut reasons = pins.get(&width).cloned().unwrap_or_default();
         let ends = consumers.get(&width).cloned().unwrap_or_default();
         let kind = kind(graph, widths, width, owned, inner.contains(&width));
-        if inner.contains(&width) && kind != Kind::Head {
+        if kind == Kind::HeadDim && granularity == Granularity::Head {
             reasons.push(Pin::new(producer_name(graph, &producers), Reason::HeadDimension));
         }
         // A width that no sum ends is of no use to the result: nothing to score it by.
@@ -230,6 +244,9 @@ fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bo
     if batch && softmax {
         return Kind::Head;
     }
+    if inner {
+        return Kind::HeadDim;
+    }
     if owned.iter().any(|o| convolves(graph, widths, o.at)) {
         return Kind::Channel;
     }
@@ -238,7 +255,7 @@ fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bo
         let axes = owned.iter().filter_map(|o| widths.operand(graph, o.at)?.get(o.axis));
         axes.into_iter().any(|axis| widths.table.root(*axis) != width)
     };
-    if softmax && !inner && groups() { Kind::Head } else { Kind::Neuron }
+    if softmax && groups() { Kind::Head } else { Kind::Neuron }
 }
 
 /// Whether a constant is the kernel of a convolution: what sums over the second axis of an operand with positions.
@@ -286,7 +303,12 @@ struct Names {
 
 impl Names {
     fn unique(&mut self, wanted: &str, kind: Kind) -> String {
-        let base = if wanted.is_empty() { kind.to_string() } else { wanted.to_owned() };
+        let base = match (wanted, kind) {
+            ("", _) => kind.to_string(),
+            // Heads keep the name of their layer.
+            (_, Kind::HeadDim) => format!("{wanted}/dim"),
+            _ => wanted.to_owned(),
+        };
         let mut name = base.clone();
         let mut n = 2;
         while !self.taken.insert(name.clone()) {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Kind, dimensions};
+use super::{Granularity, Kind, dimensions};
 use crate::{
     graph::{Graph, Use, ValueId},
     widths::{Contraction, Form, Pin, Reason, Width, WidthTable, Widths},
@@ -52,7 +52,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
 
 /// Axes of values that are computed without a product, are read at several places beside activations, and would tie heads.
 fn head_axes(graph: &Graph, widths: &Widths) -> Apart {
-    let found = dimensions(graph, widths);
+    let found = dimensions(graph, widths, Granularity::Head);
     let heads: BTreeSet<Width> =
         found.prunable.iter().filter(|d| d.kind == Kind::Head).map(|d| d.width).collect();
     let heavy = heavy(graph, widths);

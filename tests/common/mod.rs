@@ -21,7 +21,7 @@ use optin_onnx::{
     rewrite::rewrite,
     runtime::{Engine, Provider, RuntimeChoice, RuntimeError, RuntimeOptions, open},
     tensor::{DType, Tensor},
-    typing::{Dimension as Prunable, Kind, dimensions, infer, observe},
+    typing::{Dimension as Prunable, Granularity, Kind, dimensions, infer, observe},
     widths::{Kept, WidthTable},
 };
 
@@ -191,7 +191,7 @@ impl Net {
         let graph = Graph::new(&model);
         let facts = observe(&*engine, &model, &graph, &self.feed(2), 2).unwrap_or_else(|e| panic!("{e}"));
         let widths = infer(&graph, &facts, &graph.inputs().iter().copied().collect::<BTreeSet<_>>());
-        let found = dimensions(&graph, &widths);
+        let found = dimensions(&graph, &widths, Granularity::Head);
         let mut sizes: Vec<(Kind, usize)> = found.prunable.iter().map(|d| (d.kind, d.size)).collect();
         let mut wanted = expected.to_vec();
         sizes.sort();

@@ -15,7 +15,7 @@ use optin_onnx::{
     plan::Cost,
     rewrite::rewrite,
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
-    typing::{self, Dimensions},
+    typing::{self, Dimensions, Granularity},
     verify::{self, verify},
     widths::{Kept, Widths},
 };
@@ -38,7 +38,16 @@ pub struct Subject {
 
 impl Subject {
     /// Checks the model as loading does, and types it.
-    pub fn new(engine: &dyn Engine, mut model: ModelProto) -> Result<Self, String> {
+    pub fn new(engine: &dyn Engine, model: ModelProto) -> Result<Self, String> {
+        Self::with(engine, model, Granularity::Head)
+    }
+
+    /// The same, with the units that attention loses.
+    pub fn with(
+        engine: &dyn Engine,
+        mut model: ModelProto,
+        granularity: Granularity,
+    ) -> Result<Self, String> {
         onnx::validate(&mut model).map_err(|e| e.to_string())?;
         let options = CalibrationOptions { samples: Some(3), ..Default::default() };
         let samples = calibration::load(&model, Path::new("no/such/model.onnx"), &options)
@@ -52,7 +61,7 @@ impl Subject {
             Some(_) => BTreeSet::new(),
         };
         let widths = typing::infer(&graph, &facts, &symbolic);
-        let dimensions = typing::dimensions(&graph, &widths);
+        let dimensions = typing::dimensions(&graph, &widths, granularity);
         Ok(Self { model, graph, facts, widths, dimensions, samples })
     }
 
