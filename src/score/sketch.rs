@@ -18,7 +18,7 @@ use crate::{
     tensor::Tensor,
     trajectory::{Padding, Probe, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind},
-    widths::Contraction,
+    widths::{Contraction, Place},
 };
 
 /// Settings of the sketch.
@@ -86,14 +86,15 @@ pub fn sketch(
     let backward = gradient::reverse(view.graph, view.facts, &tail, &probe.seeds, &operands);
     let mut taps: Vec<Tap> = Vec::new();
     for contraction in contractions() {
-        let at = contraction.operand();
-        if taps.iter().any(|tap| (tap.at, tap.axis) == (at, contraction.axis)) {
+        let place = contraction.place();
+        if taps.iter().any(|tap| tap.place == place) {
             continue;
         }
-        let gradient = backward.operands.get(&at).and_then(|c| mask_gradient(view, &tail, contraction, *c));
+        let gradient =
+            backward.operands.get(&place.at).and_then(|c| mask_gradient(view, &tail, contraction, *c));
         if let Some(gradient) = gradient {
             patch.expose(&gradient.name());
-            taps.push(Tap::of(view, contraction, &dimensions));
+            taps.push(Tap::of(view, place, &dimensions));
         }
     }
     let mut tallies: Vec<Tally> = dimensions.iter().map(|d| Tally::new(d.size)).collect();
@@ -114,20 +115,17 @@ pub fn sketch(
 
 /// One output of the backward pass, `[samples, entries]`: the gradients of the masks at one operand of a sum.
 struct Tap {
-    at: Use,
-    axis: usize,
+    place: Place,
     /// For each dimension that ends there, by its place: the unit of each entry.
     units: Vec<(usize, Vec<Option<usize>>)>,
 }
 
 impl Tap {
-    fn of(view: ModelView<'_>, contraction: &Contraction, dimensions: &[&Dimension]) -> Self {
-        let (at, axis) = (contraction.operand(), contraction.axis);
-        let width = view.widths.operand(view.graph, at).and_then(|axes| axes.get(axis).copied());
-        let ends = |d: &Dimension| d.contractions(view.widths).any(|c| (c.operand(), c.axis) == (at, axis));
+    fn of(view: ModelView<'_>, place: Place, dimensions: &[&Dimension]) -> Self {
+        let ends = |d: &Dimension| d.contractions(view.widths).any(|c| c.place() == place);
         let units = dimensions.iter().enumerate().filter(|(_, d)| ends(d));
-        let units = units.filter_map(|(i, d)| Some((i, view.widths.table.units(width?, d.width))));
-        Self { at, axis, units: units.collect() }
+        let units = units.map(|(i, d)| (i, d.units(view.graph, view.widths, place)));
+        Self { place, units: units.collect() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Baselines that look at weights: magnitude and Wanda.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis};
 
@@ -11,7 +11,7 @@ use crate::{
     runtime::Engine,
     score::ScoreError,
     typing::Dimension,
-    widths::Widths,
+    widths::{Contraction, Place, Widths},
 };
 
 /// L2 norm of the slices of matrices and kernels that each unit owns.
@@ -26,7 +26,7 @@ pub fn magnitude(
         for owned in &dimension.owned {
             let Some(weight) = ops::weight(graph, owned.at)?.filter(|w| w.ndim() >= 2) else { continue };
             let norms = squares_along(&weight, owned.axis);
-            add_to_units(widths, graph, dimension, (owned.at, owned.axis), &norms, &mut squares);
+            add_to_units(widths, graph, dimension, *owned, &norms, &mut squares);
         }
         all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
     }
@@ -41,8 +41,8 @@ pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionSc
     for dimension in dimensions {
         let mut squares = vec![0.0; dimension.size];
         for contraction in dimension.contractions(widths) {
-            let at = contraction.operand();
-            let Some(activation) = moments.get(&(at, contraction.axis)) else { continue };
+            let place = contraction.place();
+            let Some(activation) = moments.get(&place) else { continue };
             let weight = match contraction.weight {
                 Some((slot, axis)) => {
                     ops::weight(graph, Use { node: contraction.node, slot })?.map(|w| squares_along(&w, axis))
@@ -55,7 +55,7 @@ pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionSc
                 .enumerate()
                 .map(|(i, x)| x * weight.as_ref().filter(|w| !w.is_empty()).map_or(1.0, |w| w[i % w.len()]))
                 .collect();
-            add_to_units(widths, graph, dimension, (at, contraction.axis), &product, &mut squares);
+            add_to_units(widths, graph, dimension, place, &product, &mut squares);
         }
         all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
     }
@@ -71,12 +71,11 @@ fn add_to_units(
     widths: &Widths,
     graph: &Graph,
     dimension: &Dimension,
-    (at, axis): (Use, usize),
+    place: Place,
     entries: &[f64],
     units: &mut [f64],
 ) {
-    let Some(&width) = widths.operand(graph, at).and_then(|axes| axes.get(axis)) else { return };
-    for (unit, entry) in widths.table.units(width, dimension.width).into_iter().zip(entries) {
+    for (unit, entry) in dimension.units(graph, widths, place).into_iter().zip(entries) {
         if let Some(unit) = unit {
             units[unit] += entry;
         }
@@ -84,19 +83,12 @@ fn add_to_units(
 }
 
 /// Sum of squares over the samples, per entry of the axis of each summed operand.
-fn second_moments(
-    engine: &dyn Engine,
-    view: ModelView<'_>,
-) -> Result<BTreeMap<(Use, usize), Vec<f64>>, ScoreError> {
+fn second_moments(engine: &dyn Engine, view: ModelView<'_>) -> Result<BTreeMap<Place, Vec<f64>>, ScoreError> {
     let ModelView { model, graph, widths, dimensions, samples, batch, .. } = view;
-    let mut taps: BTreeMap<ValueId, Vec<(Use, usize)>> = BTreeMap::new();
-    for contraction in dimensions.iter().flat_map(|d| d.contractions(widths)) {
-        let at = contraction.operand();
-        if let Some(value) = graph.node(at.node).inputs[at.slot] {
-            let list = taps.entry(value).or_default();
-            if !list.contains(&(at, contraction.axis)) {
-                list.push((at, contraction.axis));
-            }
+    let mut taps: BTreeMap<ValueId, BTreeSet<Place>> = BTreeMap::new();
+    for place in dimensions.iter().flat_map(|d| d.contractions(widths)).map(Contraction::place) {
+        if let Some(value) = graph.node(place.at.node).inputs[place.at.slot] {
+            taps.entry(value).or_default().insert(place);
         }
     }
     let mut patch = Patch::default();
@@ -105,14 +97,14 @@ fn second_moments(
         patch.expose(&graph.value(*value).name);
     }
     let mut session = engine.load(&patch.apply(model))?;
-    let mut moments: BTreeMap<(Use, usize), Vec<f64>> = BTreeMap::new();
+    let mut moments: BTreeMap<Place, Vec<f64>> = BTreeMap::new();
     for range in samples.ranges(batch) {
         let outputs = session.run(&samples.batch(range.start, range.end)?)?;
         for (tensor, places) in outputs.iter().zip(taps.values()) {
             let Some(x) = tensor.to_f32() else { continue };
-            for (at, axis) in places {
-                let squares = squares_along(&x, *axis);
-                let sum = moments.entry((*at, *axis)).or_insert_with(|| vec![0.0; squares.len()]);
+            for place in places {
+                let squares = squares_along(&x, place.axis);
+                let sum = moments.entry(*place).or_insert_with(|| vec![0.0; squares.len()]);
                 sum.iter_mut().zip(&squares).for_each(|(sum, s)| *sum += s);
             }
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     graph::{Graph, NodeId, Use},
     ops,
-    widths::{Contraction, Pin, Reason, Width, Widths},
+    widths::{Contraction, Pin, Place, Reason, Width, Widths},
 };
 
 /// What people call a dimension's units.
@@ -48,15 +48,6 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// An axis of a constant operand along which a dimension's units own slices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Owned {
-    /// The constant operand.
-    pub at: Use,
-    /// Its axis.
-    pub axis: usize,
-}
-
 /// A free width that can be pruned.
 #[derive(Clone, Debug)]
 pub struct Dimension {
@@ -73,13 +64,18 @@ pub struct Dimension {
     /// The fewest entries that a unit has along an axis of a weight: more than one for heads, and for channels that go in
     /// groups.
     pub entries: usize,
-    /// Slices of constants that its units own.
-    pub owned: Vec<Owned>,
+    /// Axes of constants along which its units own slices.
+    pub owned: Vec<Place>,
     /// Sums that its units end in: indices into [`Widths::contractions`].
     pub consumers: Vec<usize>,
 }
 
 impl Dimension {
+    /// For each entry at a place, the unit that it belongs to; `None` where it belongs to none.
+    pub fn units(&self, graph: &Graph, widths: &Widths, place: Place) -> Vec<Option<usize>> {
+        widths.at(graph, place).map(|width| widths.table.units(width, self.width)).unwrap_or_default()
+    }
+
     /// The sums that the units end in.
     pub fn contractions<'a>(&'a self, widths: &'a Widths) -> impl Iterator<Item = &'a Contraction> {
         self.consumers.iter().filter_map(|i| widths.contractions.get(*i))
@@ -154,7 +150,7 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
 }
 
 /// The fewest entries that a unit of a width has along an axis that it owns slices of.
-fn entries(widths: &Widths, width: Width, owned: &[Owned]) -> usize {
+fn entries(widths: &Widths, width: Width, owned: &[Place]) -> usize {
     let table = &widths.table;
     let axes = owned.iter().filter_map(|o| widths.constants.get(&o.at)?.get(o.axis));
     let counts = axes.map(|axis| table.units(*axis, width).iter().flatten().count());
@@ -162,15 +158,15 @@ fn entries(widths: &Widths, width: Width, owned: &[Owned]) -> usize {
 }
 
 /// The constant slices that each free width owns.
-fn owners(graph: &Graph, widths: &Widths) -> BTreeMap<Width, Vec<Owned>> {
-    let mut owners: BTreeMap<Width, Vec<Owned>> = BTreeMap::new();
+fn owners(graph: &Graph, widths: &Widths) -> BTreeMap<Width, Vec<Place>> {
+    let mut owners: BTreeMap<Width, Vec<Place>> = BTreeMap::new();
     for (at, axes) in widths.constants() {
         if !ops::holds_weights(graph, at) {
             continue;
         }
         for (axis, width) in axes.iter().enumerate() {
             for atom in widths.table.atoms(*width) {
-                owners.entry(atom).or_default().push(Owned { at, axis });
+                owners.entry(atom).or_default().push(Place { at, axis });
             }
         }
     }
@@ -212,14 +208,14 @@ fn inner_widths(widths: &Widths) -> BTreeSet<Width> {
 }
 
 /// Weighted nodes whose results have the width as (part of) an axis: those that own it on an axis they do not sum over.
-fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> Vec<NodeId> {
+fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Place]) -> Vec<NodeId> {
     let summed: BTreeSet<(NodeId, usize, usize)> = widths
         .contractions
         .iter()
         .filter(|c| widths.table.contains(c.width, width))
         .filter_map(|c| c.weight.map(|(slot, axis)| (c.node, slot, axis)))
         .collect();
-    let read = owned.iter().map(|o| Owned { at: ops::reader(graph, o.at), axis: o.axis });
+    let read = owned.iter().map(|o| Place { at: ops::reader(graph, o.at), axis: o.axis });
     let matrices = read.filter(|o| {
         let rank = widths.operand(graph, o.at).map_or(0, <[Width]>::len);
         rank >= 2 && !summed.contains(&(o.at.node, o.at.slot, o.axis))
@@ -234,7 +230,7 @@ fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned]) -> V
     nodes
 }
 
-fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bool) -> Kind {
+fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Place], inner: bool) -> Kind {
     if widths.heads.iter().any(|heads| widths.table.contains(*heads, width)) {
         return Kind::Head;
     }
@@ -252,8 +248,8 @@ fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Owned], inner: bo
     }
     // Deformable attention weighs sampled values without a product of matrices: there, too, heads are groups of features.
     let groups = || {
-        let axes = owned.iter().filter_map(|o| widths.operand(graph, o.at)?.get(o.axis));
-        axes.into_iter().any(|axis| widths.table.root(*axis) != width)
+        let axes = owned.iter().filter_map(|o| widths.at(graph, *o));
+        axes.into_iter().any(|axis| widths.table.root(axis) != width)
     };
     if softmax && groups() { Kind::Head } else { Kind::Neuron }
 }

@@ -9,7 +9,7 @@ mod observe;
 mod shared;
 
 pub use batch::fixed_batch;
-pub use dimension::{Dimension, Dimensions, Granularity, Kind, Owned, Pinned, dimensions};
+pub use dimension::{Dimension, Dimensions, Granularity, Kind, Pinned, dimensions};
 pub use observe::observe;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -38,7 +38,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
     let table = &widths.table;
     let pinned = |axis: Width| table.pins(axis).iter().any(|p| !matches!(p.reason, Reason::Conflict(..)));
     let groups = |sum: &Contraction| {
-        let axis = *widths.operand(graph, sum.operand())?.get(sum.axis)?;
+        let axis = widths.at(graph, sum.place())?;
         let result = graph.node(sum.node).outputs.first().copied().flatten()?;
         let feature = *widths.value(result)?.get(sum.feature?)?;
         let groups = table.size(axis) / table.size(sum.width).max(1);

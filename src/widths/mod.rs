@@ -42,6 +42,15 @@ impl Element {
     }
 }
 
+/// An axis of an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The operand.
+    pub at: Use,
+    /// Its axis.
+    pub axis: usize,
+}
+
 /// A sum over an axis: where the entries of a width end, and removing one that is zero changes nothing.
 #[derive(Clone, Debug)]
 pub struct Contraction {
@@ -63,6 +72,11 @@ impl Contraction {
     /// The operand whose entries are summed.
     pub fn operand(&self) -> Use {
         Use { node: self.node, slot: self.slot }
+    }
+
+    /// The axis that is summed over.
+    pub fn place(&self) -> Place {
+        Place { at: self.operand(), axis: self.axis }
     }
 }
 
@@ -133,6 +147,11 @@ impl Widths {
             Some(axes) => Some(axes),
             None => self.value((*graph.node(at.node).inputs.get(at.slot)?)?),
         }
+    }
+
+    /// The width at a place.
+    pub fn at(&self, graph: &Graph, place: Place) -> Option<Width> {
+        self.operand(graph, place.at)?.get(place.axis).copied()
     }
 
     /// Among the axes of a value, the one that samples lead.

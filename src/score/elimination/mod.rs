@@ -71,12 +71,10 @@ pub(super) fn order(
 /// The sums that a dimension ends in, each once.
 fn sums(view: ModelView<'_>, dimension: &Dimension) -> Vec<Sum> {
     let mut sums: Vec<Sum> = Vec::new();
-    for contraction in dimension.contractions(view.widths) {
-        let (at, axis) = (contraction.operand(), contraction.axis);
-        let width = view.widths.operand(view.graph, at).and_then(|axes| axes.get(axis).copied());
-        let entries = width.map_or(0, |w| view.widths.table.size(w));
-        if (1..=MOST_ENTRIES).contains(&entries) && !sums.iter().any(|s| (s.at, s.axis) == (at, axis)) {
-            sums.push(Sum { at, axis, entries });
+    for place in dimension.contractions(view.widths).map(Contraction::place) {
+        let entries = view.widths.at(view.graph, place).map_or(0, |w| view.widths.table.size(w));
+        if (1..=MOST_ENTRIES).contains(&entries) && !sums.iter().any(|s| s.place == place) {
+            sums.push(Sum { place, entries });
         }
     }
     sums
@@ -91,9 +89,8 @@ fn entries(
 ) -> Result<Option<Entries>, ScoreError> {
     let mut found: Option<Entries> = None;
     for (sum, moments) in sums.iter().zip(moments) {
-        let width = view.widths.operand(view.graph, sum.at).and_then(|axes| axes.get(sum.axis).copied());
         let mut units = vec![Vec::new(); dimension.size];
-        let owners = width.map(|w| view.widths.table.units(w, dimension.width)).unwrap_or_default();
+        let owners = dimension.units(view.graph, view.widths, sum.place);
         for (entry, unit) in owners.into_iter().enumerate() {
             if let Some(unit) = unit {
                 units[unit].push(entry);
@@ -123,8 +120,8 @@ fn weights(
     places: &[usize],
 ) -> Result<Option<Mat<f64>>, ScoreError> {
     let mut contractions = dimension.contractions(view.widths);
-    let at_sum = |c: &&Contraction| (c.operand(), c.axis) == (sum.at, sum.axis);
-    let Some((node, (slot, axis))) = contractions.find(at_sum).and_then(|c| Some((c.node, c.weight?))) else {
+    let at_sum = contractions.find(|c| c.place() == sum.place);
+    let Some((node, (slot, axis))) = at_sum.and_then(|c| Some((c.node, c.weight?))) else {
         return Ok(None);
     };
     let Some(weight) = ops::weight(view.graph, Use { node, slot })?.filter(|w| !w.is_empty()) else {

@@ -4,17 +4,17 @@ use faer::Mat;
 use ndarray::{Ix1, Ix2};
 
 use crate::{
-    graph::{Expr, Patch, Tail, Use},
+    graph::{Expr, Patch, Tail},
     runtime::Engine,
     score::{ModelView, ScoreError},
     tensor::{DType, Tensor},
     trajectory::{Padding, padding},
+    widths::Place,
 };
 
-/// An axis of an operand that is summed over.
+/// A place that is summed over.
 pub(super) struct Sum {
-    pub at: Use,
-    pub axis: usize,
+    pub place: Place,
     pub entries: usize,
 }
 
@@ -98,7 +98,7 @@ fn formulas<'t>(
     padding: Option<&Padding>,
     sum: &Sum,
 ) -> Option<[Expr<'t>; 3]> {
-    let operand = view.graph.node(sum.at.node).input(sum.at.slot)?;
+    let operand = view.graph.node(sum.place.at.node).input(sum.place.at.slot)?;
     let fact = view.facts.get(operand)?;
     let mut x = tail.value(&view.graph.value(operand).name, fact.dtype).cast(DType::F32);
     let rank = fact.shape.len();
@@ -108,7 +108,7 @@ fn formulas<'t>(
         x = x * mask;
     }
     let count = elements * (1.0 / sum.entries as f32);
-    let order: Vec<usize> = (0..rank).filter(|a| *a != sum.axis).chain([sum.axis]).collect();
+    let order: Vec<usize> = (0..rank).filter(|a| *a != sum.place.axis).chain([sum.place.axis]).collect();
     let rows = x.transpose(&order).reshape(&[-1, sum.entries as i64]);
     Some([count, rows.sum(&[0], false), rows.matrix_transpose(2).matmul(rows)])
 }
@@ -116,7 +116,7 @@ fn formulas<'t>(
 /// Ones at real positions and zeros at padded ones, against the axes of the operand; `None` where it has no such positions.
 fn mask<'t>(view: ModelView<'_>, tail: &'t Tail, padding: &Padding, sum: &Sum) -> Option<Expr<'t>> {
     let table = &view.widths.table;
-    let axes = view.widths.operand(view.graph, sum.at)?;
+    let axes = view.widths.operand(view.graph, sum.place.at)?;
     let find = |width| axes.iter().position(|a| table.root(*a) == table.root(width));
     let (sample, position) = (find(view.widths.batch?)?, find(padding.positions?)?);
     let dtype = view.facts.get(view.graph.find(&padding.input)?)?.dtype;
