@@ -2,19 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, path::Path};
+mod support;
 
 use ndarray::{Array2, Axis};
 use optin_onnx::{
-    calibration::{self, CalibrationOptions},
-    graph::{Graph, Patch},
-    masks, onnx,
-    runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
+    graph::Patch,
+    masks,
+    runtime::RuntimeChoice,
     score::{ExactOptions, ModelView, exact},
     trajectory::waypoints,
-    typing::{self, Granularity, Kind},
+    typing::Kind,
     widths::Kept,
 };
+use support::{Subject, engine};
 
 fn gram(tokens: &Array2<f32>) -> Array2<f64> {
     let x = tokens.mapv(f64::from);
@@ -31,27 +31,17 @@ fn softmax(z: &[f32]) -> Vec<f64> {
 
 #[test]
 fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/vit.onnx");
-    let source = onnx::load(&path).unwrap();
-    let calib = Some(path.with_file_name("calib.npz"));
-    let options = CalibrationOptions { calib, samples: Some(4), ..Default::default() };
-    let samples = calibration::load(&source.model, &path, &options).unwrap();
-    let choice =
-        RuntimeOptions { runtime: RuntimeChoice::Auto, provider: Provider::Cpu, threads: 1, ort_lib: None };
-    let engine = runtime::open(&choice).unwrap();
-    let graph = Graph::new(&source.model);
-    let feed = samples.batch(0, 4).unwrap();
-    let facts = typing::observe(&*engine, &source.model, &graph, &feed, 4).unwrap();
-    let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
-    let widths = typing::infer(&graph, &facts, &batched);
-    let all = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
-    let heads: Vec<_> = all.iter().filter(|d| d.kind == Kind::Head).cloned().collect();
+    let engine = engine(RuntimeChoice::Auto);
+    let fixture = Subject::fixture(&*engine, "vit.onnx", 4, |_| {});
+    let Subject { model, graph, facts, widths, dimensions, .. } = &fixture;
+    let feed = fixture.feed();
+    let heads: Vec<_> = dimensions.prunable.iter().filter(|d| d.kind == Kind::Head).cloned().collect();
     assert_eq!(heads.iter().map(|h| h.size).collect::<Vec<_>>(), [4, 4, 4, 4]);
 
-    let points = waypoints(&graph, &facts, &widths, &heads);
-    let output = source.model.graph.as_ref().unwrap().output[0].name().to_owned();
+    let points = waypoints(graph, facts, widths, &heads);
+    let output = model.graph.as_ref().unwrap().output[0].name().to_owned();
     let run = |kept: &Kept| {
-        let masked = masks::constant(&graph, &facts, &widths, kept).apply(&source.model);
+        let masked = masks::constant(graph, facts, widths, kept).apply(model);
         let mut taps = Patch::default();
         taps.only_exposed();
         points.iter().for_each(|p| taps.expose(&graph.value(p.value).name));
@@ -59,15 +49,7 @@ fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
         engine.load(&taps.apply(&masked)).unwrap().run(&feed).unwrap()
     };
     let dense = run(&Kept::default());
-    let view = ModelView {
-        model: &source.model,
-        graph: &graph,
-        facts: &facts,
-        widths: &widths,
-        dimensions: &heads,
-        samples: &samples,
-        batch: 4,
-    };
+    let view = ModelView { dimensions: &heads, ..fixture.view(4) };
     let scored = exact(&*engine, view, &ExactOptions::default(), &|_| true, &mut |_, _| {}).unwrap();
     for (head, scores) in heads.iter().zip(&scored) {
         let mut naive = Vec::new();

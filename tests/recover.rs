@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, path::Path};
+mod support;
 
 use ndarray::{Array1, Array2, ArrayD, IxDyn};
 use optin_onnx::{
     calibration::Samples,
-    graph::{Facts, Graph},
+    masks::value_info,
     onnx::{
         int_attribute, ints_attribute,
         proto::{
@@ -19,16 +19,15 @@ use optin_onnx::{
         validate,
     },
     recover::{Mode, Outcome, Reason, RecoverOptions, Recovered, recover},
-    rewrite,
-    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
-    score::ModelView,
+    runtime::{Engine, RuntimeChoice},
     tensor::{DType, Tensor},
-    typing::{self, Dimension, Granularity},
-    widths::{Kept, Widths},
+    typing::{Dimension, Granularity},
+    widths::Kept,
 };
 use proptest::prelude::*;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use support::{Subject, engine};
 
 fn random(rng: &mut impl Rng, shape: &[usize]) -> ArrayD<f32> {
     ArrayD::from_shape_simple_fn(IxDyn(shape), || rng.random_range(-1.0..1.0))
@@ -47,7 +46,7 @@ fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>)
 
 /// A model from `x` to `y`, whose first axes are the batch.
 fn model(rank: usize, nodes: Vec<NodeProto>, constants: Vec<(&str, ArrayD<f32>)>) -> ModelProto {
-    let info = |name: &str| optin_onnx::masks::value_info(name, DType::F32, rank);
+    let info = |name: &str| value_info(name, DType::F32, rank);
     let graph = GraphProto {
         name: Some("test".to_owned()),
         node: nodes,
@@ -67,62 +66,41 @@ fn model(rank: usize, nodes: Vec<NodeProto>, constants: Vec<(&str, ArrayD<f32>)>
     model
 }
 
-fn engine() -> Box<dyn Engine> {
-    let options =
-        RuntimeOptions { runtime: RuntimeChoice::Auto, provider: Provider::Cpu, threads: 1, ort_lib: None };
-    runtime::open(&options).unwrap()
-}
-
-/// A model that has been typed, with samples.
+/// A typed model, and what runs it.
 struct Typed {
     engine: Box<dyn Engine>,
-    model: ModelProto,
-    graph: Graph,
-    facts: Facts,
-    widths: Widths,
-    dimensions: Vec<Dimension>,
-    samples: Samples,
+    subject: Subject,
 }
 
 impl Typed {
     fn new(model: ModelProto, x: ArrayD<f32>) -> Self {
-        let engine = engine();
+        let engine = engine(RuntimeChoice::Auto);
         let samples = Samples::new(&model, vec![("x".to_owned(), Tensor::F32(x))]).unwrap();
-        let graph = Graph::new(&model);
-        let facts = typing::observe(&*engine, &model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
-        let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect::<BTreeSet<_>>());
-        let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
-        Self { engine, model, graph, facts, widths, dimensions, samples }
+        let subject = Subject::typed(&*engine, model, samples, Granularity::Head).unwrap();
+        Self { engine, subject }
+    }
+
+    fn dimensions(&self) -> &[Dimension] {
+        &self.subject.dimensions.prunable
     }
 
     /// What stays when the first dimension keeps `units`.
     fn kept(&self, units: &[usize]) -> Kept {
-        let mut kept = Kept::default();
-        kept.keep(&self.widths.table, self.dimensions[0].width, units.to_vec());
-        kept
+        self.subject.kept(&[units.to_vec()])
     }
 
     fn pruned(&self, kept: &Kept) -> ModelProto {
-        rewrite::rewrite(&self.model, &self.graph, &self.facts, &self.widths, kept).unwrap()
+        self.subject.prune(kept).unwrap()
     }
 
     fn recover(&self, kept: &Kept, options: &RecoverOptions) -> Recovered {
-        let view = ModelView {
-            model: &self.model,
-            graph: &self.graph,
-            facts: &self.facts,
-            widths: &self.widths,
-            dimensions: &self.dimensions,
-            samples: &self.samples,
-            batch: 8,
-        };
-        recover(&*self.engine, view, kept, &self.pruned(kept), options, &mut |_, _| {}).unwrap()
+        recover(&*self.engine, self.subject.view(8), kept, &self.pruned(kept), options, &mut |_, _| {})
+            .unwrap()
     }
 
     /// What a model computes for all samples.
     fn run(&self, model: &ModelProto) -> ArrayD<f32> {
-        let feed = self.samples.batch(0, self.samples.len()).unwrap();
-        self.engine.load(model).unwrap().run(&feed).unwrap()[0].to_f32().unwrap()
+        self.engine.load(model).unwrap().run(&self.subject.feed()).unwrap()[0].to_f32().unwrap()
     }
 }
 
@@ -306,9 +284,9 @@ proptest! {
         let refitted = matches!(recovered.report.layers[0].outcome, Outcome::Refitted { .. });
         prop_assert!(refitted);
 
-        let e = rows(&(typed.run(&typed.model) - typed.run(&pruned)), 2);
+        let e = rows(&(typed.run(&typed.subject.model) - typed.run(&pruned)), 2);
         let (weights, bias) = least_squares(&rows(&tap(&typed, &pruned, "a"), 2), &e, 1e-2);
-        let scale = if biased { constant(&typed.model, "scale").mapv(f64::from) } else { ArrayD::ones(IxDyn(&[6])) };
+        let scale = if biased { constant(&typed.subject.model, "scale").mapv(f64::from) } else { ArrayD::ones(IxDyn(&[6])) };
         let scale = scale.into_dimensionality::<ndarray::Ix1>().unwrap();
         let change = (constant(&recovered.model, "B") - constant(&pruned, "B")).mapv(f64::from);
         assert_close(change, weights / &scale);
@@ -333,17 +311,17 @@ proptest! {
             ints_attribute("pads", &[pad as i64; 4]),
         ];
         let model = convolutions(&mut rng, kernel, groups, attributes);
-        // Of 54 taps at 9 positions, few samples would be fitted so closely that held-out ones refuse the fit.
-        let typed = Typed::new(model, random(&mut rng, &[64, 3, 9, 10]));
+        // Enough positions for 54 taps to do held-out samples good, and few enough for all of them to be measured.
+        let typed = Typed::new(model, random(&mut rng, &[40, 3, 9, 10]));
         // The entries of a dimension are the channels of one group.
-        let size = typed.dimensions[0].size;
+        let size = typed.dimensions()[0].size;
         let kept = typed.kept(&units(seed, size, size / 2));
         let pruned = typed.pruned(&kept);
         let recovered = typed.recover(&kept, &refit(Some(1e-2)));
         let refitted = matches!(recovered.report.layers[0].outcome, Outcome::Refitted { .. });
         prop_assert!(refitted);
 
-        let e = rows(&(typed.run(&typed.model) - typed.run(&pruned)), 1);
+        let e = rows(&(typed.run(&typed.subject.model) - typed.run(&pruned)), 1);
         let a = tap(&typed, &pruned, "a");
         let channels = a.shape()[1] / groups;
         let change = (constant(&recovered.model, "B") - constant(&pruned, "B")).mapv(f64::from);
@@ -385,7 +363,7 @@ proptest! {
         let pruned = typed.pruned(&kept);
         let recovered = typed.recover(&kept, &refit(Some(1e-2)));
 
-        let e = rows(&(typed.run(&typed.model) - typed.run(&pruned)), 1);
+        let e = rows(&(typed.run(&typed.subject.model) - typed.run(&pruned)), 1);
         let x = scattered(&tap(&typed, &pruned, "a"), kernel, stride, dilation);
         let (weights, bias) = least_squares(&x, &e, 1e-2);
         // Entries are channel, then tap; the weight has features between them.
@@ -413,7 +391,7 @@ fn duplicated_units_are_not_missed() {
     for (model, x, units) in [(neurons, vec![64, 9, 8], 24), (channels, vec![64, 3, 9, 9], 12)] {
         let typed = Typed::new(model, random(&mut rng, &x));
         let kept = typed.kept(&(0..units / 2).collect::<Vec<_>>());
-        let (dense, pruned) = (typed.run(&typed.model), typed.run(&typed.pruned(&kept)));
+        let (dense, pruned) = (typed.run(&typed.subject.model), typed.run(&typed.pruned(&kept)));
         let recovered = typed.recover(&kept, &refit(None));
         let found = relative_error(&dense, &typed.run(&recovered.model));
         assert!(relative_error(&dense, &pruned) > 0.1);
@@ -431,7 +409,7 @@ fn a_bias_takes_over_the_mean() {
     let recovered = typed.recover(&kept, &options);
     assert_eq!(recovered.report.layers[0].outcome, Outcome::Shifted);
     assert_eq!(constant(&recovered.model, "B"), constant(&pruned, "B"));
-    let lacking = rows(&(typed.run(&typed.model) - typed.run(&recovered.model)), 2);
+    let lacking = rows(&(typed.run(&typed.subject.model) - typed.run(&recovered.model)), 2);
     assert_close(lacking.mean_axis(ndarray::Axis(0)).unwrap(), vec![0.0; 6]);
 }
 
@@ -469,13 +447,13 @@ fn a_weight_that_others_read_stays_for_them() {
         ("C", random(&mut rng, &[8, 16])),
     ];
     let typed = Typed::new(model(3, nodes, constants), random(&mut rng, &[32, 4, 8]));
-    assert_eq!(typed.dimensions.len(), 2);
+    assert_eq!(typed.dimensions().len(), 2);
     let kept = typed.kept(&units(5, 16, 8));
     let recovered = typed.recover(&kept, &refit(None));
     assert_eq!(recovered.report.layers.len(), 1);
-    assert_eq!(constant(&recovered.model, "B"), constant(&typed.model, "B"));
-    let after = relative_error(&typed.run(&typed.model), &typed.run(&recovered.model));
-    assert!(after < relative_error(&typed.run(&typed.model), &typed.run(&typed.pruned(&kept))));
+    assert_eq!(constant(&recovered.model, "B"), constant(&typed.subject.model, "B"));
+    let after = relative_error(&typed.run(&typed.subject.model), &typed.run(&recovered.model));
+    assert!(after < relative_error(&typed.run(&typed.subject.model), &typed.run(&typed.pruned(&kept))));
 }
 
 #[test]
@@ -497,54 +475,33 @@ fn a_weight_that_stays_shared_is_left() {
     ];
     let typed = Typed::new(model(3, nodes, constants), random(&mut rng, &[32, 4, 8]));
     let mut kept = Kept::default();
-    let hidden = typed.dimensions.iter().find(|d| d.size == 16).unwrap();
-    kept.keep(&typed.widths.table, hidden.width, units(6, 16, 8));
+    let hidden = typed.dimensions().iter().find(|d| d.size == 16).unwrap();
+    kept.keep(&typed.subject.widths.table, hidden.width, units(6, 16, 8));
     let recovered = typed.recover(&kept, &refit(None));
     let outcomes: Vec<_> = recovered.report.layers.iter().map(|l| &l.outcome).collect();
     assert!(
         matches!(outcomes[..], [Outcome::Refitted { .. }, Outcome::Left(Reason::Shared)]),
         "{outcomes:?}"
     );
-    assert_eq!(constant(&recovered.model, "W"), constant(&typed.model, "W"));
+    assert_eq!(constant(&recovered.model, "W"), constant(&typed.subject.model, "W"));
 }
 
 #[test]
 fn little_memory_changes_nothing_but_the_time() {
-    let source =
-        optin_onnx::onnx::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cnn.onnx")).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let samples = random(&mut rng, &[16, 1, 28, 28]);
-    let engine = engine();
-    let model = &source.model;
-    let name = model.graph.as_ref().unwrap().input[0].name().to_owned();
-    let samples = Samples::new(model, vec![(name, Tensor::F32(samples))]).unwrap();
-    let graph = Graph::new(model);
-    let facts = typing::observe(&*engine, model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
-    let widths = typing::infer(&graph, &facts, &graph.inputs().iter().copied().collect::<BTreeSet<_>>());
-    let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
-    let mut kept = Kept::default();
-    for d in &dimensions {
-        kept.keep(&widths.table, d.width, units(2, d.size, d.size.div_ceil(2)));
-    }
-    let pruned = rewrite::rewrite(model, &graph, &facts, &widths, &kept).unwrap();
-    let view = ModelView {
-        model,
-        graph: &graph,
-        facts: &facts,
-        widths: &widths,
-        dimensions: &dimensions,
-        samples: &samples,
-        batch: 4,
-    };
+    let engine = engine(RuntimeChoice::Auto);
+    let fixture = Subject::fixture(&*engine, "cnn.onnx", 16, |_| {});
+    let half = |d: &Dimension| units(2, d.size, d.size.div_ceil(2));
+    let kept = fixture.kept(&fixture.dimensions.prunable.iter().map(half).collect::<Vec<_>>());
+    let pruned = fixture.prune(&kept).unwrap();
     let run = |memory: usize| {
         let options = RecoverOptions { memory, ..refit(Some(1e-1)) };
-        recover(&*engine, view, &kept, &pruned, &options, &mut |_, _| {}).unwrap()
+        recover(&*engine, fixture.view(4), &kept, &pruned, &options, &mut |_, _| {}).unwrap()
     };
     let (much, none) = (run(usize::MAX), run(0));
     assert!(much.report.layers.len() > 10);
     assert!(much.report.after < much.report.before && !much.report.undone);
     // Pieces that are cut elsewhere round otherwise.
-    let feed = samples.batch(0, 16).unwrap();
+    let feed = fixture.feed();
     let run = |model: &ModelProto| engine.load(model).unwrap().run(&feed).unwrap()[0].to_f32().unwrap();
     let difference = relative_error(&run(&much.model), &run(&none.model));
     assert!(difference < 1e-3, "{difference}");

@@ -2,97 +2,66 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeSet, path::Path};
+mod support;
 
 use ndarray::{ArrayD, Axis, Ix2};
 use optin_onnx::{
-    calibration::{self, CalibrationOptions, Samples},
-    graph::{Facts, Graph, Patch},
+    graph::Patch,
     masks,
     onnx::{self, proto::ModelProto},
-    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
-    score::{ExactOptions, ModelView, SketchOptions, exact, sketch, spearman},
+    runtime::{Engine, RuntimeChoice},
+    score::{ExactOptions, SketchOptions, exact, sketch, spearman},
     tensor::Tensor,
     trajectory::{Head, manifold, output_distance, outputs, waypoints},
-    typing::{self, Dimension, Granularity, Kind},
-    widths::Widths,
+    typing::{Dimension, Kind},
 };
+use support::{Subject, engine};
 
-struct Fixture {
-    model: ModelProto,
-    graph: Graph,
-    facts: Facts,
-    widths: Widths,
-    dimensions: Vec<Dimension>,
-    samples: Samples,
-}
+struct Fixture(Subject);
 
 fn tract() -> Box<dyn Engine> {
-    let choice =
-        RuntimeOptions { runtime: RuntimeChoice::Tract, provider: Provider::Cpu, threads: 1, ort_lib: None };
-    runtime::open(&choice).unwrap()
+    engine(RuntimeChoice::Tract)
 }
 
 impl Fixture {
-    fn open(name: &str, count: usize, edit: impl Fn(&mut ModelProto)) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
-        let mut model = onnx::load(&path).unwrap().model;
-        edit(&mut model);
-        let calib = Some(path.with_file_name("calib.npz"));
-        let options = CalibrationOptions { calib, samples: Some(count), ..Default::default() };
-        let samples = calibration::load(&model, &path, &options).unwrap();
-        let graph = Graph::new(&model);
-        let facts = typing::observe(&*tract(), &model, &graph, &samples.batch(0, 2).unwrap(), 2).unwrap();
-        let batched: BTreeSet<_> = graph.inputs().iter().copied().collect();
-        let widths = typing::infer(&graph, &facts, &batched);
-        let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
-        Self { model, graph, facts, widths, dimensions, samples }
+    fn open(name: &str, samples: usize, edit: impl Fn(&mut ModelProto)) -> Self {
+        Self(Subject::fixture(&*tract(), name, samples, edit))
     }
 
-    fn view(&self) -> ModelView<'_> {
-        ModelView {
-            model: &self.model,
-            graph: &self.graph,
-            facts: &self.facts,
-            widths: &self.widths,
-            dimensions: &self.dimensions,
-            samples: &self.samples,
-            batch: 16,
-        }
+    fn dimensions(&self) -> &[Dimension] {
+        &self.0.dimensions.prunable
     }
 
     fn sketch(&self, probes: usize, memory: u64) -> Vec<Vec<f64>> {
         let options = SketchOptions { probes, memory, ..Default::default() };
-        let sketch = sketch(&*tract(), self.view(), &options, &|_| true, &mut |_, _| {}).unwrap();
+        let sketch = sketch(&*tract(), self.0.view(16), &options, &|_| true, &mut |_, _| {}).unwrap();
         assert_eq!(sketch.stops, []);
         sketch.scores.into_iter().map(|d| d.scores).collect()
     }
 
     /// The trajectory's loss when each unit in turn is scaled by `1 - step`, over `step²`, for the units of one dimension.
     fn curvature(&self, dimension: &Dimension, step: f32) -> Vec<f64> {
+        let Subject { model, graph, facts, widths, samples, .. } = &self.0;
         let mut patch = Patch::default();
-        let contractions: Vec<_> = dimension.contractions(&self.widths).collect();
-        let names: Vec<_> =
-            contractions.iter().map(|c| masks::input(&mut patch, &self.graph, &self.facts, c)).collect();
-        let points = waypoints(&self.graph, &self.facts, &self.widths, &self.dimensions);
-        let heads = outputs(&self.graph, &self.facts, &[]);
+        let contractions: Vec<_> = dimension.contractions(widths).collect();
+        let names: Vec<_> = contractions.iter().map(|c| masks::input(&mut patch, graph, facts, c)).collect();
+        let points = waypoints(graph, facts, widths, self.dimensions());
+        let heads = outputs(graph, facts, &[]);
         assert_eq!(heads.iter().map(|o| o.head).collect::<Vec<_>>(), [Head::Logits]);
         patch.only_exposed();
-        points.iter().for_each(|p| patch.expose(&self.graph.value(p.value).name));
-        patch.expose(&self.graph.value(heads[0].value).name);
-        let mut session = tract().load(&patch.apply(&self.model)).unwrap();
-        let inputs = self.samples.batch(0, self.samples.len()).unwrap();
+        points.iter().for_each(|p| patch.expose(&graph.value(p.value).name));
+        patch.expose(&graph.value(heads[0].value).name);
+        let mut session = tract().load(&patch.apply(model)).unwrap();
+        let inputs = self.0.feed();
         let mut run = |unit: Option<usize>| -> Vec<ArrayD<f32>> {
             let mut feed = inputs.clone();
             for (name, contraction) in names.iter().zip(&contractions) {
-                let width =
-                    self.widths.operand(&self.graph, contraction.operand()).unwrap()[contraction.axis];
-                let units = self.widths.table.units(width, dimension.width);
+                let units = dimension.units(graph, widths, contraction.place());
                 let mask: Vec<f32> = units
                     .iter()
                     .map(|u| if unit.is_some() && *u == unit { 1.0 - step } else { 1.0 })
                     .collect();
-                let shaped = masks::shaped(&self.graph, &self.facts, contraction, &mask).unwrap();
+                let shaped = masks::shaped(graph, facts, contraction, &mask).unwrap();
                 feed.push((name.clone(), shaped));
             }
             session.run(&feed).unwrap().iter().map(|t| t.to_f32().unwrap()).collect()
@@ -103,7 +72,7 @@ impl Fixture {
             let moved = run(Some(unit));
             let mut loss = 0.0;
             for ((a, b), point) in dense.iter().zip(&moved).zip(&points) {
-                let count = self.samples.len() as f64;
+                let count = samples.len() as f64;
                 for (a, b) in a.outer_iter().zip(b.outer_iter()) {
                     loss +=
                         manifold(tokens(a, point.feature).view(), tokens(b, point.feature).view()) / count;
@@ -136,10 +105,10 @@ fn flat(scores: &[Vec<f64>]) -> Vec<f64> {
 fn the_sketch_estimates_the_curvature_of_the_trajectory() {
     let fixture = Fixture::open("vit.onnx", 4, |_| {});
     let sketched = fixture.sketch(400, 1 << 30);
-    let last_neurons = fixture.dimensions.iter().rposition(|d| d.kind == Kind::Neuron).unwrap();
-    let heads = (0..fixture.dimensions.len()).filter(|i| fixture.dimensions[*i].kind == Kind::Head);
+    let last_neurons = fixture.dimensions().iter().rposition(|d| d.kind == Kind::Neuron).unwrap();
+    let heads = (0..fixture.dimensions().len()).filter(|i| fixture.dimensions()[*i].kind == Kind::Head);
     for i in heads.chain([last_neurons]) {
-        let dimension = &fixture.dimensions[i];
+        let dimension = &fixture.dimensions()[i];
         let expected = fixture.curvature(dimension, 0.03);
         let scale = expected.iter().copied().fold(0.0, f64::max);
         for (unit, (e, s)) in expected.iter().zip(&sketched[i]).enumerate() {
@@ -157,7 +126,7 @@ fn the_sketch_ranks_as_exact_scores_do() {
         let fixture = Fixture::open(name, 16, |_| {});
         let sketched = fixture.sketch(8, 1 << 30);
         let options = ExactOptions { units: Some(12), ..Default::default() };
-        let exact = exact(&*tract(), fixture.view(), &options, &|_| true, &mut |_, _| {}).unwrap();
+        let exact = exact(&*tract(), fixture.0.view(16), &options, &|_| true, &mut |_, _| {}).unwrap();
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for (e, s) in exact.iter().zip(&sketched).filter(|(e, _)| e.kind == kind) {
             for (e, s) in e.scores.iter().zip(s).filter(|(e, _)| !e.is_nan()) {
@@ -221,11 +190,11 @@ fn a_cotangent_that_stops_is_named() {
         append("Reshape", "unstack", &["states", "rows"], &output);
     });
     let options = SketchOptions { probes: 1, ..Default::default() };
-    let sketch = sketch(&*tract(), fixture.view(), &options, &|_| true, &mut |_, _| {}).unwrap();
+    let sketch = sketch(&*tract(), fixture.0.view(16), &options, &|_| true, &mut |_, _| {}).unwrap();
     let stops: Vec<String> = sketch.stops.iter().map(ToString::to_string).collect();
     assert_eq!(stops, ["rnn: RNN has no gradient rule"]);
     let reached = |d: &Dimension| sketch.scores.iter().any(|s| s.name == d.name);
-    let blocks: Vec<_> = fixture.dimensions.iter().filter(|d| d.name.starts_with("blocks")).collect();
+    let blocks: Vec<_> = fixture.dimensions().iter().filter(|d| d.name.starts_with("blocks")).collect();
     assert_eq!(blocks.len(), 8);
     assert!(blocks.into_iter().all(reached), "waypoints reach all units before");
 }

@@ -15,6 +15,8 @@ use optin_onnx::{
     plan::Cost,
     rewrite::rewrite,
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
+    score::ModelView,
+    tensor::Tensor,
     typing::{self, Dimensions, Granularity},
     verify::{self, verify},
     widths::{Kept, Widths},
@@ -37,7 +39,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Checks the model as loading does, and types it.
+    /// Checks the model as loading does, and types it by made-up samples.
     pub fn new(engine: &dyn Engine, model: ModelProto) -> Result<Self, String> {
         Self::with(engine, model, Granularity::Head)
     }
@@ -52,6 +54,27 @@ impl Subject {
         let options = CalibrationOptions { samples: Some(3), ..Default::default() };
         let samples = calibration::load(&model, Path::new("no/such/model.onnx"), &options)
             .map_err(|e| e.to_string())?;
+        Self::typed(engine, model, samples, granularity)
+    }
+
+    /// A model of `fixtures` as `edit` leaves it, on so many samples of its data.
+    pub fn fixture(engine: &dyn Engine, name: &str, samples: usize, edit: impl Fn(&mut ModelProto)) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        let mut model = onnx::load(&path).unwrap().model;
+        edit(&mut model);
+        let calib = Some(path.with_file_name("calib.npz"));
+        let options = CalibrationOptions { calib, samples: Some(samples), ..Default::default() };
+        let samples = calibration::load(&model, &path, &options).unwrap();
+        Self::typed(engine, model, samples, Granularity::Head).unwrap()
+    }
+
+    /// A checked model, typed by these samples.
+    pub fn typed(
+        engine: &dyn Engine,
+        model: ModelProto,
+        samples: Samples,
+        granularity: Granularity,
+    ) -> Result<Self, String> {
         let first = samples.ranges(2).next().unwrap();
         let feed = samples.batch(first.start, first.end).unwrap();
         let graph = Graph::new(&model);
@@ -63,6 +86,24 @@ impl Subject {
         let widths = typing::infer(&graph, &facts, &symbolic);
         let dimensions = typing::dimensions(&graph, &widths, granularity);
         Ok(Self { model, graph, facts, widths, dimensions, samples })
+    }
+
+    /// What scoring and recovery need to see.
+    pub fn view(&self, batch: usize) -> ModelView<'_> {
+        ModelView {
+            model: &self.model,
+            graph: &self.graph,
+            facts: &self.facts,
+            widths: &self.widths,
+            dimensions: &self.dimensions.prunable,
+            samples: &self.samples,
+            batch,
+        }
+    }
+
+    /// All samples.
+    pub fn feed(&self) -> Vec<(String, Tensor)> {
+        self.samples.batch(0, self.samples.len()).unwrap()
     }
 
     /// The plan that keeps these units of each prunable dimension.
