@@ -159,6 +159,8 @@ pub struct Recovery {
     pub mode: Mode,
     /// One entry per layer that pruning touches, in the order of the network.
     pub layers: Vec<LayerRecovery>,
+    /// Samples that were held out.
+    pub held_out: usize,
     /// Distance of the outputs from the dense model's, over samples that were held out, as
     /// [`output_distance`] has it.
     pub before: f64,
@@ -211,7 +213,8 @@ pub fn recover(
         rewrite::drop_unread(pruned, &mut model);
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));
-    let report = Recovery { mode: options.mode, layers: reports, before, after, added, undone };
+    let held_out = held_out.iter().map(ExactSizeIterator::len).sum();
+    let report = Recovery { mode: options.mode, layers: reports, held_out, before, after, added, undone };
     Ok(Recovered { model, report })
 }
 

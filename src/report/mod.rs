@@ -186,9 +186,10 @@ fn recovery_text(recovery: &Recovery, verbose: bool) -> String {
         (recovery.layers.len(), if recovery.undone { ": no improvement, so it was undone" } else { "" });
     let _ = write!(
         out,
-        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's, on held-out samples: {} → {}{undone}",
+        "recovery ({}): {} of {count} layers; distance of the outputs from the dense model's, on {} held-out samples: {} → {}{undone}",
         recovery.mode,
         count - left,
+        recovery.held_out,
         distance(recovery.before),
         distance(recovery.after)
     );
