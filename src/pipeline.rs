@@ -14,7 +14,7 @@ use crate::{
         self, OnnxError, Source,
         proto::{ModelProto, StringStringEntryProto},
     },
-    plan::{self, Budget, Cost, Limits, PlanError},
+    plan::{self, Budget, Cost, Limits, Plan, PlanError},
     recover::{self, Mode, RecoverError, RecoverOptions},
     report::{Change, Clock, Report},
     rewrite::{self, RewriteError},
@@ -75,6 +75,23 @@ impl Options {
     fn model(&self) -> ModelOptions<'_> {
         let Self { input, calibration, batch, granularity, .. } = self;
         ModelOptions { input, calibration, batch: *batch, granularity: *granularity }
+    }
+
+    /// Whether the budget is one of parameters.
+    fn counts_params(&self) -> bool {
+        self.flops.is_none() && self.params.is_some()
+    }
+
+    fn recovery(&self) -> RecoverOptions<'_> {
+        RecoverOptions {
+            logits: &self.score.logits,
+            mode: self.recover,
+            ridge: self.ridge,
+            // A budget of parameters leaves no room for new ones.
+            grow: !self.counts_params(),
+            seed: self.calibration.seed,
+            ..Default::default()
+        }
     }
 }
 
@@ -186,78 +203,24 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     progress(Progress::Stage("type"));
     let typed = type_model(&*engine, source, options.model(), &mut clock)?;
     measure_forward(&*engine, &typed, &mut clock)?;
-    let prunable = &typed.dimensions.prunable;
-    if prunable.is_empty() {
-        return Err(PlanError::Nothing(why_pinned(&typed.dimensions)).into());
-    }
-    let cost = Cost::flops(&typed.widths, prunable, typed.facts.samples);
-    let parameters = Cost::parameters(&typed.graph, &typed.widths, prunable);
-    let (budget_cost, unit, budget) = match (options.flops, options.params) {
-        (None, Some(budget)) => (&parameters, "parameters", budget),
-        (budget, _) => (&cost, "FLOPs", budget.unwrap_or(Budget::Share(0.5))),
-    };
-    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    let change = |cost: &Cost, kept: &[usize]| Change {
-        before: cost.total(&sizes),
-        after: cost.total(kept),
-        minimum: plan::minimum(cost, prunable, &options.limits),
-    };
-    let dense = change(budget_cost, &sizes);
-    let target = budget.target(dense.before);
-    let (minimum, before) = (dense.minimum, dense.before);
-    progress(Progress::Say(format!("reachable: {minimum} to {before} {unit}; asked: {target}")));
-    if matches!(typed.samples.origin(), calibration::Origin::Synthetic) {
-        progress(Progress::Say(NOISE.to_owned()));
-    }
-    check_reachable(dense, &typed.dimensions, target, unit)?;
-    progress(Progress::Stage("score"));
+    let costs = Costs::new(&typed, options);
+    let target = costs.target(progress)?;
     // Made-up inputs say nothing of what removed units did.
-    let synthetic = matches!(typed.samples.origin(), calibration::Origin::Synthetic);
-    let recover = if synthetic { Mode::Off } else { options.recover };
+    let recover = if typed.is_synthetic() { Mode::Off } else { options.recover };
+    progress(Progress::Stage("score"));
     let scores = clock.time("score", || scores(&*engine, &typed, options, recover, progress))?;
-    let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
     progress(Progress::Stage("plan"));
-    let plan = clock.time("plan", || plan::plan(budget_cost, prunable, &scores, &options.limits, target))?;
-    let kept_sizes: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
-    let mut report = Report {
-        tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
-        source_sha256: typed.source.sha256.clone(),
-        runtime: engine.describe(),
-        calibration: typed.samples.origin().to_string(),
-        synthetic,
-        samples: typed.samples.len(),
-        score: scores.score.to_string(),
-        stability: scores.stability,
-        stages: Vec::new(),
-        flops: change(&cost, &kept_sizes),
-        params: change(&parameters, &kept_sizes),
-        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
-        dimensions: Report::dimensions_of(&plan),
-        pinned: typed.dimensions.pinned.clone(),
-        proof: None,
-        recovery: None,
-        notes: typed.samples.notes().iter().map(ToString::to_string).chain(scores.notes).collect(),
-    };
-    if report.synthetic {
-        report
-            .notes
-            .push("scores come from made-up inputs (noise), and nothing is recovered: give calibration data by --calib".to_owned());
-    }
+    let prunable = &typed.dimensions.prunable;
+    let (cost, _) = costs.budgeted();
+    let plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
+    let mut report = report(&*engine, &typed, &costs, scores, &plan);
     if let Some(output) = &options.output {
-        let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
+        let kept = plan.kept(&typed.widths.table, prunable);
         let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
         report.proof = Some(proof);
         if recover != Mode::Off {
-            let settings = RecoverOptions {
-                logits: &options.score.logits,
-                mode: recover,
-                ridge: options.ridge,
-                // A budget of parameters leaves no room for new ones.
-                grow: options.flops.is_some() || options.params.is_none(),
-                seed: options.calibration.seed,
-                ..Default::default()
-            };
             progress(Progress::Stage("recover"));
+            let settings = RecoverOptions { mode: recover, ..options.recovery() };
             let mut tick = |done, total| progress(Progress::Layers { done, total });
             let recovered = clock.time("recover", || {
                 recover::recover(&*engine, typed.view(), &kept, &pruned, &settings, &mut tick)
@@ -266,12 +229,103 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
             report.params.after += recovered.report.added;
             report.recovery = Some(recovered.report);
         }
-        describe(&mut pruned, &report, &budget.to_string(), options);
+        describe(&mut pruned, &report, &costs.budget.to_string(), options);
         progress(Progress::Stage("save"));
         report.bytes.after = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
     }
     report.stages = clock.stages("forward");
     Ok(report)
+}
+
+/// What a model costs, and what it may cost.
+struct Costs<'a> {
+    typed: &'a Typed,
+    limits: &'a Limits,
+    flops: Cost,
+    params: Cost,
+    budget: Budget,
+    /// Whether the budget is one of parameters.
+    counts_params: bool,
+}
+
+impl<'a> Costs<'a> {
+    fn new(typed: &'a Typed, options: &'a Options) -> Self {
+        let prunable = &typed.dimensions.prunable;
+        Self {
+            typed,
+            limits: &options.limits,
+            flops: Cost::flops(&typed.widths, prunable, typed.facts.samples),
+            params: Cost::parameters(&typed.graph, &typed.widths, prunable),
+            budget: options.flops.or(options.params).unwrap_or(Budget::Share(0.5)),
+            counts_params: options.counts_params(),
+        }
+    }
+
+    /// The cost that has a budget, and what it counts.
+    fn budgeted(&self) -> (&Cost, &'static str) {
+        if self.counts_params { (&self.params, "parameters") } else { (&self.flops, "FLOPs") }
+    }
+
+    /// What it comes to when the dimensions keep so many units; `None`: all.
+    fn change(&self, cost: &Cost, kept: Option<&[usize]>) -> Change {
+        let prunable = &self.typed.dimensions.prunable;
+        let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
+        Change {
+            before: cost.total(&sizes),
+            after: cost.total(kept.unwrap_or(&sizes)),
+            minimum: plan::minimum(cost, prunable, self.limits),
+        }
+    }
+
+    /// The most that the pruned model may cost, if that can be reached.
+    fn target(&self, progress: &mut dyn FnMut(Progress)) -> Result<u64, PlanError> {
+        let dimensions = &self.typed.dimensions;
+        if dimensions.prunable.is_empty() {
+            return Err(PlanError::Nothing(why_pinned(dimensions)));
+        }
+        let (cost, unit) = self.budgeted();
+        let Change { before, minimum, .. } = self.change(cost, None);
+        let asked = self.budget.target(before);
+        progress(Progress::Say(format!("reachable: {minimum} to {before} {unit}; asked: {asked}")));
+        if self.typed.is_synthetic() {
+            progress(Progress::Say(NOISE.to_owned()));
+        }
+        if minimum <= asked {
+            return Ok(asked);
+        }
+        let share = 100.0 * minimum as f64 / before.max(1) as f64;
+        let why = format!("what keeps its extent does so because: {}", why_pinned(dimensions));
+        Err(PlanError::Infeasible { asked, unit, minimum, share, why })
+    }
+}
+
+/// What is known once there is a plan.
+fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores, plan: &Plan) -> Report {
+    let kept: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
+    let mut notes: Vec<String> = typed.samples.notes().iter().map(ToString::to_string).collect();
+    notes.extend(scores.notes);
+    if typed.is_synthetic() {
+        notes.push("scores come from made-up inputs (noise), and nothing is recovered: give calibration data by --calib".to_owned());
+    }
+    Report {
+        tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
+        source_sha256: typed.source.sha256.clone(),
+        runtime: engine.describe(),
+        calibration: typed.samples.origin().to_string(),
+        synthetic: typed.is_synthetic(),
+        samples: typed.samples.len(),
+        score: scores.score.to_string(),
+        stability: scores.stability,
+        stages: Vec::new(),
+        flops: costs.change(&costs.flops, Some(&kept)),
+        params: costs.change(&costs.params, Some(&kept)),
+        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        dimensions: Report::dimensions_of(plan),
+        pinned: typed.dimensions.pinned.clone(),
+        proof: None,
+        recovery: None,
+        notes,
+    }
 }
 
 /// Observes a model on two samples of its calibration data, and types it.
@@ -332,21 +386,7 @@ fn why_pinned(dimensions: &Dimensions) -> String {
     }
 }
 
-fn check_reachable(
-    change: Change,
-    dimensions: &Dimensions,
-    target: u64,
-    unit: &'static str,
-) -> Result<(), PlanError> {
-    let Change { before, minimum, .. } = change;
-    if minimum <= target {
-        return Ok(());
-    }
-    let share = 100.0 * minimum as f64 / before.max(1) as f64;
-    let why = format!("what keeps its extent does so because: {}", why_pinned(dimensions));
-    Err(PlanError::Infeasible { asked: target, unit, minimum, share, why })
-}
-
+/// The scores to plan by, from a file or made now.
 fn scores(
     engine: &dyn Engine,
     typed: &Typed,
@@ -354,14 +394,29 @@ fn scores(
     recover: Mode,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Scores, Error> {
-    if let Some(path) = &options.scores {
-        let text = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
-        let scores: Scores = serde_json::from_str(&text).map_err(|e| file_error(path, e))?;
-        if scores.model != typed.source.sha256 {
-            return Err(PlanError::Scores("they are of another file".to_owned()).into());
-        }
-        return Ok(scores);
+    let scores = match &options.scores {
+        Some(path) => saved_scores(path, typed)?,
+        None => new_scores(engine, typed, options, recover, progress)?,
+    };
+    Ok(if recover == Mode::Refit { scores.with_recovery() } else { scores })
+}
+
+fn saved_scores(path: &Path, typed: &Typed) -> Result<Scores, Error> {
+    let text = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
+    let scores: Scores = serde_json::from_str(&text).map_err(|e| file_error(path, e))?;
+    if scores.model != typed.source.sha256 {
+        return Err(PlanError::Scores("they are of another file".to_owned()).into());
     }
+    Ok(scores)
+}
+
+fn new_scores(
+    engine: &dyn Engine,
+    typed: &Typed,
+    options: &Options,
+    recover: Mode,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Scores, Error> {
     // Scoring is dear: units that may not go need no scores.
     let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
     let mut tick = |done, total| progress(Progress::Units { done, total });
@@ -387,6 +442,11 @@ fn scores(
 }
 
 impl Typed {
+    /// Whether the samples are made up.
+    pub fn is_synthetic(&self) -> bool {
+        matches!(self.samples.origin(), calibration::Origin::Synthetic)
+    }
+
     /// What scoring needs to see.
     pub fn view(&self) -> score::ModelView<'_> {
         score::ModelView {

@@ -97,7 +97,36 @@ impl Report {
 
     /// Tables for the terminal. `verbose` adds what was pinned and the time per stage.
     pub fn text(&self, verbose: bool) -> String {
-        let mut out = String::new();
+        let mut out = format!("{}\n\n{}\n", self.layer_table(), self.totals_table());
+        if verbose {
+            let _ = writeln!(out, "\n{}\n\n{}", self.pinned_table(), self.stage_table());
+        } else if !self.pinned.is_empty() {
+            let _ = writeln!(out, "\n{} axes of weights keep their extent; -v says why", self.pinned.len());
+        }
+        if let Some(stability) = &self.stability {
+            let _ = writeln!(out, "\nscores: {stability}");
+        }
+        if let Some(proof) = &self.proof {
+            let _ = writeln!(out, "\n{}", proof_text(proof));
+        }
+        if let Some(recovery) = &self.recovery {
+            let _ = writeln!(out, "\n{}", recovery_text(recovery, verbose));
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "note: {note}");
+        }
+        out
+    }
+
+    fn layer_table(&self) -> Table {
+        let mut layers = table(&["layer", "kind", "kept", "of"]);
+        for d in &self.dimensions {
+            layers.add_row([d.name.clone(), d.kind.to_string(), d.kept.to_string(), d.size.to_string()]);
+        }
+        layers
+    }
+
+    fn totals_table(&self) -> Table {
         let mut totals = table(&["", "before", "after", "share", "least"]);
         for (name, change) in [("FLOPs", self.flops), ("parameters", self.params), ("bytes", self.bytes)] {
             let share = 100.0 * change.after as f64 / change.before.max(1) as f64;
@@ -110,42 +139,18 @@ impl Report {
                 &minimum,
             ]);
         }
-        let mut layers = table(&["layer", "kind", "kept", "of"]);
-        for d in &self.dimensions {
-            layers.add_row([d.name.clone(), d.kind.to_string(), d.kept.to_string(), d.size.to_string()]);
+        totals
+    }
+
+    fn pinned_table(&self) -> Table {
+        let mut pinned = table(&["not pruned", "size", "because"]);
+        for p in &self.pinned {
+            let more = p.reasons.len().saturating_sub(1);
+            let first = p.reasons.first().map_or(String::new(), ToString::to_string);
+            let because = if more > 0 { format!("{first}, and {more} more") } else { first };
+            pinned.add_row([p.name.clone(), p.size.to_string(), because]);
         }
-        let _ = writeln!(out, "{layers}\n\n{totals}");
-        if verbose {
-            let mut pinned = table(&["not pruned", "size", "because"]);
-            for p in &self.pinned {
-                let more = p.reasons.len().saturating_sub(1);
-                let first = p.reasons.first().map_or(String::new(), ToString::to_string);
-                let because = if more > 0 { format!("{first}, and {more} more") } else { first };
-                pinned.add_row([p.name.clone(), p.size.to_string(), because]);
-            }
-            let _ = writeln!(out, "\n{pinned}\n\n{}", self.stage_table());
-        } else if !self.pinned.is_empty() {
-            let _ = writeln!(out, "\n{} axes of weights keep their extent; -v says why", self.pinned.len());
-        }
-        if let Some(stability) = &self.stability {
-            let _ = writeln!(out, "\nscores: {stability}");
-        }
-        if let Some(proof) = &self.proof {
-            let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
-            let batches = proof.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-            let _ = writeln!(
-                out,
-                "\nproof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}; FLOPs recounted: {}",
-                metric(proof.flops)
-            );
-        }
-        if let Some(recovery) = &self.recovery {
-            let _ = writeln!(out, "\n{}", recovery_text(recovery, verbose));
-        }
-        for note in &self.notes {
-            let _ = writeln!(out, "note: {note}");
-        }
-        out
+        pinned
     }
 
     /// Time per stage, as a table.
@@ -157,6 +162,15 @@ impl Report {
         }
         stages.to_string()
     }
+}
+
+fn proof_text(proof: &Proof) -> String {
+    let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
+    let batches = proof.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    format!(
+        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}; FLOPs recounted: {}",
+        metric(proof.flops)
+    )
 }
 
 /// What recovery did: a table of layers if `verbose`, and the sum of it.
