@@ -86,6 +86,19 @@ fn fixtures_meet_the_budget_and_are_proven() {
     }
 }
 
+#[test]
+fn chance_is_drawn_anew_by_the_seed_and_proven_like_any_other_choice() {
+    let kept = |seed: &str| {
+        let run = Run::new();
+        let report =
+            run.prune("vit.onnx", &["--flops", "0.6", "--score", "random", "--recover", "off", "--seed", seed]);
+        assert_eq!((&report["score"], &report["proof"]["holds"]), (&"random".into(), &true.into()));
+        report["dimensions"].clone()
+    };
+    assert_eq!(kept("1"), kept("1"));
+    assert_ne!(kept("1"), kept("2"));
+}
+
 /// Class scores of the first test images, row by row, and the images' classes.
 fn predict(path: &Path) -> (Vec<Vec<f32>>, Vec<u8>) {
     const COUNT: usize = 500;

@@ -3,11 +3,13 @@
 mod elimination;
 mod exact;
 mod quirks;
+mod random;
 mod sketch;
 mod stability;
 mod weights;
 
 pub use exact::{ExactOptions, exact};
+pub use random::random;
 pub use sketch::{Sketch, SketchOptions, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
@@ -56,6 +58,8 @@ pub enum Method {
     Magnitude,
     /// Norm of the weights that read the unit, times the norm of its activation (a baseline).
     Wanda,
+    /// Chance (the baseline of baselines); `--seed` draws anew.
+    Random,
 }
 
 impl std::fmt::Display for Method {
@@ -65,6 +69,7 @@ impl std::fmt::Display for Method {
             Self::Exact => "exact",
             Self::Magnitude => "magnitude",
             Self::Wanda => "wanda",
+            Self::Random => "random",
         })
     }
 }
@@ -137,6 +142,7 @@ pub fn score(
     match options.method {
         Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain),
         Method::Wanda => wanda(engine, view).map(plain),
+        Method::Random => Ok(plain(random(view.dimensions, options.seed))),
         Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain),
         Method::Sketch => {
             let settings = SketchOptions {

@@ -163,6 +163,11 @@ impl Trajectory<'_> {
         let fact = self.facts.get(value)?;
         let axes = self.widths.value(value)?;
         let table = &self.widths.table;
+        // What compares samples with each other belongs to none of them.
+        let compares = |batch| axes.iter().filter(|axis| table.leads(**axis, batch)).count() > 1;
+        if self.widths.batch.is_some_and(compares) {
+            return None;
+        }
         let features = *fact.shape.get(feature)?;
         let total: usize = fact.shape.iter().product();
         let per_sample = features * self.facts.samples.max(1);
