@@ -3,7 +3,11 @@
 use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
-    onnx::{attr_int, int_attribute, proto::NodeProto},
+    onnx::{
+        attr_int, int_attribute,
+        proto::{NodeProto, TensorProto},
+        tensor::from_tensor,
+    },
     tensor::{DType, Tensor},
     widths::{Reason, Width},
 };
@@ -140,4 +144,40 @@ pub fn gather(result: &str, [data, indices]: [String; 2], axis: usize) -> NodePr
         attribute: vec![int_attribute("axis", axis as i64)],
         ..Default::default()
     }
+}
+
+/// Nodes that compute `indices` for [`gather`] where an axis holds samples, each with `period` entries of which a constant
+/// lists those that are wanted; and the constants that they read.
+pub fn per_sample(
+    indices: &str,
+    [data, entries]: [&str; 2],
+    axis: usize,
+    period: usize,
+) -> (Vec<NodeProto>, Vec<TensorProto>) {
+    let name = |part: &str| format!("{indices}_{part}");
+    let numbers = [("axis", axis as i64), ("period", period as i64), ("zero", 0), ("one", 1)];
+    let mut constants: Vec<_> =
+        numbers.iter().map(|(part, n)| from_tensor(&name(part), &Tensor::int(*n))).collect();
+    constants.push(from_tensor(&name("column"), &Tensor::ints(&[-1, 1])));
+    constants.push(from_tensor(&name("row"), &Tensor::ints(&[-1])));
+    let node = |op: &str, inputs: [&str; 2], result: &str| NodeProto {
+        op_type: Some(op.to_owned()),
+        name: Some(result.to_owned()),
+        input: inputs.iter().filter(|i| !i.is_empty()).map(|i| (*i).to_owned()).collect(),
+        output: vec![result.to_owned()],
+        ..Default::default()
+    };
+    let mut range = node("Range", [&name("zero"), &name("samples")], &name("range"));
+    range.input.push(name("one"));
+    let nodes = vec![
+        node("Shape", [data, ""], &name("shape")),
+        node("Gather", [&name("shape"), &name("axis")], &name("extent")),
+        node("Div", [&name("extent"), &name("period")], &name("samples")),
+        range,
+        node("Mul", [&name("range"), &name("period")], &name("starts")),
+        node("Reshape", [&name("starts"), &name("column")], &name("rows")),
+        node("Add", [&name("rows"), entries], &name("table")),
+        node("Reshape", [&name("table"), &name("row")], indices),
+    ];
+    (nodes, constants)
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     graph::Expr,
-    onnx::ints_attribute,
+    onnx::{int_attribute, ints_attribute, proto::NodeProto},
     tensor::Tensor,
     widths::{Reason, Width},
 };
@@ -345,6 +345,156 @@ impl Operator for GroupQueryAttention {
         }
         if new_kv as i64 != kv_heads {
             node.set_int("kv_num_heads", new_kv as i64);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let grouped = Grouped::of(node)?;
+        let query = grouped.turned(node, grouped.query(node)?, false)?;
+        // What later steps get are the keys as they are attended to, those of the past included.
+        let attended = Attended {
+            operands: [query, node.y(1)?, node.y(2)?],
+            heads: grouped.heads,
+            kv_heads: grouped.kv_heads,
+            rest: Vec::new(),
+        };
+        let part = |heads, length| Part { merged: false, heads, length, extent: grouped.extent };
+        let parts = [
+            part(grouped.heads, grouped.length),
+            part(grouped.kv_heads, grouped.keys),
+            part(grouped.kv_heads, grouped.keys),
+        ];
+        let p = grouped.probabilities(node, &attended)?;
+        let g = grouped.apart(node.cotangent(0).unwrap_or_else(|| query.zeros()), grouped.heads);
+        let [dq, dk, dv] = attended.pull_back(parts, p, g, node.float("scale"));
+        let dk = node.cotangent(1).map_or(dk, |other| dk + other);
+        let dv = node.cotangent(2).map_or(dv, |other| dv + other);
+        grouped.give(node, [dq, dk, dv])
+    }
+}
+
+/// What a [`GroupQueryAttention`] attends with, for its gradient.
+struct Grouped {
+    heads: usize,
+    kv_heads: usize,
+    /// Extent of a query, a key and a value.
+    extent: usize,
+    length: usize,
+    /// Number of keys, those of the past included.
+    keys: usize,
+}
+
+impl Grouped {
+    fn of(node: &NodeGradient<'_>) -> Result<Self, NoGradient> {
+        let [cosines, positions, sinks] = [7, 9, 11];
+        if node.float("softcap").unwrap_or(0.0) != 0.0 || node.int("smooth_softmax").unwrap_or(0) > 0 {
+            return Err(node.none("a cap on its logits, or a smooth softmax"));
+        }
+        if (sinks..node.input_count()).any(|slot| node.has(slot)) {
+            return Err(node.none("sinks"));
+        }
+        if node.int("do_rotary").unwrap_or(0) != 0 && !node.has(cosines) && !node.has(positions) {
+            return Err(node.none("rotary embeddings without tables"));
+        }
+        let count = |name| node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let (heads, kv_heads) = (count("num_heads"), count("kv_num_heads"));
+        let (&[_, length, _], &[_, _, keys, extent]) = (node.shape(0)?, node.result_shape(1)?) else {
+            return Err(node.none("operands of unexpected rank"));
+        };
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || keys < length {
+            return Err(node.none("extents that do not fit"));
+        }
+        Ok(Self { heads, kv_heads, extent, length, keys })
+    }
+
+    /// From `[B, S, H·E]` to `[B, H, S, E]`.
+    fn apart<'a>(&self, x: Expr<'a>, heads: usize) -> Expr<'a> {
+        x.reshape(&[0, 0, heads as i64, self.extent as i64]).transpose(&[0, 2, 1, 3])
+    }
+
+    fn query<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
+        let features = self.heads * self.extent;
+        let x = node.x(0)?;
+        Ok(self.apart(if node.has(1) { x } else { x.slice(2, 0, features) }, self.heads))
+    }
+
+    /// Entries turned by their positions, as queries and keys are; or back, as their cotangents are.
+    fn turned<'a>(&self, node: &NodeGradient<'a>, x: Expr<'a>, back: bool) -> Result<Expr<'a>, NoGradient> {
+        let [cosines, sines, positions] = [7, 8, 9];
+        if node.int("do_rotary").unwrap_or(0) == 0 {
+            return Ok(x);
+        }
+        let pairs = node.shape(cosines)?.last().copied().unwrap_or(0);
+        let places = match node.x(positions) {
+            Ok(places) => places,
+            Err(_) => node.tail().constant(&Tensor::ints(&[(self.keys - self.length) as i64])),
+        };
+        let sines = if back { -node.x(sines)? } else { node.x(sines)? };
+        let mut turn = NodeProto {
+            op_type: Some("RotaryEmbedding".to_owned()),
+            domain: node.proto.domain.clone(),
+            ..Default::default()
+        };
+        let interleaved = node.int("rotary_interleaved").unwrap_or(0);
+        turn.attribute.push(int_attribute("interleaved", interleaved));
+        if 2 * pairs < self.extent {
+            let heads = if node.has(1) { self.heads } else { self.kv_heads };
+            turn.attribute.push(int_attribute("num_heads", heads as i64));
+            turn.attribute.push(int_attribute("rotary_embedding_dim", 2 * pairs as i64));
+        }
+        Ok(node.tail().again(&turn, &[Some(x), Some(places), Some(node.x(cosines)?), Some(sines)], x.dtype()))
+    }
+
+    /// How much each query attends to each key, `[B, H, S, T]`.
+    fn probabilities<'a>(
+        &self,
+        node: &NodeGradient<'a>,
+        attended: &Attended<'a>,
+    ) -> Result<Expr<'a>, NoGradient> {
+        let [query, key, _] = attended.operands;
+        let group = [self.kv_heads as i64, (self.heads / self.kv_heads) as i64];
+        let scale = node.float("scale").filter(|s| *s != 0.0);
+        let scale = scale.unwrap_or(1.0 / (self.extent as f32).sqrt());
+        let grouped = query.reshape(&[0, group[0], group[1], -1, self.extent as i64]);
+        let logits = grouped.matmul(key.unsqueeze(&[2]).matrix_transpose(5)) * scale;
+        let mut logits = logits.reshape(&[0, self.heads as i64, -1, self.keys as i64]);
+        if let Ok(bias) = node.x(10) {
+            logits = logits + bias;
+        }
+        // A query sees no later keys, and of earlier ones those in its window.
+        let window = node.int("local_window_size").and_then(|w| usize::try_from(w).ok());
+        let sees = |i: usize, j: usize| {
+            let own = self.keys - self.length + i;
+            j <= own && window.is_none_or(|w| own - j < w)
+        };
+        let row = |i: usize| (0..self.keys).map(move |j| if sees(i, j) { 0.0 } else { -1e4 });
+        let mask = (0..self.length).flat_map(row).collect();
+        let mask = node.tail().numbers(&[self.length, self.keys], mask, logits.dtype());
+        let mask = mask.ok_or_else(|| node.none("keys without extent"))?;
+        Ok((logits + mask).softmax(3))
+    }
+
+    /// Gives queries, keys and values, and the keys and values of the past, their cotangents, which lie `[B, H, S, E]`.
+    fn give<'a>(
+        &self,
+        node: &NodeGradient<'a>,
+        [query, key, value]: [Expr<'a>; 3],
+    ) -> Result<(), NoGradient> {
+        let past = self.keys - self.length;
+        let together = |x: Expr<'a>| x.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, -1]);
+        let own = |x: Expr<'a>| if past == 0 { x } else { x.slice(2, past, self.keys) };
+        let query = together(self.turned(node, query, true)?);
+        let (keys, values) = (together(self.turned(node, own(key), true)?), together(own(value)));
+        if node.has(1) {
+            node.give(0, query);
+            node.give(1, keys);
+            node.give(2, values);
+        } else {
+            node.give(0, laid(node, &[query, keys, values], 2)?);
+        }
+        for (slot, cotangent) in [(3, key), (4, value)] {
+            node.give(slot, cotangent.slice(2, 0, past));
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod expand;
 mod fused;
 mod gather;
 mod gradient;
+mod grid;
 mod ids;
 mod linear;
 mod matmul;
@@ -43,7 +44,7 @@ mod weights;
 mod window;
 
 pub use editor::{Change, EditError, NodeEditor};
-pub use gather::gather;
+pub use gather::{gather, per_sample};
 pub use gradient::{NoGradient, NodeGradient, has_gradient};
 pub use ids::Ids;
 pub use linear::{Linear, NodeView};
@@ -116,6 +117,11 @@ pub trait Operator: Sync {
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.
     fn adds(&self) -> bool {
+        false
+    }
+
+    /// Whether the results jump where numbers cross each other: of two that are almost equal, rounding says which is larger.
+    fn chooses(&self) -> bool {
         false
     }
 

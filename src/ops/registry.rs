@@ -16,6 +16,7 @@ use super::{
     expand::{Expand, Tile},
     fused::{EmbedLayerNormalization, FusedConv, FusedGemm, FusedMatMul, SkipNormalization},
     gather::Gather,
+    grid::GridSample,
     matmul::{Gemm, MatMul},
     microsoft::{FusedAttention, GroupQueryAttention, MultiHeadAttention},
     normalization::{
@@ -33,7 +34,7 @@ use super::{
     shape::{ConstantOfShape, Range, Shape},
     slice::Slice,
     softmax::Softmax,
-    space::{DepthToSpace, GridSample, RoiAlign, SpaceToDepth},
+    space::{DepthToSpace, RoiAlign, SpaceToDepth},
     transpose::Transpose,
 };
 use crate::onnx::proto::{NodeProto, type_proto::Value};
@@ -261,7 +262,7 @@ mod tests {
         let rule =
             |name: &str| OPERATORS.iter().find(|(_, n, _)| *n == name).map(|(_, _, op)| has_gradient(*op));
         assert_eq!((rule("Conv"), rule("Softmax"), rule("Tanh")), (Some(true), Some(true), Some(true)));
-        assert_eq!((rule("GridSample"), rule("LSTM")), (Some(false), Some(false)));
+        assert_eq!((rule("RoiAlign"), rule("LSTM")), (Some(false), Some(false)));
         let with = OPERATORS.iter().filter(|(_, _, op)| has_gradient(*op)).count();
         assert!(2 * with > OPERATORS.len());
     }

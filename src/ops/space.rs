@@ -1,4 +1,4 @@
-//! Operators between channels and positions: DepthToSpace, SpaceToDepth, GridSample, RoiAlign.
+//! Operators between channels and positions: DepthToSpace, SpaceToDepth, RoiAlign.
 
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::{Reason, Width};
@@ -109,28 +109,6 @@ fn positions(node: &mut NodeTyper<'_>, batch: Width, channels: Width, from: &[Wi
     }
     node.set(0, result);
     Ok(())
-}
-
-/// Samples positions at points that an operand says: `X[N, C, D…]`, `grid[N, P…, coordinates]` → `Y[N, C, P…]`.
-pub(super) struct GridSample;
-
-impl Operator for GridSample {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (x, grid) = (node.axes(0)?, node.axes(1)?);
-        let (&[batch, channels, ref from @ ..], &[grid_batch, ref points @ .., coordinates]) =
-            (x.as_slice(), grid.as_slice())
-        else {
-            return Err(node.form("operands of unexpected rank"));
-        };
-        for &axis in from.iter().chain([&coordinates]) {
-            node.pin(axis, Reason::Spatial);
-        }
-        node.unify(batch, grid_batch);
-        let mut result = vec![batch, channels];
-        result.extend(points);
-        node.set(0, result);
-        Ok(())
-    }
 }
 
 /// Pools regions of an image: `X[N, C, H, W]` → `Y[R, C, h, w]`.

@@ -26,6 +26,7 @@ pub static FORMS: &[(&str, Form)] = &[
         let c = if biased { c.weight(&[8 + values as usize]) } else { c.skip() };
         if masked { c.skip().skip().weight(&[1, 2, 3, 3]) } else { c }
     }),
+    ("com.microsoft.GroupQueryAttention", group_query_attention),
     ("com.microsoft.MultiHeadAttention", |mut c| {
         let (biased, masked, one_way) = (c.flip(), c.flip(), c.flip());
         let mut c = c.op("MultiHeadAttention", 17).microsoft().single().int("num_heads", 2);
@@ -53,6 +54,38 @@ pub static FORMS: &[(&str, Form)] = &[
         c.x(&[B, 3, 4]).x(&[B, 3, 4]).weight(&[4])
     }),
 ];
+
+/// The batch is fixed: there is a length for each of its samples, of which there may be one where the past is given.
+fn group_query_attention(mut c: Case) -> Case {
+    let (packed, cached, turned) = (c.flip(), c.flip(), c.flip());
+    let (kv_heads, extent) = (c.pick(&[1, 2]), c.pick(&[16, 32]));
+    let (batch, past) = if cached { (1, 2) } else { (2, 0) };
+    let c = c.op("GroupQueryAttention", 17).microsoft().single().outputs(3).float("scale", 0.1);
+    let c = c.int("num_heads", 4).int("kv_num_heads", kv_heads as i64);
+    let (queries, keys) = (4 * extent, kv_heads * extent);
+    let mut c = match packed {
+        true => c.x(&[batch, 3, queries + 2 * keys]).skip().skip(),
+        false => c.x(&[batch, 3, queries]).x(&[batch, 3, keys]).x(&[batch, 3, keys]),
+    };
+    c = match cached {
+        true => c.x(&[batch, kv_heads, past, extent]).x(&[batch, kv_heads, past, extent]),
+        false => c.skip().skip(),
+    };
+    let last = past as i32 + 2;
+    c = c.constant(Tensor::I32(ArrayD::from_elem(IxDyn(&[batch]), last)));
+    c = c.constant(Tensor::I32(ArrayD::from_elem(IxDyn(&[1]), last + 1)));
+    if turned {
+        let interleaved = c.flip();
+        c = c.int("do_rotary", 1).int("rotary_interleaved", interleaved.into());
+        c = c.weight(&[8, 8]).weight(&[8, 8]);
+    }
+    match c.pick(&[0, 1, 2]) {
+        0 => c.int("local_window_size", 2),
+        1 if turned => c.skip().weight(&[1, 1, 3, 3 + past]),
+        1 => c.skip().skip().skip().weight(&[1, 1, 3, 3 + past]),
+        _ => c,
+    }
+}
 
 fn attention(mut c: Case) -> Case {
     let (merged, shared) = (c.flip(), c.flip());

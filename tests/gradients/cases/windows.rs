@@ -18,6 +18,7 @@ pub static FORMS: &[(&str, Form)] = &[
     ("GlobalAveragePool", |c| c.op("GlobalAveragePool", 11).x(&[B, 2, 3, 4])),
     ("GlobalLpPool", |c| c.op("GlobalLpPool", 11).x(&[B, 2, 3, 4])),
     ("GlobalMaxPool", |c| c.op("GlobalMaxPool", 11).input(&[B, 2, 3, 4], Values::Distinct)),
+    ("GridSample", grid_sample),
     ("Resize to sizes", |mut c| {
         let sizes = c.pick(&[&[5, 7][..], &[2, 8], &[3, 1], &[6, 2]]);
         let modes = [COORDINATES, &["half_pixel_symmetric"]].concat();
@@ -124,6 +125,20 @@ fn max_pool(mut c: Case) -> Case {
 }
 
 const COORDINATES: &[&str] = &["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"];
+
+/// Extents that put kinks at multiples of a tenth.
+fn grid_sample(mut c: Case) -> Case {
+    let (mode, corners) = (c.pick(&["linear", "nearest", "cubic"]), c.flip());
+    let padding = c.pick(&["zeros", "border", "reflection"]);
+    let sizes = if corners { [2, 3, 6] } else { [2, 5, 2] };
+    let (height, width) = (c.pick(&sizes), c.pick(&sizes));
+    let c = c.single().op("GridSample", 20).string("mode", mode).string("padding_mode", padding);
+    let mut c = c.int("align_corners", corners.into());
+    match mode == "linear" && c.flip() {
+        true => c.x(&[B, 2, 2, height, width]).x(&[B, 1, 2, 2, 3]),
+        false => c.x(&[B, 2, height, width]).x(&[B, 3, 2, 2]),
+    }
+}
 
 fn resize(mut c: Case, coordinates: &[&str]) -> Case {
     let coordinates = c.pick(coordinates);
