@@ -19,15 +19,22 @@ use crate::{
     ops::{self, NodeTyper, SizeFlow},
     widths::{Pin, Reason, Width, Widths},
 };
-use shared::Apart;
+use shared::{Apart, Factor};
 
 /// Types every axis of the model whose shapes `facts` shows.
 ///
 /// `symbolic` says which graph inputs have a symbolic first axis.
 pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widths {
-    let widths = relate(graph, facts, symbolic, &Apart::new());
-    let apart = shared::apart(graph, &widths);
-    if apart.is_empty() { widths } else { relate(graph, facts, symbolic, &apart) }
+    let mut apart = Apart::new();
+    loop {
+        let widths = relate(graph, facts, symbolic, &apart);
+        // What is typed apart can show heads, and what is shared by them.
+        let found = apart.len();
+        apart.extend(shared::apart(graph, &widths));
+        if apart.len() == found {
+            return widths;
+        }
+    }
 }
 
 /// Types every axis; the uses in `apart` each get a width of their own.
@@ -117,10 +124,10 @@ fn type_views(graph: &Graph, widths: &mut Widths, id: NodeId, apart: &Apart) {
         let Some(value) = value else { continue };
         let Some(mut axes) = widths.value(*value).map(<[Width]>::to_vec) else { continue };
         let at = Use { node: id, slot };
-        let own: Vec<(usize, usize)> =
+        let own: Vec<(usize, Factor)> =
             (0..axes.len()).filter_map(|axis| Some((axis, *apart.get(&(at, axis))?))).collect();
-        for &(axis, outer) in &own {
-            axes[axis] = shared::beside(&mut widths.table, axes[axis], outer, graph.node(id).label());
+        for &(axis, factor) in &own {
+            axes[axis] = shared::beside(&mut widths.table, axes[axis], factor, graph.node(id).label());
         }
         if !own.is_empty() {
             widths.views.insert(at, axes);

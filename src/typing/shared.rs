@@ -9,28 +9,37 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Granularity, Kind, dimensions};
 use crate::{
-    graph::{Graph, Use, ValueId},
+    graph::{Graph, NodeId, Use, ValueId},
     widths::{Contraction, Form, Pin, Reason, Width, WidthTable, Widths},
 };
 
-/// Axes of uses that are typed apart: the extent of the outer factor that is, which is the whole axis for a head axis.
-pub(super) type Apart = BTreeMap<(Use, usize), usize>;
+/// A factor of an axis that is typed apart, by its extent and that of all factors outside of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Factor {
+    outer: usize,
+    own: usize,
+}
 
-/// The uses that are typed apart, found in a model whose uses of each value were typed as one.
+/// Axes of uses that are typed apart, and which factor of them is.
+pub(super) type Apart = BTreeMap<(Use, usize), Factor>;
+
+/// The uses that are to be typed apart beside those that the model was typed with.
 pub(super) fn apart(graph: &Graph, widths: &Widths) -> Apart {
     let mut apart = group_axes(graph, widths);
     apart.extend(head_axes(graph, widths));
+    apart.extend(taken_apart(graph, widths));
     apart
 }
 
-/// A width beside `whole`: their inner factors are one, their outer factors, of extent `outer`, are not. Where `whole` has no
-/// such factors, the node called `at` pins it.
-pub(super) fn beside(table: &mut WidthTable, whole: Width, outer: usize, at: &str) -> Width {
-    let size = table.size(whole);
-    let [own, other, inner] = [outer, outer, size / outer.max(1)].map(|size| table.fresh(size));
-    let factors = table.product(&[own, inner]);
+/// A width beside `whole`: their factors are one but for `factor`, of which each has its own. Where `whole` has no such
+/// factors, the node called `at` pins it.
+pub(super) fn beside(table: &mut WidthTable, whole: Width, factor: Factor, at: &str) -> Width {
+    let Factor { outer, own } = factor;
+    let inner = table.size(whole) / (outer * own).max(1);
+    let [outer, own, other, inner] = [outer, own, own, inner].map(|size| table.fresh(size));
+    let factors = table.product(&[outer, own, inner]);
     table.unify(whole, factors, |a, b| Pin::new(at, Reason::Conflict(a, b)));
-    table.product(&[other, inner])
+    table.product(&[outer, other, inner])
 }
 
 /// Operands of grouped convolutions that are pinned, where the results are not.
@@ -45,7 +54,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
         // Selecting costs about what a depthwise convolution does.
         let grouped = groups > 1 && sum.width != Width::ONE;
         (grouped && pinned(axis) && table.pins(feature).is_empty())
-            .then_some(((sum.operand(), sum.axis), groups))
+            .then_some(((sum.operand(), sum.axis), Factor { outer: 1, own: groups }))
     };
     widths.contractions.iter().filter_map(groups).collect()
 }
@@ -61,17 +70,75 @@ fn head_axes(graph: &Graph, widths: &Widths) -> Apart {
     for (value, _) in graph.values().filter(|(v, _)| graph.producer(*v).is_some() && !is_heavy(v)) {
         let uses = graph.uses(value);
         let beside = |node| graph.node(node).inputs.iter().flatten().any(is_heavy);
-        if uses.len() < 2 || !uses.iter().any(|at| beside(at.node)) {
+        let ends: BTreeSet<NodeId> = uses.iter().filter_map(|at| end(graph, at.node, &beside)).collect();
+        if uses.len() < 2 || (ends.len() < 2 && !uses.iter().any(|at| beside(at.node))) {
             continue;
         }
         for (axis, width) in widths.value(value).unwrap_or_default().iter().enumerate() {
-            let free = *widths.table.form(*width) == Form::Free;
-            if free && heads.contains(&widths.table.root(*width)) {
-                axes.extend(uses.iter().map(|at| ((*at, axis), widths.table.size(*width))));
+            if let Some(factor) = factor(graph, widths, *width, &|w| heads.contains(&w)) {
+                axes.extend(uses.iter().map(|at| ((*at, axis), factor)));
             }
         }
     }
     axes
+}
+
+/// Where the result of a node gets to, on the way through nodes that read nothing else: a node that reads an activation.
+fn end(graph: &Graph, mut node: NodeId, beside: &dyn Fn(NodeId) -> bool) -> Option<NodeId> {
+    while !beside(node) {
+        let mut results = graph.node(node).outputs.iter().flatten();
+        let (Some(result), None) = (results.next(), results.next()) else { return None };
+        let [only] = graph.uses(*result)[..] else { return None };
+        node = only.node;
+    }
+    Some(node)
+}
+
+/// Axes that keep their extent for what is computed over them, and that attention takes apart into its heads: OLMo's
+/// normalised queries, or a stream that WavLM's gates read head by head. A head that goes is not selected any more.
+fn taken_apart(graph: &Graph, widths: &Widths) -> Apart {
+    let table = &widths.table;
+    let batched = widths.batched.iter().map(|(_, width)| width).chain(&widths.heads);
+    let batched: BTreeSet<Width> = batched.flat_map(|width| table.atoms(*width)).collect();
+    let statistics = |reason: &Reason| matches!(reason, Reason::Normalised | Reason::Reduced(_));
+    let normalised = |axis: Width| table.pins(axis).iter().any(|p| statistics(&p.reason));
+    let mut axes = Apart::new();
+    for (value, _) in graph.values().filter(|(v, _)| graph.producer(*v).is_some()) {
+        for (axis, width) in widths.value(value).unwrap_or_default().iter().enumerate() {
+            let Some(factor) =
+                factor(graph, widths, *width, &|w| batched.contains(&w)).filter(|_| normalised(*width))
+            else {
+                continue;
+            };
+            let Form::Product(factors) = table.form(*width) else { continue };
+            let own = |w: &Width| table.size(*w) == factor.own && *table.form(*w) == Form::Free;
+            let heads = |w: &Width| own(w) && factors.iter().any(|f| table.root(*f) == table.root(*w));
+            let splits = |at: &&Use| {
+                let results = graph.node(at.node).outputs.iter().flatten();
+                results.filter_map(|r| widths.value(*r)).any(|axes| axes.iter().any(heads))
+            };
+            axes.extend(graph.uses(value).iter().filter(splits).map(|at| ((*at, axis), factor)));
+        }
+    }
+    axes
+}
+
+/// The factor of an axis that is one of these free widths. Of the batch, too, an axis may hold: outermost, so that what is
+/// selected of each sample can be said of all, by a range that operator set 11 has.
+fn factor(graph: &Graph, widths: &Widths, axis: Width, is: &dyn Fn(Width) -> bool) -> Option<Factor> {
+    let table = &widths.table;
+    let whole = [axis];
+    let factors = match table.form(axis) {
+        Form::Free => &whole[..],
+        Form::Product(factors) => factors,
+        Form::Concat(_) => return None,
+    };
+    let at = factors.iter().position(|f| *table.form(*f) == Form::Free && is(table.root(*f)))?;
+    let batch = |w: &Width| widths.batch.is_some_and(|b| table.root(b) == table.root(*w));
+    let samples = factors.iter().position(batch);
+    let outer = factors[..at].iter().map(|f| table.size(*f)).product();
+    let selects = samples.is_none_or(|place| place == 0 && at > 0 && graph.opset() >= 11);
+    selects.then(|| Factor { outer, own: table.size(factors[at]) })
 }
 
 /// For each value, whether a product is among what it is computed from.
