@@ -90,8 +90,8 @@ fn fixtures_meet_the_budget_and_are_proven() {
 fn chance_is_drawn_anew_by_the_seed_and_proven_like_any_other_choice() {
     let kept = |seed: &str| {
         let run = Run::new();
-        let report =
-            run.prune("vit.onnx", &["--flops", "0.6", "--score", "random", "--recover", "off", "--seed", seed]);
+        let report = run
+            .prune("vit.onnx", &["--flops", "0.6", "--score", "random", "--recover", "off", "--seed", seed]);
         assert_eq!((&report["score"], &report["proof"]["holds"]), (&"random".into(), &true.into()));
         report["dimensions"].clone()
     };

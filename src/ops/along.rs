@@ -59,6 +59,10 @@ impl Operator for TopK {
         node.give(0, node.x(0)?.zeros().apply("ScatterElements", &[node.y(1)?, node.g()?], &[axis]));
         Ok(())
     }
+
+    fn chooses(&self) -> bool {
+        true
+    }
 }
 
 /// Where the largest or the smallest entry along an axis is.
@@ -76,6 +80,10 @@ impl Operator for ArgExtremum {
         }
         node.set(0, x);
         Ok(())
+    }
+
+    fn chooses(&self) -> bool {
+        true
     }
 }
 
