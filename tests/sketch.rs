@@ -198,3 +198,34 @@ fn a_cotangent_that_stops_is_named() {
     assert_eq!(blocks.len(), 8);
     assert!(blocks.into_iter().all(reached), "waypoints reach all units before");
 }
+
+/// A network whose numbers are of some type, large enough that their squares are out of the range of 16 bits.
+fn scores_in(dtype: &str, code: i64) -> Vec<f64> {
+    let text = format!(
+        r#"<ir_version: 10, opset_import: ["" : 17]>
+        large (float[N, 3, 6] x) => ({dtype}[N, 3, 5] y)
+        <float[6, 16] w1 = random, float[16, 5] w2 = random, float big = {{2000.0}}>
+        {{
+            scaled = Mul (x, big)
+            xs = Cast <to = {code}> (scaled)
+            w1s = Cast <to = {code}> (w1)
+            w2s = Cast <to = {code}> (w2)
+            a = MatMul (xs, w1s)
+            r = Relu (a)
+            y = MatMul (r, w2s)
+        }}"#
+    );
+    let subject = support::Subject::new(&*tract(), support::text::parse(&text).unwrap().0).unwrap();
+    let sketch = sketch(&*tract(), subject.view(2), &SketchOptions::default(), &|_| true, &mut |_, _| {}).unwrap();
+    sketch.scores.into_iter().flat_map(|d| d.scores).collect()
+}
+
+#[test]
+fn half_precision_is_scored_in_single() {
+    let (half, single) = (scores_in("float16", 10), scores_in("float", 1));
+    assert_eq!(half.len(), 16);
+    assert!(single.iter().any(|s| *s > 0.0));
+    for (a, b) in half.iter().zip(&single) {
+        assert!((a - b).abs() <= 1e-2 * b.abs(), "{half:?} {single:?}");
+    }
+}

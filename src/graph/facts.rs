@@ -44,6 +44,15 @@ impl Facts {
         self.facts[value.index()] = Some(fact);
     }
 
+    /// The same about a model whose numbers of 16 bits became such of 32.
+    pub fn single(&self) -> Self {
+        let single = |fact: &Fact| match fact.dtype {
+            DType::F16 | DType::BF16 => Fact { dtype: DType::F32, ..fact.clone() },
+            _ => fact.clone(),
+        };
+        Self { facts: self.facts.iter().map(|f| f.as_ref().map(single)).collect(), samples: self.samples }
+    }
+
     /// What is known about a value.
     pub fn get(&self, value: ValueId) -> Option<&Fact> {
         self.facts.get(value.index())?.as_ref()

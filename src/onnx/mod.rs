@@ -11,6 +11,7 @@ mod load;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
 mod save;
+mod single;
 pub mod tensor;
 mod validate;
 mod visit;
@@ -19,6 +20,7 @@ pub use error::OnnxError;
 pub use inline::inline_functions;
 pub use load::{Source, load};
 pub use save::{encode, save};
+pub use single::single;
 pub use validate::validate;
 
 use crate::tensor::Tensor;

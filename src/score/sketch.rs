@@ -13,9 +13,10 @@ use rand_chacha::ChaCha8Rng;
 use super::{DimensionScores, ModelView, ScoreError, Stability, stability::Tally};
 use crate::{
     gradient::{self, Stop},
-    graph::{Expr, Origin, Patch, Tail, Use},
+    graph::{Expr, Graph, Origin, Patch, Tail, Use},
+    onnx::single,
     runtime::{Engine, Session},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
     trajectory::{Padding, Probe, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind},
     widths::{Contraction, Place},
@@ -60,6 +61,24 @@ const FEWEST: usize = 4;
 /// Probes are drawn until two halves of them agree on the ranking, or there are [`SketchOptions::probes`] per sample.
 /// Dimensions that no cotangent reaches are left out. `progress` is told how many samples are done, of how many at most.
 pub fn sketch(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    options: &SketchOptions<'_>,
+    wanted: &dyn Fn(&Dimension) -> bool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Sketch, ScoreError> {
+    // Squares and sums of cotangents leave the range of 16 bits.
+    match single(view.model) {
+        Some(model) => {
+            let (graph, facts) = (Graph::new(&model), view.facts.single());
+            let single = ModelView { model: &model, graph: &graph, facts: &facts, ..view };
+            sketch_single(engine, single, options, wanted, progress)
+        }
+        None => sketch_single(engine, view, options, wanted, progress),
+    }
+}
+
+fn sketch_single(
     engine: &dyn Engine,
     view: ModelView<'_>,
     options: &SketchOptions<'_>,
@@ -212,6 +231,9 @@ impl Passes<'_> {
     ) -> Result<Vec<Moved>, ScoreError> {
         let count = self.view.samples.len();
         let mut feed = self.view.samples.batch(range.start, range.end)?;
+        for (_, tensor) in feed.iter_mut().filter(|(_, t)| matches!(t.dtype(), DType::F16 | DType::BF16)) {
+            *tensor = tensor.cast_float(DType::F32).unwrap_or(tensor.clone());
+        }
         let mask = self.padding.and_then(|p| feed.iter().find(|(name, _)| *name == p.input));
         let mask = mask.and_then(|(_, mask)| mask.to_ints());
         // Each probe of each sample has a stream of its own, so that the batch does not matter.
