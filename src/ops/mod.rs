@@ -14,6 +14,7 @@ mod editor;
 mod einsum;
 mod elementwise;
 mod expand;
+mod experts;
 mod fused;
 mod gather;
 mod gradient;
