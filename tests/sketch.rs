@@ -215,8 +215,13 @@ fn scores_in(dtype: &str, code: i64) -> Vec<f64> {
             y = MatMul (r, w2s)
         }}"#
     );
-    let subject = support::Subject::new(&*tract(), support::text::parse(&text).unwrap().0).unwrap();
-    let sketch = sketch(&*tract(), subject.view(2), &SketchOptions::default(), &|_| true, &mut |_, _| {}).unwrap();
+    scores_of(&text)
+}
+
+fn scores_of(text: &str) -> Vec<f64> {
+    let subject = Subject::new(&*tract(), support::text::parse(text).unwrap().0).unwrap();
+    let view = subject.view(2);
+    let sketch = sketch(&*tract(), view, &SketchOptions::default(), &|_| true, &mut |_, _| {}).unwrap();
     sketch.scores.into_iter().flat_map(|d| d.scores).collect()
 }
 
@@ -228,4 +233,19 @@ fn half_precision_is_scored_in_single() {
     for (a, b) in half.iter().zip(&single) {
         assert!((a - b).abs() <= 1e-2 * b.abs(), "{half:?} {single:?}");
     }
+}
+
+#[test]
+fn cotangents_pass_through_choices() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        chooses (float[N, 4, 6] x) => (float[N, 2, 5] y)
+        <float[6, 8] w1 = random, float[8, 6] w2 = random, float[6, 5] w3 = random, int64[1] two = {2}>
+        {
+            a = MatMul (x, w1)
+            r = Relu (a)
+            b = MatMul (r, w2)
+            values, places = TopK <axis = 1> (b, two)
+            y = MatMul (values, w3)
+        }"#;
+    assert_eq!(scores_of(text).len(), 8);
 }

@@ -334,6 +334,16 @@ impl<'t> Expr<'t> {
         zeros.cast(self.dtype)
     }
 
+    /// This value with `updates` at the places of an axis that `indices` lists: in place of what is there, or added to it.
+    pub fn scatter(self, axis: i64, indices: Self, updates: Self, add: bool) -> Self {
+        let added = add.then_some(Attr::Str("reduction", "add"));
+        let attributes: Vec<_> = std::iter::once(Attr::Int("axis", axis)).chain(added).collect();
+        let scattered = self.apply("ScatterElements", &[indices, updates], &attributes);
+        // tract takes the result for one of a wider type.
+        let same = Attr::Int("to", i64::from(self.dtype.onnx()));
+        self.tail.node("Cast", &[Some(scattered)], &[same], self.dtype)
+    }
+
     /// New axes of extent one, at these places of the result.
     pub fn unsqueeze(self, axes: &[usize]) -> Self {
         self.squeezing("Unsqueeze", axes)

@@ -55,8 +55,8 @@ impl Operator for TopK {
         if node.opset() < 11 {
             return Err(node.none("operator sets before 11, where nothing scatters elements"));
         }
-        let axis = Attr::Int("axis", node.int("axis").unwrap_or(-1));
-        node.give(0, node.x(0)?.zeros().apply("ScatterElements", &[node.y(1)?, node.g()?], &[axis]));
+        let axis = node.int("axis").unwrap_or(-1);
+        node.give(0, node.x(0)?.zeros().scatter(axis, node.y(1)?, node.g()?, false));
         Ok(())
     }
 

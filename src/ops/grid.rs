@@ -1,6 +1,6 @@
 //! GridSample.
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use super::{NoGradient, NodeGradient, NodeTyper, Operator, scatter::adds_at_indices};
 use crate::{
     graph::{Attr, Expr},
     tensor::{DType, Tensor},
@@ -31,9 +31,7 @@ impl Operator for GridSample {
     /// Each point is a weighted sum of the positions around it. Weights depend on the point, and so does, by steps that have
     /// no slope, which positions those are.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        if node.opset() < 16 {
-            return Err(node.none("operator sets before 16, where nothing adds at indices"));
-        }
+        adds_at_indices(node)?;
         let sampling = Sampling::of(node)?;
         let around = sampling.around(node)?;
         let (x, flat) = (node.x(0)?, [0, 0, -1]);
@@ -216,8 +214,7 @@ fn spread<'a>(
     };
     let places = laid(around.iter().map(|s| s.place.apply("Expand", &[g.shape()], &[])).collect())?;
     let passed = laid(around.iter().map(|s| g * s.weight.cast(g.dtype())).collect())?;
-    let attributes = [Attr::Int("axis", 2), Attr::Str("reduction", "add")];
-    Ok(x.zeros().apply("ScatterElements", &[places, passed], &attributes))
+    Ok(x.zeros().scatter(2, places, passed, true))
 }
 
 /// The cotangents of the coordinates, `[N, points, coordinates]`.

@@ -26,8 +26,9 @@ impl Operator for GatherElements {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let axis = Attr::Int("axis", node.int("axis").unwrap_or(0));
-        node.give(0, scattered(node, "ScatterElements", Some(axis))?);
+        adds_at_indices(node)?;
+        let axis = node.int("axis").unwrap_or(0);
+        node.give(0, node.x(0)?.zeros().scatter(axis, node.x(1)?, node.g()?, true));
         Ok(())
     }
 }
@@ -110,7 +111,9 @@ impl Operator for GatherNd {
         if node.int("batch_dims").unwrap_or(0) != 0 {
             return Err(node.none("batch axes"));
         }
-        node.give(0, scattered(node, "ScatterND", None)?);
+        adds_at_indices(node)?;
+        let add = Attr::Str("reduction", "add");
+        node.give(0, node.x(0)?.zeros().apply("ScatterND", &[node.x(1)?, node.g()?], &[add]));
         Ok(())
     }
 }
@@ -156,14 +159,12 @@ fn indexed(
     Ok((places.to_vec(), data[end..].to_vec()))
 }
 
-/// The cotangent of what was picked from, added up where several picked one entry.
-fn scattered<'a>(node: &NodeGradient<'a>, op: &str, axis: Option<Attr<'_>>) -> Result<Expr<'a>, NoGradient> {
-    if node.opset() < 16 {
-        return Err(node.none("operator sets before 16, where nothing adds at indices"));
+/// Where several picked one entry, their cotangents add up.
+pub(super) fn adds_at_indices(node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+    match node.opset() < 16 {
+        true => Err(node.none("operator sets before 16, where nothing adds at indices")),
+        false => Ok(()),
     }
-    let zeros = node.x(0)?.zeros();
-    let attributes: Vec<_> = axis.into_iter().chain([Attr::Str("reduction", "add")]).collect();
-    Ok(zeros.apply(op, &[node.x(1)?, node.g()?], &attributes))
 }
 
 /// Entries that were replaced pass their cotangent to what replaced them.

@@ -1,6 +1,6 @@
 //! Shape, and what makes tensors from shapes: ConstantOfShape, Range.
 
-use super::{Change, EditError, NodeEditor, NodeTyper, Operator, SizeFlow};
+use super::{Change, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::widths::{Element, Reason};
 
 /// The extents of its operand's axes.
@@ -81,6 +81,13 @@ impl Operator for Range {
         let size = node.result_shape(0)?.first().copied().unwrap_or(1);
         let axis = node.fixed(size, Reason::Counted);
         node.set(0, vec![axis]);
+        Ok(())
+    }
+
+    /// All numbers move with the start, and none with the limit.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        node.give(0, node.g()?.sum(&[0], false));
+        node.give_zero(1);
         Ok(())
     }
 }

@@ -45,6 +45,7 @@ pub static FORMS: &[(&str, Form)] = &[
         c.op("GatherND", 18).x(&[B, 3, 4]).constant(Tensor::I64(indices))
     }),
     ("Pad", pad),
+    ("Range", |c| c.op("Range", 11).x(&[]).number(5.0).number(1.0)),
     ("Reshape", |mut c| {
         let shape = c.pick(&[&[0, -1][..], &[-1, 6, 4], &[0, 2, 3, 4], &[4, -1, 3, 2]]);
         c.op("Reshape", 14).x(&[B, 6, 4]).list(shape)
