@@ -247,5 +247,6 @@ fn cotangents_pass_through_choices() {
             values, places = TopK <axis = 1> (b, two)
             y = MatMul (values, w3)
         }"#;
-    assert_eq!(scores_of(text).len(), 8);
+    // Those of the layer before, and the features that are chosen.
+    assert_eq!(scores_of(text).len(), 8 + 6);
 }
