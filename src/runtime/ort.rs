@@ -149,7 +149,10 @@ impl Ort {
             .with_intra_threads(self.threads)?
             // Spinning threads double the time on a machine that does anything else.
             .with_intra_op_spinning(false)?
-            .with_deterministic_compute(true)?;
+            .with_deterministic_compute(true)?
+            // On processors without VNNI, sums of products of bytes saturate, in an order that pruning changes.
+            .with_precise_qmm()?
+            .with_quant_qdq(false)?;
         if cuda {
             // TF32 keeps 10 bits of the mantissa, too few to verify results; and the default search for the fastest
             // convolution picks by timing, so that results would change from run to run.
