@@ -13,7 +13,8 @@ use optin_onnx::{
     onnx,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
     score::{
-        DimensionScores, ExactOptions, ModelView, SketchOptions, exact, magnitude, sketch, spearman, wanda,
+        DimensionScores, ExactOptions, ModelView, ScoreOptions, SketchOptions, exact, magnitude, sketch,
+        spearman, wanda,
     },
     typing::{self, Granularity, Kind},
 };
@@ -73,13 +74,14 @@ fn main() {
         let scores = score();
         (scores, start.elapsed().as_secs_f64() / forward)
     };
+    let lambda = ScoreOptions::default().lambda;
     // All positions of a ViT: what is compared with should not itself be an estimate.
-    let exact_options = ExactOptions { units: Some(units), tokens: 256, ..Default::default() };
+    let exact_options = ExactOptions { units: Some(units), tokens: 256, lambda, ..Default::default() };
     let exactly = |quirks: bool| {
         let options = ExactOptions { paper_quirks: quirks, ..exact_options };
         exact(&*engine, view, &options, &|_| true, &mut |_, _| {}).unwrap()
     };
-    let sketch_options = SketchOptions { probes, ..Default::default() };
+    let sketch_options = SketchOptions { probes, lambda, ..Default::default() };
     let sketched = || {
         let sketch = sketch(&*engine, view, &sketch_options, &|_| true, &mut |_, _| {}).unwrap();
         sketch.stops.iter().for_each(|stop| println!("stops at {stop}"));
