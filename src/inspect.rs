@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    calibration::{CalibrationOptions, Origin},
+    calibration::CalibrationOptions,
     onnx,
     pipeline::{Error, ModelOptions, Typed, type_model},
     plan::{self, Cost, Limits},
@@ -105,7 +105,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
         source_sha256: typed.source.sha256.clone(),
         runtime: engine.describe(),
         calibration: typed.samples.origin().to_string(),
-        synthetic: matches!(typed.samples.origin(), Origin::Synthetic),
+        synthetic: typed.is_synthetic(),
         flops: reach(&flops, &typed, &options.limits),
         params: reach(&params, &typed, &options.limits),
         prunable: shares(&flops, &typed, &options.limits),

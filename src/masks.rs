@@ -62,8 +62,7 @@ pub fn entries_mask(
     contraction: &Contraction,
     kept: &Kept,
 ) -> Option<Vec<f32>> {
-    let axes = widths.operand(graph, contraction.operand())?;
-    let axis = *axes.get(contraction.axis)?;
+    let axis = widths.at(graph, contraction.place())?;
     let summed = kept.within(&widths.table, contraction.width);
     let entries = summed.entries(&widths.table, axis)?;
     let mut mask = vec![0.0; widths.table.size(axis)];

@@ -208,7 +208,11 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     // Made-up inputs say nothing of what removed units did.
     let recover = if typed.is_synthetic() { Mode::Off } else { options.recover };
     progress(Progress::Stage("score"));
-    let scores = clock.time("score", || scores(&*engine, &typed, options, recover, progress))?;
+    let scores = clock.time("score", || match &options.scores {
+        Some(path) => saved_scores(path, &typed),
+        None => new_scores(&*engine, &typed, options, recover, progress),
+    })?;
+    let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
     progress(Progress::Stage("plan"));
     let prunable = &typed.dimensions.prunable;
     let (cost, _) = costs.budgeted();
@@ -384,21 +388,6 @@ fn why_pinned(dimensions: &Dimensions) -> String {
         true => "no weight has an axis that could shrink".to_owned(),
         false => reasons.into_iter().collect::<Vec<_>>().join("; "),
     }
-}
-
-/// The scores to plan by, from a file or made now.
-fn scores(
-    engine: &dyn Engine,
-    typed: &Typed,
-    options: &Options,
-    recover: Mode,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Scores, Error> {
-    let scores = match &options.scores {
-        Some(path) => saved_scores(path, typed)?,
-        None => new_scores(engine, typed, options, recover, progress)?,
-    };
-    Ok(if recover == Mode::Refit { scores.with_recovery() } else { scores })
 }
 
 fn saved_scores(path: &Path, typed: &Typed) -> Result<Scores, Error> {

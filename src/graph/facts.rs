@@ -46,9 +46,9 @@ impl Facts {
 
     /// The same about a model whose numbers of 16 bits became such of 32.
     pub fn single(&self) -> Self {
-        let single = |fact: &Fact| match fact.dtype {
-            DType::F16 | DType::BF16 => Fact { dtype: DType::F32, ..fact.clone() },
-            _ => fact.clone(),
+        let single = |fact: &Fact| match fact.dtype.is_half() {
+            true => Fact { dtype: DType::F32, ..fact.clone() },
+            false => fact.clone(),
         };
         Self { facts: self.facts.iter().map(|f| f.as_ref().map(single)).collect(), samples: self.samples }
     }

@@ -31,7 +31,7 @@ pub fn single(model: &ModelProto) -> Option<ModelProto> {
 }
 
 fn is_half(element_type: i32) -> bool {
-    matches!(DType::from_onnx(element_type), Some(DType::F16 | DType::BF16))
+    DType::from_onnx(element_type).is_some_and(DType::is_half)
 }
 
 /// Retypes inputs, outputs and what nodes convert to; says whether there was anything to.

@@ -231,8 +231,7 @@ impl<'a> Attended<'a> {
         let [k, v] =
             [(key, 1), (value, 2)].map(|(part, slot)| part.apart(self.operands[slot]).unsqueeze(&[2]));
         let dp = g.matmul(v.matrix_transpose(5));
-        let scale = scale.filter(|s| *s != 0.0);
-        let ds = p * (dp - (p * dp).sum(&[4], true)) * scale.unwrap_or(1.0 / (query.extent as f32).sqrt());
+        let ds = p * (dp - (p * dp).sum(&[4], true)) * logit_scale(scale, query.extent);
         let dq = ds.matmul(k).reshape_like(query.apart(self.operands[0]));
         [
             query.together(dq),
@@ -240,6 +239,11 @@ impl<'a> Attended<'a> {
             value.together(p.matrix_transpose(5).matmul(g).sum(&[2], false)),
         ]
     }
+}
+
+/// What products of queries and keys are multiplied by; zero says as little as nothing.
+pub(super) fn logit_scale(said: Option<f32>, extent: usize) -> f32 {
+    said.filter(|s| *s != 0.0).unwrap_or(1.0 / (extent as f32).sqrt())
 }
 
 /// How queries, keys or values lie: `[B, H, S, E]`, or `[B, S, H·E]` where heads are merged.
@@ -260,14 +264,16 @@ impl Part {
         }
     }
 
-    fn apart<'a>(&self, x: Expr<'a>) -> Expr<'a> {
+    /// As `[B, H, S, E]`.
+    pub fn apart<'a>(&self, x: Expr<'a>) -> Expr<'a> {
         match self.merged {
             true => x.reshape(&[0, 0, self.heads as i64, -1]).transpose(&[0, 2, 1, 3]),
             false => x,
         }
     }
 
-    fn together<'a>(&self, x: Expr<'a>) -> Expr<'a> {
+    /// From `[B, H, S, E]` back.
+    pub fn together<'a>(&self, x: Expr<'a>) -> Expr<'a> {
         if self.merged { x.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, -1]) } else { x }
     }
 

@@ -76,6 +76,11 @@ impl<'a> NodeGradient<'a> {
         NoGradient { op: self.node.op_type().to_owned(), what: what.to_owned() }
     }
 
+    /// Values laid end to end.
+    pub fn laid(&self, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
+        self.tail.concat(parts, axis).ok_or_else(|| self.none("operands without extent"))
+    }
+
     /// The node once more, on other operands, for its first result: its attributes hold.
     pub fn again(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
         Ok(self.tail.again(&self.node.proto, operands, self.y(0)?.dtype()))

@@ -33,15 +33,18 @@ impl Operator for GridSample {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         adds_at_indices(node)?;
         let sampling = Sampling::of(node)?;
-        let around = sampling.around(node)?;
-        let (x, flat) = (node.x(0)?, [0, 0, -1]);
-        let (x_flat, g) = (x.reshape(&flat), node.g()?.reshape(&flat));
+        let flat = [0, 0, -1];
+        let sampled = Sampled {
+            node,
+            x: node.x(0)?.reshape(&flat),
+            g: node.g()?.reshape(&flat),
+            around: sampling.around(node)?,
+        };
         if node.needs(0) {
-            node.give(0, spread(node, x_flat, g, &around)?.reshape_like(x));
+            node.give(0, sampled.spread()?.reshape_like(node.x(0)?));
         }
         if node.needs(1) {
-            let slopes = slopes(node, x_flat, g, &around)?;
-            node.give(1, slopes.reshape_like(node.x(1)?));
+            node.give(1, sampled.slopes()?.reshape_like(node.x(1)?));
         }
         Ok(())
     }
@@ -202,41 +205,45 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Adds to each position what the points that are made from it pass on.
-fn spread<'a>(
-    node: &NodeGradient<'a>,
+/// A node with its positions and points flattened: `x[N, C, positions]`, `g[N, C, points]`.
+struct Sampled<'n, 'a> {
+    node: &'n NodeGradient<'a>,
     x: Expr<'a>,
+    /// The cotangent of the points.
     g: Expr<'a>,
-    around: &[Source<'a>],
-) -> Result<Expr<'a>, NoGradient> {
-    let laid = |parts: Vec<Expr<'a>>| {
-        node.tail().concat(&parts, 2).ok_or_else(|| node.none("an operand without positions"))
-    };
-    let places = laid(around.iter().map(|s| s.place.apply("Expand", &[g.shape()], &[])).collect())?;
-    let passed = laid(around.iter().map(|s| g * s.weight.cast(g.dtype())).collect())?;
-    Ok(x.zeros().scatter(2, places, passed, true))
+    /// What points are made from.
+    around: Vec<Source<'a>>,
 }
 
-/// The cotangents of the coordinates, `[N, points, coordinates]`.
-fn slopes<'a>(
-    node: &NodeGradient<'a>,
-    x: Expr<'a>,
-    g: Expr<'a>,
-    around: &[Source<'a>],
-) -> Result<Expr<'a>, NoGradient> {
-    let mut sums: Vec<Expr<'a>> = Vec::new();
-    for source in around {
-        let place = source.place.apply("Expand", &[g.shape()], &[]);
-        let seen = x.apply("GatherElements", &[place], &[Attr::Int("axis", 2)]);
-        let shared = (g * seen).sum(&[1], true);
-        for (i, slope) in source.slopes.iter().enumerate() {
-            let term = shared * slope.cast(g.dtype());
-            match sums.get_mut(i) {
-                Some(sum) => *sum = *sum + term,
-                None => sums.push(term),
+impl<'a> Sampled<'_, 'a> {
+    /// Places `[N, C, points]`: those of all channels are the same.
+    fn places(&self, source: &Source<'a>) -> Expr<'a> {
+        source.place.apply("Expand", &[self.g.shape()], &[])
+    }
+
+    /// Adds to each position what the points that are made from it pass on.
+    fn spread(&self) -> Result<Expr<'a>, NoGradient> {
+        let places: Vec<_> = self.around.iter().map(|s| self.places(s)).collect();
+        let passed: Vec<_> = self.around.iter().map(|s| self.g * s.weight.cast(self.g.dtype())).collect();
+        let (places, passed) = (self.node.laid(&places, 2)?, self.node.laid(&passed, 2)?);
+        Ok(self.x.zeros().scatter(2, places, passed, true))
+    }
+
+    /// The cotangents of the coordinates, `[N, points, coordinates]`.
+    fn slopes(&self) -> Result<Expr<'a>, NoGradient> {
+        let mut sums: Vec<Expr<'a>> = Vec::new();
+        for source in &self.around {
+            let seen = self.x.apply("GatherElements", &[self.places(source)], &[Attr::Int("axis", 2)]);
+            let shared = (self.g * seen).sum(&[1], true);
+            for (i, slope) in source.slopes.iter().enumerate() {
+                let term = shared * slope.cast(self.g.dtype());
+                match sums.get_mut(i) {
+                    Some(sum) => *sum = *sum + term,
+                    None => sums.push(term),
+                }
             }
         }
+        let slopes = self.node.laid(&sums, 1)?.transpose(&[0, 2, 1]);
+        Ok(slopes.cast(self.node.dtype(1).unwrap_or(self.g.dtype())))
     }
-    let slopes = node.tail().concat(&sums, 1).ok_or_else(|| node.none("an operand without positions"))?;
-    Ok(slopes.transpose(&[0, 2, 1]).cast(node.dtype(1).unwrap_or(g.dtype())))
 }

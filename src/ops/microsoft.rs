@@ -2,7 +2,7 @@
 
 use super::{
     EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
-    attention::{Attended, Heads, Part, by_heads},
+    attention::{Attended, Heads, Part, by_heads, logit_scale},
     gradient::one_hot,
 };
 use crate::{
@@ -214,7 +214,7 @@ impl Operator for FusedAttention {
         let parts = projections.sizes.map(|s| Part { merged: true, heads, length, extent: s / heads });
         let p = projections.probabilities(node)?;
         let cotangents = attended.pull_back(parts, p, node.only_g()?, node.float("scale"));
-        node.give(0, laid(node, &cotangents, 2)?.matmul(w.matrix_transpose(2)));
+        node.give(0, node.laid(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
         Ok(())
     }
 }
@@ -252,7 +252,7 @@ impl Projections {
         let (scored, attended) = (self.sizes[0] + self.sizes[1], self.heads * length);
         let places = numbers(&[1, length, length], (0..length).flat_map(|i| one_hot(i, length)).collect())?;
         let square = node.tail().constant(&Tensor::ints(&[length as i64; 2]));
-        let places = places.apply("Expand", &[laid(node, &[x.shape().slice(0, 0, 1), square], 0)?], &[]);
+        let places = places.apply("Expand", &[node.laid(&[x.shape().slice(0, 0, 1), square], 0)?], &[]);
         let row = |i: usize| {
             let values = (0..self.heads).flat_map(move |_| one_hot(i, length));
             std::iter::repeat_n(0.0, scored).chain(values)
@@ -260,15 +260,15 @@ impl Projections {
         let rows = numbers(&[length, scored + attended], (0..length).flat_map(row).collect())?;
         let features = node.shape(1)?.first().copied().unwrap_or(0);
         let none = numbers(&[features, attended], vec![0.0; features * attended])?;
-        let weight = laid(node, &[laid(node, &[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
+        let weight = node.laid(&[node.laid(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
         let offsets = match node.has(bias) {
             true => {
                 let none = numbers(&[attended], vec![0.0; attended])?;
-                Some(laid(node, &[node.x(bias)?.slice(0, 0, scored), none], 0)?)
+                Some(node.laid(&[node.x(bias)?.slice(0, 0, scored), none], 0)?)
             }
             false => None,
         };
-        let x = laid(node, &[x, places], 2)?;
+        let x = node.laid(&[x, places], 2)?;
         let operands = [Some(x), Some(weight), offsets, node.x(mask).ok(), None, node.x(scores).ok()];
         let mut scoring = node.proto.clone();
         scoring.attribute.retain(|a| a.name() != "qkv_hidden_sizes");
@@ -276,10 +276,6 @@ impl Projections {
         scoring.attribute.push(ints_attribute("qkv_hidden_sizes", &sizes));
         Ok(node.tail().again(&scoring, &operands, x.dtype()))
     }
-}
-
-fn laid<'a>(node: &NodeGradient<'a>, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
-    node.tail().concat(parts, axis).ok_or_else(|| node.none("operands without extent"))
 }
 
 /// Groups of query heads share a head of keys and values. Projected operands come apart, or all in one: `[B, S, (H+2·G)·E]`.
@@ -359,14 +355,12 @@ impl Operator for GroupQueryAttention {
             kv_heads: grouped.kv_heads,
             rest: Vec::new(),
         };
-        let part = |heads, length| Part { merged: false, heads, length, extent: grouped.extent };
-        let parts = [
-            part(grouped.heads, grouped.length),
-            part(grouped.kv_heads, grouped.keys),
-            part(grouped.kv_heads, grouped.keys),
-        ];
+        let part = |heads, length| Part { merged: false, ..grouped.merged(heads, length) };
+        let keys = part(grouped.kv_heads, grouped.keys);
+        let parts = [part(grouped.heads, grouped.length), keys, keys];
         let p = grouped.probabilities(node, &attended)?;
-        let g = grouped.apart(node.cotangent(0).unwrap_or_else(|| query.zeros()), grouped.heads);
+        let results = grouped.merged(grouped.heads, grouped.length);
+        let g = node.cotangent(0).map_or_else(|| query.zeros(), |g| results.apart(g));
         let [dq, dk, dv] = attended.pull_back(parts, p, g, node.float("scale"));
         let dk = node.cotangent(1).map_or(dk, |other| dk + other);
         let dv = node.cotangent(2).map_or(dv, |other| dv + other);
@@ -408,15 +402,16 @@ impl Grouped {
         Ok(Self { heads, kv_heads, extent, length, keys })
     }
 
-    /// From `[B, S, H·E]` to `[B, H, S, E]`.
-    fn apart<'a>(&self, x: Expr<'a>, heads: usize) -> Expr<'a> {
-        x.reshape(&[0, 0, heads as i64, self.extent as i64]).transpose(&[0, 2, 1, 3])
+    /// Entries `[B, S, H·E]`.
+    fn merged(&self, heads: usize, length: usize) -> Part {
+        Part { merged: true, heads, length, extent: self.extent }
     }
 
     fn query<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
         let features = self.heads * self.extent;
         let x = node.x(0)?;
-        Ok(self.apart(if node.has(1) { x } else { x.slice(2, 0, features) }, self.heads))
+        let query = if node.has(1) { x } else { x.slice(2, 0, features) };
+        Ok(self.merged(self.heads, self.length).apart(query))
     }
 
     /// Entries turned by their positions, as queries and keys are; or back, as their cotangents are.
@@ -454,8 +449,7 @@ impl Grouped {
     ) -> Result<Expr<'a>, NoGradient> {
         let [query, key, _] = attended.operands;
         let group = [self.kv_heads as i64, (self.heads / self.kv_heads) as i64];
-        let scale = node.float("scale").filter(|s| *s != 0.0);
-        let scale = scale.unwrap_or(1.0 / (self.extent as f32).sqrt());
+        let scale = logit_scale(node.float("scale"), self.extent);
         let grouped = query.reshape(&[0, group[0], group[1], -1, self.extent as i64]);
         let logits = grouped.matmul(key.unsqueeze(&[2]).matrix_transpose(5)) * scale;
         let mut logits = logits.reshape(&[0, self.heads as i64, -1, self.keys as i64]);
@@ -482,16 +476,18 @@ impl Grouped {
         [query, key, value]: [Expr<'a>; 3],
     ) -> Result<(), NoGradient> {
         let past = self.keys - self.length;
-        let together = |x: Expr<'a>| x.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, -1]);
         let own = |x: Expr<'a>| if past == 0 { x } else { x.slice(2, past, self.keys) };
-        let query = together(self.turned(node, query, true)?);
-        let (keys, values) = (together(self.turned(node, own(key), true)?), together(own(value)));
+        let (queried, keyed) =
+            (self.merged(self.heads, self.length), self.merged(self.kv_heads, self.length));
+        let query = queried.together(self.turned(node, query, true)?);
+        let keys = keyed.together(self.turned(node, own(key), true)?);
+        let values = keyed.together(own(value));
         if node.has(1) {
             node.give(0, query);
             node.give(1, keys);
             node.give(2, values);
         } else {
-            node.give(0, laid(node, &[query, keys, values], 2)?);
+            node.give(0, node.laid(&[query, keys, values], 2)?);
         }
         for (slot, cotangent) in [(3, key), (4, value)] {
             node.give(slot, cotangent.slice(2, 0, past));

@@ -129,13 +129,16 @@ fn select_views(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) 
             let samples = batch.map_or(1, |batch| widths.table.size(batch)).max(1);
             // The entries of a sample; those of the next follow.
             let entries: Vec<i64> = entries[..entries.len() / samples].iter().map(|e| *e as i64).collect();
-            let listed = if batch.is_some() { patch.fresh(graph, "entries") } else { indices.clone() };
-            patch.constant(from_tensor(&listed, &Tensor::ints(&entries)));
-            if batch.is_some() {
+            let entries = Tensor::ints(&entries);
+            if batch.is_none() {
+                patch.constant(from_tensor(&indices, &entries));
+            } else {
+                let listed = patch.fresh(graph, "entries");
+                patch.constant(from_tensor(&listed, &entries));
                 let period = widths.table.size(*width) / samples;
-                let indices = ops::per_sample(&indices, [&whole, &listed], axis, period);
-                indices.1.iter().for_each(|constant| patch.constant(constant.clone()));
-                indices.0.into_iter().for_each(|node| patch.insert(at.node, node));
+                let (nodes, constants) = ops::per_sample(&indices, [&whole, &listed], axis, period);
+                constants.into_iter().for_each(|constant| patch.constant(constant));
+                nodes.into_iter().for_each(|node| patch.insert(at.node, node));
             }
             patch.insert(at.node, ops::gather(&selected, [whole, indices], axis));
             patch.rewire(at, selected);

@@ -438,9 +438,9 @@ impl Suffix<'_> {
 
 /// What multiplies the operand of a sum: zero for the units that are left out, else one.
 fn mask_of(view: ModelView<'_>, contraction: &Contraction, kept: &Kept) -> Option<Tensor> {
-    let axis = view.widths.operand(view.graph, contraction.operand())?.get(contraction.axis)?;
+    let axis = view.widths.at(view.graph, contraction.place())?;
     let mask = masks::entries_mask(view.widths, view.graph, contraction, kept);
-    let mask = mask.unwrap_or_else(|| vec![1.0; view.widths.table.size(*axis)]);
+    let mask = mask.unwrap_or_else(|| vec![1.0; view.widths.table.size(axis)]);
     masks::shaped(view.graph, view.facts, contraction, &mask)
 }
 

@@ -231,7 +231,7 @@ impl Passes<'_> {
     ) -> Result<Vec<Moved>, ScoreError> {
         let count = self.view.samples.len();
         let mut feed = self.view.samples.batch(range.start, range.end)?;
-        for (_, tensor) in feed.iter_mut().filter(|(_, t)| matches!(t.dtype(), DType::F16 | DType::BF16)) {
+        for (_, tensor) in feed.iter_mut().filter(|(_, t)| t.dtype().is_half()) {
             *tensor = tensor.cast_float(DType::F32).unwrap_or(tensor.clone());
         }
         let mask = self.padding.and_then(|p| feed.iter().find(|(name, _)| *name == p.input));

@@ -209,16 +209,16 @@ fn inner_widths(widths: &Widths) -> BTreeSet<Width> {
 
 /// Weighted nodes whose results have the width as (part of) an axis: those that own it on an axis they do not sum over.
 fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Place]) -> Vec<NodeId> {
-    let summed: BTreeSet<(NodeId, usize, usize)> = widths
+    let summed: BTreeSet<Place> = widths
         .contractions
         .iter()
         .filter(|c| widths.table.contains(c.width, width))
-        .filter_map(|c| c.weight.map(|(slot, axis)| (c.node, slot, axis)))
+        .filter_map(|c| c.weight.map(|(slot, axis)| Place { at: Use { node: c.node, slot }, axis }))
         .collect();
     let read = owned.iter().map(|o| Place { at: ops::reader(graph, o.at), axis: o.axis });
     let matrices = read.filter(|o| {
         let rank = widths.operand(graph, o.at).map_or(0, <[Width]>::len);
-        rank >= 2 && !summed.contains(&(o.at.node, o.at.slot, o.axis))
+        rank >= 2 && !summed.contains(o)
     });
     let costly: BTreeSet<NodeId> = widths.macs.iter().map(|m| m.node).collect();
     let mut nodes: Vec<NodeId> = matrices.map(|o| o.at.node).collect();

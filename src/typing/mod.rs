@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Use, ValueId},
     ops::{self, NodeTyper, SizeFlow},
-    widths::{Pin, Reason, Width, Widths},
+    widths::{Pin, Place, Reason, Width, Widths},
 };
 use shared::{Apart, Factor};
 
@@ -125,7 +125,7 @@ fn type_views(graph: &Graph, widths: &mut Widths, id: NodeId, apart: &Apart) {
         let Some(mut axes) = widths.value(*value).map(<[Width]>::to_vec) else { continue };
         let at = Use { node: id, slot };
         let own: Vec<(usize, Factor)> =
-            (0..axes.len()).filter_map(|axis| Some((axis, *apart.get(&(at, axis))?))).collect();
+            (0..axes.len()).filter_map(|axis| Some((axis, *apart.get(&Place { at, axis })?))).collect();
         for &(axis, factor) in &own {
             axes[axis] = shared::beside(&mut widths.table, axes[axis], factor, graph.node(id).label());
         }

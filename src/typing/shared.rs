@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Granularity, Kind, dimensions};
 use crate::{
     graph::{Graph, NodeId, Use, ValueId},
-    widths::{Contraction, Form, Pin, Reason, Width, WidthTable, Widths},
+    widths::{Contraction, Form, Pin, Place, Reason, Width, WidthTable, Widths},
 };
 
 /// A factor of an axis that is typed apart, by its extent and that of all factors outside of it.
@@ -21,7 +21,7 @@ pub(super) struct Factor {
 }
 
 /// Axes of uses that are typed apart, and which factor of them is.
-pub(super) type Apart = BTreeMap<(Use, usize), Factor>;
+pub(super) type Apart = BTreeMap<Place, Factor>;
 
 /// The uses that are to be typed apart beside those that the model was typed with.
 pub(super) fn apart(graph: &Graph, widths: &Widths) -> Apart {
@@ -54,7 +54,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
         // Selecting costs about what a depthwise convolution does.
         let grouped = groups > 1 && sum.width != Width::ONE;
         (grouped && pinned(axis) && table.pins(feature).is_empty())
-            .then_some(((sum.operand(), sum.axis), Factor { outer: 1, own: groups }))
+            .then_some((sum.place(), Factor { outer: 1, own: groups }))
     };
     widths.contractions.iter().filter_map(groups).collect()
 }
@@ -76,7 +76,7 @@ fn head_axes(graph: &Graph, widths: &Widths) -> Apart {
         }
         for (axis, width) in widths.value(value).unwrap_or_default().iter().enumerate() {
             if let Some(factor) = factor(graph, widths, *width, &|w| heads.contains(&w)) {
-                axes.extend(uses.iter().map(|at| ((*at, axis), factor)));
+                axes.extend(uses.iter().map(|at| (Place { at: *at, axis }, factor)));
             }
         }
     }
@@ -117,7 +117,7 @@ fn taken_apart(graph: &Graph, widths: &Widths) -> Apart {
                 let results = graph.node(at.node).outputs.iter().flatten();
                 results.filter_map(|r| widths.value(*r)).any(|axes| axes.iter().any(heads))
             };
-            axes.extend(graph.uses(value).iter().filter(splits).map(|at| ((*at, axis), factor)));
+            axes.extend(graph.uses(value).iter().filter(splits).map(|at| (Place { at: *at, axis }, factor)));
         }
     }
     axes

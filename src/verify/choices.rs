@@ -76,12 +76,10 @@ fn choices(masked: &ModelProto, pruned: &ModelProto) -> Vec<Choice> {
     let choices = pruned.nodes().filter_map(|(_, node)| {
         ops::find(&node.proto).filter(|rule| rule.chooses())?;
         let results: Vec<String> = node.proto.output.iter().filter(|o| !o.is_empty()).cloned().collect();
-        let value = pruned.find(results.first()?)?;
         let other = masked.node(masked.producer(masked.find(results.first()?)?)?);
         let values = node.outputs.iter().flatten();
         let readers =
             values.flat_map(|v| pruned.uses(*v).into_iter().map(|at| (at, pruned.value(*v).name.clone())));
-        pruned.producer(value)?;
         Some(Choice {
             from: [other.proto.input.first()?.clone(), node.proto.input.first()?.clone()],
             results,
