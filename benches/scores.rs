@@ -1,7 +1,8 @@
 //! Compares the ways to score on one model and its data: rank correlation with exact scores over randomly chosen units, and
 //! cost as a multiple of one forward pass over the same samples.
 //!
-//! `cargo bench --bench scores -- model.onnx calib.npz [samples [probes [units]]]` (the fixture when nothing is said)
+//! `cargo bench --bench scores -- model.onnx calib.npz [samples [probes [units [lambda [seed]]]]]` (the fixture when nothing is
+//! said)
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -26,6 +27,8 @@ fn main() {
     let calib = said.get(1).map_or_else(|| fixtures.join("calib.npz"), PathBuf::from);
     let number = |i: usize, default: usize| said.get(i).map_or(default, |n| n.parse().unwrap());
     let (count, probes, units) = (number(2, 32), number(3, 8), number(4, 32));
+    let lambda = said.get(5).map_or(ScoreOptions::default().lambda, |lambda| lambda.parse().unwrap());
+    let seed = number(6, 0) as u64;
 
     let engine = runtime::open(&RuntimeOptions {
         runtime: RuntimeChoice::Auto,
@@ -74,14 +77,13 @@ fn main() {
         let scores = score();
         (scores, start.elapsed().as_secs_f64() / forward)
     };
-    let lambda = ScoreOptions::default().lambda;
     // All positions of a ViT: what is compared with should not itself be an estimate.
-    let exact_options = ExactOptions { units: Some(units), tokens: 256, lambda, ..Default::default() };
+    let exact_options = ExactOptions { units: Some(units), tokens: 256, lambda, seed, ..Default::default() };
     let exactly = |quirks: bool| {
         let options = ExactOptions { paper_quirks: quirks, ..exact_options };
         exact(&*engine, view, &options, &|_| true, &mut |_, _| {}).unwrap()
     };
-    let sketch_options = SketchOptions { probes, lambda, ..Default::default() };
+    let sketch_options = SketchOptions { probes, lambda, seed, ..Default::default() };
     let sketched = || {
         let sketch = sketch(&*engine, view, &sketch_options, &|_| true, &mut |_, _| {}).unwrap();
         sketch.stops.iter().for_each(|stop| println!("stops at {stop}"));
