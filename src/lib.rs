@@ -14,6 +14,7 @@ pub mod plan;
 pub mod recover;
 pub mod report;
 pub mod rewrite;
+pub mod rotate;
 pub mod runtime;
 pub mod score;
 pub mod tensor;

@@ -1,4 +1,4 @@
-//! The whole run: load → type → score → plan → rewrite → verify → recover → save.
+//! The whole run: load → type → rotate → score → plan → rewrite → verify → recover → save.
 
 use std::{
     collections::BTreeSet,
@@ -18,9 +18,10 @@ use crate::{
     recover::{self, Mode, RecoverError, RecoverOptions},
     report::{Change, Clock, Report},
     rewrite::{self, RewriteError},
+    rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, ScoreError, ScoreOptions, Scores},
-    typing::{self, Dimension, Dimensions, Granularity},
+    typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::{self, Proof, VerifyError},
     widths::{Kept, Widths},
 };
@@ -110,6 +111,8 @@ pub enum Error {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
+    Rotate(#[from] RotateError),
+    #[error(transparent)]
     Rewrite(#[from] RewriteError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
@@ -144,6 +147,7 @@ impl Error {
             Self::Disproved { .. }
                 | Self::Miscounted { .. }
                 | Self::Verify(_)
+                | Self::Rotate(_)
                 | Self::Rewrite(_)
                 | Self::Recover(_)
         ) || matches!(self, Self::Plan(PlanError::Nothing(_)))
@@ -202,6 +206,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     let source = clock.time("load", || onnx::load(&options.input))?;
     progress(Progress::Stage("type"));
     let typed = type_model(&*engine, source, options.model(), &mut clock)?;
+    let (typed, rotation) = turn_heads(&*engine, typed, options, &mut clock, progress)?;
     measure_forward(&*engine, &typed, &mut clock)?;
     let costs = Costs::new(&typed, options);
     let target = costs.target(progress)?;
@@ -209,7 +214,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     let recover = if typed.is_synthetic() { Mode::Off } else { options.recover };
     progress(Progress::Stage("score"));
     let scores = clock.time("score", || match &options.scores {
-        Some(path) => saved_scores(path, &typed),
+        Some(path) => saved_scores(path, &typed, options.score.seed, rotation.as_ref()),
         None => new_scores(&*engine, &typed, options, recover, progress),
     })?;
     let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
@@ -218,6 +223,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     let (cost, _) = costs.budgeted();
     let plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
     let mut report = report(&*engine, &typed, &costs, scores, &plan);
+    report.rotation = rotation;
     if let Some(output) = &options.output {
         let kept = plan.kept(&typed.widths.table, prunable);
         let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
@@ -324,6 +330,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         flops: costs.change(&costs.flops, Some(&kept)),
         params: costs.change(&costs.params, Some(&kept)),
         bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        rotation: None,
         dimensions: Report::dimensions_of(plan),
         pinned: typed.dimensions.pinned.clone(),
         proof: None,
@@ -332,7 +339,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
     }
 }
 
-/// Observes a model on two samples of its calibration data, and types it.
+/// Folds a model's constants, loads its calibration data, and types it.
 pub(crate) fn type_model(
     engine: &dyn Engine,
     mut source: Source,
@@ -349,27 +356,26 @@ pub(crate) fn type_model(
     if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples)) {
         samples.fix_batch(batch)?;
     }
-    let graph = Graph::new(&source.model);
-    let explain = |error: RuntimeError| match samples.origin() {
-        calibration::Origin::Synthetic => Error::Synthetic(error),
-        _ => Error::Runtime(error),
-    };
-    // Two samples tell the batch axis from axes of extent one.
-    let first = samples.ranges(2).next().unwrap_or(0..1);
-    let feed = samples.batch(first.start, first.end)?;
-    let facts = clock.time("observe", || typing::observe(engine, &source.model, &graph, &feed, first.len()));
-    let facts = facts.map_err(explain)?;
-    let batched = if samples.fixed_batch().is_none() {
-        graph.inputs().iter().copied().collect()
-    } else {
-        BTreeSet::new()
-    };
-    let (widths, dimensions) = clock.time("type", || {
-        let widths = typing::infer(&graph, &facts, &batched);
-        let dimensions = typing::dimensions(&graph, &widths, granularity);
-        (widths, dimensions)
-    });
-    Ok(Typed { source, graph, facts, widths, dimensions, samples, batch })
+    Typed::infer(engine, source, samples, batch, granularity, clock)
+}
+
+/// Turns the dimensions of heads to principal axes, if any may be removed. Made-up inputs do not tell those.
+fn turn_heads(
+    engine: &dyn Engine,
+    typed: Typed,
+    options: &Options,
+    clock: &mut Clock,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Typed, Option<Rotation>), Error> {
+    if typed.is_synthetic() || typed.dimensions.prunable.iter().all(|d| d.kind != Kind::HeadDim) {
+        return Ok((typed, None));
+    }
+    progress(Progress::Stage("rotate"));
+    let rotated = clock.time("rotate", || rotate::rotate(engine, typed.view(), options.score.memory))?;
+    let Typed { source, samples, batch, .. } = typed;
+    let source = Source { model: rotated.model, ..source };
+    let typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
+    Ok((typed, Some(rotated.report)))
 }
 
 /// One forward pass over all samples: the unit that the time of the stages is given in.
@@ -390,11 +396,18 @@ fn why_pinned(dimensions: &Dimensions) -> String {
     }
 }
 
-fn saved_scores(path: &Path, typed: &Typed) -> Result<Scores, Error> {
+fn saved_scores(path: &Path, typed: &Typed, seed: u64, rotation: Option<&Rotation>) -> Result<Scores, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
     let scores: Scores = serde_json::from_str(&text).map_err(|e| file_error(path, e))?;
     if scores.model != typed.source.sha256 {
         return Err(PlanError::Scores("they are of another file".to_owned()).into());
+    }
+    let data = (typed.samples.origin().to_string(), typed.samples.len(), seed);
+    let turned = rotation.is_some_and(|rotation| !rotation.turned.is_empty());
+    if turned && data != (scores.calibration.clone(), scores.samples, scores.seed) {
+        let reason =
+            "they are of heads that other samples turned: give the same --calib, --samples and --seed";
+        return Err(PlanError::Scores(reason.to_owned()).into());
     }
     Ok(scores)
 }
@@ -431,6 +444,38 @@ fn new_scores(
 }
 
 impl Typed {
+    /// Observes a model on two samples, and types it.
+    fn infer(
+        engine: &dyn Engine,
+        source: Source,
+        samples: Samples,
+        batch: usize,
+        granularity: Granularity,
+        clock: &mut Clock,
+    ) -> Result<Self, Error> {
+        let graph = Graph::new(&source.model);
+        // Two samples tell the batch axis from axes of extent one.
+        let first = samples.ranges(2).next().unwrap_or(0..1);
+        let feed = samples.batch(first.start, first.end)?;
+        let observed =
+            clock.time("observe", || typing::observe(engine, &source.model, &graph, &feed, first.len()));
+        let facts = observed.map_err(|error| match samples.origin() {
+            calibration::Origin::Synthetic => Error::Synthetic(error),
+            _ => Error::Runtime(error),
+        })?;
+        let batched = if samples.fixed_batch().is_none() {
+            graph.inputs().iter().copied().collect()
+        } else {
+            BTreeSet::new()
+        };
+        let (widths, dimensions) = clock.time("type", || {
+            let widths = typing::infer(&graph, &facts, &batched);
+            let dimensions = typing::dimensions(&graph, &widths, granularity);
+            (widths, dimensions)
+        });
+        Ok(Self { source, graph, facts, widths, dimensions, samples, batch })
+    }
+
     /// Whether the samples are made up.
     pub fn is_synthetic(&self) -> bool {
         matches!(self.samples.origin(), calibration::Origin::Synthetic)

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     plan::Plan,
     recover::{Outcome, Recovery},
+    rotate::Rotation,
     score::Stability,
     typing::{Kind, Pinned},
     verify::Proof,
@@ -75,6 +76,8 @@ pub struct Report {
     pub params: Change,
     /// Bytes of the file.
     pub bytes: Change,
+    /// Which heads were turned before their dimensions were scored; absent where none were to be.
+    pub rotation: Option<Rotation>,
     /// What could be pruned, and what stays.
     pub dimensions: Vec<DimensionReport>,
     /// What could not be pruned, and why.
@@ -102,6 +105,9 @@ impl Report {
             let _ = writeln!(out, "\n{}\n\n{}", self.pinned_table(), self.stage_table());
         } else if !self.pinned.is_empty() {
             let _ = writeln!(out, "\n{} axes of weights keep their extent; -v says why", self.pinned.len());
+        }
+        if let Some(rotation) = &self.rotation {
+            let _ = writeln!(out, "\n{}", rotation_text(rotation));
         }
         if let Some(stability) = &self.stability {
             let _ = writeln!(out, "\nscores: {stability}");
@@ -162,6 +168,22 @@ impl Report {
         }
         stages.to_string()
     }
+}
+
+fn rotation_text(rotation: &Rotation) -> String {
+    let Rotation { turned, left, difference } = rotation;
+    let mut text = format!(
+        "heads: dimensions of {} of {} turned to principal axes",
+        turned.len(),
+        turned.len() + left.len()
+    );
+    if !turned.is_empty() {
+        let _ = write!(text, "; outputs as before within {difference:.1e} (relative)");
+    }
+    for (name, reason) in left {
+        let _ = write!(text, "\n  {name} stays as it is: {reason}");
+    }
+    text
 }
 
 fn proof_text(proof: &Proof) -> String {
@@ -239,11 +261,14 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Runs a stage and remembers how long it took.
+    /// Runs a stage and remembers how long it took; what runs twice, together.
     pub fn time<T>(&mut self, name: &'static str, stage: impl FnOnce() -> T) -> T {
         let start = std::time::Instant::now();
         let result = stage();
-        self.stages.push((name, start.elapsed()));
+        match self.stages.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, total)) => *total += start.elapsed(),
+            None => self.stages.push((name, start.elapsed())),
+        }
         result
     }
 

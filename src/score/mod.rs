@@ -2,6 +2,7 @@
 
 mod elimination;
 mod exact;
+mod moments;
 mod quirks;
 mod random;
 mod sketch;
@@ -9,6 +10,7 @@ mod stability;
 mod weights;
 
 pub use exact::{ExactOptions, exact};
+pub(crate) use moments::{Moments, Sum, measure};
 pub use random::random;
 pub use sketch::{Sketch, SketchOptions, sketch};
 pub use stability::{Stability, spearman};

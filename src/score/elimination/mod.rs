@@ -4,14 +4,16 @@
 //! what a layer sums over can, and optimal brain surgery (Hassibi & Stork, 1993) makes an order of it. How many units a layer
 //! loses is still for the scores to say: they see what the sum is good for, in all later layers.
 
-mod moments;
 mod surgery;
 
 use faer::Mat;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DimensionScores, ModelView, ScoreError};
+use super::{
+    DimensionScores, ModelView, ScoreError,
+    moments::{self, Moments, Sum},
+};
 use crate::{
     graph::Use,
     ops,
@@ -19,7 +21,6 @@ use crate::{
     typing::{Dimension, Kind},
     widths::Contraction,
 };
-use moments::{Moments, Sum};
 use surgery::Entries;
 
 /// The largest covariance, in rows; units of larger sums go by their scores alone.
@@ -74,7 +75,7 @@ fn sums(view: ModelView<'_>, dimension: &Dimension) -> Vec<Sum> {
     for place in dimension.contractions(view.widths).map(Contraction::place) {
         let entries = view.widths.at(view.graph, place).map_or(0, |w| view.widths.table.size(w));
         if (1..=MOST_ENTRIES).contains(&entries) && !sums.iter().any(|s| s.place == place) {
-            sums.push(Sum { place, entries });
+            sums.push(Sum { place, outer: None, entries });
         }
     }
     sums

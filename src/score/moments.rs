@@ -13,13 +13,16 @@ use crate::{
 };
 
 /// A place that is summed over.
-pub(super) struct Sum {
+pub(crate) struct Sum {
     pub place: Place,
+    /// Another axis of the operand whose entries are told apart: the place's entries come once for each of them.
+    pub outer: Option<usize>,
+    /// Entries along both.
     pub entries: usize,
 }
 
 /// Sums over the positions of `X` `[positions, entries]`, padding left out.
-pub(super) struct Moments {
+pub(crate) struct Moments {
     positions: f64,
     /// `[entries]`.
     sums: Vec<f64>,
@@ -50,6 +53,12 @@ impl Moments {
         Some(())
     }
 
+    /// The mean over positions of what products of some entries are.
+    pub fn second(&self, places: &[usize]) -> Mat<f64> {
+        let mean = |i, j| self.gram[(i, j)] / self.positions.max(1.0);
+        Mat::from_fn(places.len(), places.len(), |i, j| mean(places[i], places[j]))
+    }
+
     /// The sum over positions of what some entries vary together, in units of their mean second moment, so that sums of
     /// several scales can be added. `None` where there is nothing.
     pub fn covariance(&self, places: &[usize]) -> Option<Mat<f64>> {
@@ -64,7 +73,7 @@ impl Moments {
 }
 
 /// The moments of every sum over all samples.
-pub(super) fn measure(
+pub(crate) fn measure(
     engine: &dyn Engine,
     view: ModelView<'_>,
     sums: &[&Sum],
@@ -108,7 +117,8 @@ fn formulas<'t>(
         x = x * mask;
     }
     let count = elements * (1.0 / sum.entries as f32);
-    let order: Vec<usize> = (0..rank).filter(|a| *a != sum.place.axis).chain([sum.place.axis]).collect();
+    let apart: Vec<usize> = sum.outer.into_iter().chain([sum.place.axis]).collect();
+    let order: Vec<usize> = (0..rank).filter(|a| !apart.contains(a)).chain(apart.iter().copied()).collect();
     let rows = x.transpose(&order).reshape(&[-1, sum.entries as i64]);
     Some([count, rows.sum(&[0], false), rows.matrix_transpose(2).matmul(rows)])
 }

@@ -1,0 +1,341 @@
+//! Turns the dimensions of attention heads to axes that heads need unequally, before any of them is scored.
+//!
+//! Queries meet keys, and values their projection, in sums over the dimensions of a head, which an orthogonal matrix turns
+//! without changing them. As trained, all dimensions matter about alike, and the third of one head has nothing to do with the
+//! third of another. Turned to principal axes, the last ones hold little in every head, so that all heads of a layer can lose
+//! them together. (CORP, 2026, removes dimensions for which it can compensate; turned ones need hardly any compensation.)
+//!
+//! Whether something between, such as a rotary embedding, works on single dimensions is not deduced but tried: the turned
+//! model has to compute what the model did.
+
+mod axes;
+mod blocks;
+
+use std::{collections::BTreeMap, fmt};
+
+use faer::Mat;
+use ndarray::{ArrayD, Axis};
+use serde::Serialize;
+
+use crate::{
+    graph::{Graph, Patch, Use, ValueId},
+    onnx::{
+        OnnxError,
+        proto::ModelProto,
+        tensor::{from_tensor, to_tensor},
+    },
+    runtime::Engine,
+    score::{ModelView, Moments, ScoreError, Sum, measure},
+    tensor::Tensor,
+    typing::{Dimension, Kind},
+    verify::{self, VerifyError},
+    widths::{Place, Width},
+};
+use blocks::{Axes, Blocks};
+
+/// Why a layer's dimensions stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Reason {
+    /// The dimensions of one head do not show in every weight and operand.
+    Heads,
+    /// Other layers read the same weights.
+    Shared,
+    /// The weights are not stored in single precision.
+    Precision,
+    /// The samples showed no finite second moments.
+    Moments,
+    /// The outputs would change: something works on single dimensions.
+    Outputs,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Heads => "its heads cannot be told apart in every weight",
+            Self::Shared => "its weights are shared",
+            Self::Precision => "its weights are not in single precision",
+            Self::Moments => "the samples show no finite second moments",
+            Self::Outputs => "something works on single dimensions, such as a rotary embedding",
+        })
+    }
+}
+
+/// Why turning failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// A weight could not be read.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// Second moments could not be measured.
+    #[error(transparent)]
+    Moments(#[from] ScoreError),
+    /// The turned model could not be compared.
+    #[error("the model with turned heads cannot be compared: {0}; --granularity head does without")]
+    Verify(#[from] VerifyError),
+}
+
+/// What was turned.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Rotation {
+    /// Dimensions that were turned.
+    pub turned: Vec<String>,
+    /// Those that were not, and why.
+    pub left: Vec<(String, Reason)>,
+    /// The largest difference between the outputs before and after, relative to the output's largest value.
+    pub difference: f64,
+}
+
+/// A model that computes the same with turned heads.
+#[derive(Clone, Debug)]
+pub struct Rotated {
+    /// The model.
+    pub model: ModelProto,
+    /// What is to be reported.
+    pub report: Rotation,
+}
+
+/// Turns the head dimensions of a model. `memory` bounds the bytes of the moments that are measured at a time.
+pub fn rotate(engine: &dyn Engine, view: ModelView<'_>, memory: u64) -> Result<Rotated, RotateError> {
+    let mut report = Rotation::default();
+    let mut candidates = Vec::new();
+    for dimension in view.dimensions.iter().filter(|d| d.kind == Kind::HeadDim) {
+        match Candidate::of(view, dimension) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(reason) => report.left.push((dimension.name.clone(), reason)),
+        }
+    }
+    let mut turns = Vec::new();
+    let mut rest = candidates.as_slice();
+    while !rest.is_empty() {
+        let (group, others) = rest.split_at(fitting(rest, memory));
+        let sums: Vec<Sum> = group.iter().flat_map(Candidate::sums).collect();
+        let mut moments = measure(engine, view, &sums.iter().collect::<Vec<_>>())?.into_iter();
+        for candidate in group {
+            match candidate.turn(&mut moments) {
+                Some(turn) => turns.push(turn),
+                None => report.left.push((candidate.dimension.name.clone(), Reason::Moments)),
+            }
+        }
+        rest = others;
+    }
+    let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
+    let check = |turns: &[&Turn<'_>]| -> Result<(ModelProto, f64), RotateError> {
+        let model = turned(view, turns)?;
+        let proof = verify::verify(engine, view.model, &model, view.samples, batch)?;
+        let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
+        Ok((model, if proof.holds { worst } else { f64::INFINITY }))
+    };
+    let mut chosen: Vec<&Turn<'_>> = turns.iter().collect();
+    let (mut model, mut difference) = check(&chosen)?;
+    if difference.is_infinite() {
+        chosen.clear();
+        for turn in &turns {
+            if check(&[turn])?.1.is_finite() {
+                chosen.push(turn);
+            } else {
+                report.left.push((turn.dimension.name.clone(), Reason::Outputs));
+            }
+        }
+        (model, difference) = check(&chosen)?;
+    }
+    if difference.is_infinite() {
+        report.left.extend(chosen.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
+        return Ok(Rotated { model: view.model.clone(), report });
+    }
+    report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
+    Ok(Rotated { model, report: Rotation { difference, ..report } })
+}
+
+/// How many candidates' moments fit; at least one.
+fn fitting(candidates: &[Candidate<'_>], memory: u64) -> usize {
+    let mut total = 0;
+    let fits = candidates.iter().take_while(|candidate| {
+        total += candidate.sums().map(|sum| Moments::bytes(sum.entries)).sum::<u64>();
+        total <= memory
+    });
+    fits.count().max(1)
+}
+
+/// A dimension whose weights can be turned head by head.
+struct Candidate<'a> {
+    dimension: &'a Dimension,
+    weights: Vec<Weight>,
+    products: Vec<Product>,
+}
+
+/// An axis of a weight.
+struct Weight {
+    place: Place,
+    blocks: Blocks,
+    /// The product that each block of a head ends in.
+    ends: Vec<usize>,
+}
+
+/// A sum over the dimensions of a head: the activations that are multiplied, two or one, and their entries by head.
+struct Product(Vec<(Axes, Blocks)>);
+
+/// For each product that a dimension ends in, the orthogonal matrix of each head, whose columns are the new axes.
+struct Turn<'a> {
+    dimension: &'a Dimension,
+    weights: &'a [Weight],
+    matrices: Vec<BTreeMap<Vec<usize>, Mat<f64>>>,
+}
+
+impl<'a> Candidate<'a> {
+    fn of(view: ModelView<'_>, dimension: &'a Dimension) -> Result<Self, Reason> {
+        let heads = blocks::heads(view, dimension);
+        let mut products = Vec::new();
+        let mut readers = BTreeMap::new();
+        for contraction in dimension.contractions(view.widths) {
+            let place = contraction.place();
+            // What a weight reads goes by its own moments, as the weight is refitted to what stays.
+            let partner = match contraction.weight {
+                None => Some(blocks::partner(view, place, contraction.width).ok_or(Reason::Heads)?),
+                Some((slot, axis)) => {
+                    let weight = Place { at: Use { node: contraction.node, slot }, axis };
+                    readers.insert(weight, products.len());
+                    None
+                }
+            };
+            let operands = [Some(place), partner].into_iter().flatten();
+            let operands =
+                operands.map(|place| Axes::of(view, dimension, &heads, place).ok_or(Reason::Heads));
+            products.push(Product(operands.collect::<Result<_, _>>()?));
+        }
+        let mut weights = Vec::new();
+        for place in &dimension.owned {
+            let blocks = readable(view, dimension, &heads, *place)?;
+            let ends = match readers.get(place) {
+                Some(product) => vec![*product; blocks.per_head()],
+                None => ends(&products, blocks.per_head()).ok_or(Reason::Heads)?,
+            };
+            weights.push(Weight { place: *place, blocks, ends });
+        }
+        let operands = products.iter().flat_map(|product| &product.0);
+        let mut blocks = weights.iter().map(|w| &w.blocks).chain(operands.map(|(_, blocks)| blocks));
+        let count = weights.first().map_or(0, |w| w.blocks.heads());
+        match blocks.all(|b| b.heads() == count) && !products.is_empty() {
+            true => Ok(Self { dimension, weights, products }),
+            false => Err(Reason::Heads),
+        }
+    }
+
+    fn sums(&self) -> impl Iterator<Item = Sum> {
+        let operands = self.products.iter().flat_map(|product| &product.0);
+        operands.map(|(axes, _)| Sum { place: axes.place, outer: axes.outer, entries: axes.entries })
+    }
+
+    /// The axes that the samples ask for.
+    fn turn(&self, moments: &mut impl Iterator<Item = Moments>) -> Option<Turn<'_>> {
+        let size = self.dimension.size;
+        let mut matrices = Vec::new();
+        for Product(operands) in &self.products {
+            let measured: Vec<Moments> = moments.take(operands.len()).collect();
+            let mut of_heads = BTreeMap::new();
+            for (head, _) in operands.first()?.1.iter() {
+                let mut sides = Vec::new();
+                for ((_, blocks), moments) in operands.iter().zip(&measured) {
+                    let mut side = Mat::zeros(size, size);
+                    blocks.get(head)?.iter().for_each(|entries| side += moments.second(entries));
+                    sides.push(side);
+                }
+                let alone = Mat::identity(size, size);
+                let axes = axes::principal(sides.first()?, sides.get(1).unwrap_or(&alone))?;
+                of_heads.insert(head.clone(), axes);
+            }
+            matrices.push(of_heads);
+        }
+        Some(Turn { dimension: self.dimension, weights: &self.weights, matrices })
+    }
+}
+
+/// The entries by head of a weight that can be changed.
+fn readable(
+    view: ModelView<'_>,
+    dimension: &Dimension,
+    heads: &[Width],
+    place: Place,
+) -> Result<Blocks, Reason> {
+    let value = view.graph.node(place.at.node).input(place.at.slot).ok_or(Reason::Heads)?;
+    let constant = view.graph.constant(value).ok_or(Reason::Heads)?;
+    if !view.graph.is_read_once(value) {
+        return Err(Reason::Shared);
+    }
+    if !matches!(to_tensor(constant), Ok(Tensor::F32(_))) {
+        return Err(Reason::Precision);
+    }
+    match Axes::of(view, dimension, heads, place) {
+        Some((Axes { outer: None, .. }, blocks)) => Ok(blocks),
+        _ => Err(Reason::Heads),
+    }
+}
+
+/// The products that the blocks of a head end in. One weight makes queries, keys and values, in this order, where all of them
+/// share their dimensions; another order would show in the outputs.
+fn ends(products: &[Product], blocks: usize) -> Option<Vec<usize>> {
+    let with = |operands: usize| products.iter().position(|product| product.0.len() == operands);
+    match (products.len(), with(2), with(1)) {
+        (1, ..) => Some(vec![0; blocks]),
+        (2, Some(compared), Some(weighed)) if blocks >= 3 => {
+            Some((0..blocks).map(|b| if b + 1 < blocks { compared } else { weighed }).collect())
+        }
+        _ => None,
+    }
+}
+
+/// The model with some dimensions turned.
+fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxError> {
+    let mut weights: BTreeMap<ValueId, (Use, ArrayD<f64>)> = BTreeMap::new();
+    for turn in turns {
+        for Weight { place, blocks, ends } in turn.weights {
+            let Some(value) = view.graph.node(place.at.node).input(place.at.slot) else { continue };
+            let Some(constant) = view.graph.constant(value) else { continue };
+            let (_, weight) = match weights.entry(value) {
+                std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
+                std::collections::btree_map::Entry::Vacant(free) => {
+                    let Tensor::F32(stored) = to_tensor(constant)? else { continue };
+                    free.insert((place.at, stored.mapv(f64::from)))
+                }
+            };
+            for (head, blocks) in blocks.iter() {
+                for (entries, product) in blocks.iter().zip(ends) {
+                    if let Some(matrix) = turn.matrices.get(*product).and_then(|of_heads| of_heads.get(head))
+                    {
+                        turn_entries(weight, place.axis, entries, matrix);
+                    }
+                }
+            }
+        }
+    }
+    let mut patch = Patch::default();
+    for (value, (at, weight)) in &weights {
+        replace(view.graph, &mut patch, *value, *at, &Tensor::F32(weight.mapv(|x| x as f32)));
+    }
+    Ok(patch.apply(view.model))
+}
+
+/// Puts a constant in the place of another that is read once.
+fn replace(graph: &Graph, patch: &mut Patch, value: ValueId, at: Use, tensor: &Tensor) {
+    let name = &graph.value(value).name;
+    if graph.is_initializer(value) {
+        patch.constant(from_tensor(name, tensor));
+    } else {
+        let name = patch.fresh(graph, name);
+        patch.constant(from_tensor(&name, tensor));
+        patch.rewire(at, name);
+    }
+}
+
+/// Gives some entries along an axis their coordinates along the columns of `matrix`.
+fn turn_entries(weight: &mut ArrayD<f64>, axis: usize, entries: &[usize], matrix: &Mat<f64>) {
+    let old = weight.select(Axis(axis), entries);
+    for (j, entry) in entries.iter().enumerate() {
+        let mut new = weight.index_axis_mut(Axis(axis), *entry);
+        new.fill(0.0);
+        for (i, old) in old.axis_iter(Axis(axis)).enumerate() {
+            new.scaled_add(matrix[(i, j)], &old);
+        }
+    }
+}
