@@ -23,7 +23,7 @@ use crate::{
     score::{self, ScoreError, ScoreOptions, Scores},
     typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::{self, Proof, VerifyError},
-    widths::{Kept, Widths},
+    widths::{Kept, Reason, Widths},
 };
 
 /// What the user asks for.
@@ -359,7 +359,8 @@ pub(crate) fn type_model(
     Typed::infer(engine, source, samples, batch, granularity, clock)
 }
 
-/// Turns the dimensions of heads to principal axes, if any may be removed. Made-up inputs do not tell those.
+/// Turns the dimensions of heads to principal axes, if any may be removed. Those that cannot be turned stay: in each head
+/// another one would be the least important.
 fn turn_heads(
     engine: &dyn Engine,
     typed: Typed,
@@ -367,14 +368,16 @@ fn turn_heads(
     clock: &mut Clock,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Typed, Option<Rotation>), Error> {
-    if typed.is_synthetic() || typed.dimensions.prunable.iter().all(|d| d.kind != Kind::HeadDim) {
+    if typed.dimensions.prunable.iter().all(|d| d.kind != Kind::HeadDim) {
         return Ok((typed, None));
     }
     progress(Progress::Stage("rotate"));
     let rotated = clock.time("rotate", || rotate::rotate(engine, typed.view(), options.score.memory))?;
     let Typed { source, samples, batch, .. } = typed;
     let source = Source { model: rotated.model, ..source };
-    let typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
+    let mut typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
+    let turned = &rotated.report.turned;
+    typed.dimensions.pin(|d| d.kind == Kind::HeadDim && !turned.contains(&d.name), Reason::HeadDimension);
     Ok((typed, Some(rotated.report)))
 }
 

@@ -155,8 +155,9 @@ impl DataFlags {
 /// What may be removed.
 #[derive(Debug, Args)]
 struct LimitFlags {
-    /// What attention loses: whole heads, or dimensions of all heads of a layer as well.
-    #[arg(long, value_enum, default_value_t = Granularity::Head, value_name = "UNITS")]
+    /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
+    /// first. Some fused attention kernels know certain head sizes only.
+    #[arg(long, value_enum, default_value_t = Granularity::default(), value_name = "UNITS")]
     granularity: Granularity,
     /// Prune only these kinds.
     #[arg(long, value_enum, value_delimiter = ',')]

@@ -120,32 +120,63 @@ pub fn rotate(engine: &dyn Engine, view: ModelView<'_>, memory: u64) -> Result<R
         }
         rest = others;
     }
-    let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
-    let check = |turns: &[&Turn<'_>]| -> Result<(ModelProto, f64), RotateError> {
+    let trial = Trial { engine, view };
+    let mut chosen: Vec<&Turn<'_>> = turns.iter().collect();
+    if trial.difference(&chosen)?.is_none() {
+        // What holds of one layer's queries and keys, or of its values, holds of all layers' as a rule.
+        let (compared, weighed): (Vec<_>, Vec<_>) = chosen.iter().partition(|turn| turn.compares);
+        let (mut kept, mut lost) = trial.split(&compared)?;
+        let (others, rest) = trial.split(&weighed)?;
+        kept.extend(others);
+        lost.extend(rest);
+        if trial.difference(&kept)?.is_none() {
+            lost.append(&mut kept);
+        }
+        report.left.extend(lost.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
+        chosen = kept;
+    }
+    report.difference = trial.difference(&chosen)?.unwrap_or_default();
+    report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
+    Ok(Rotated { model: turned(view, &chosen)?, report })
+}
+
+/// Turns, and those that change the outputs.
+type Split<'t, 'a> = (Vec<&'t Turn<'a>>, Vec<&'t Turn<'a>>);
+
+/// Tries turns on the model.
+struct Trial<'a> {
+    engine: &'a dyn Engine,
+    view: ModelView<'a>,
+}
+
+impl Trial<'_> {
+    /// How far the outputs move when some dimensions are turned; `None` when farther than rounding explains.
+    fn difference(&self, turns: &[&Turn<'_>]) -> Result<Option<f64>, RotateError> {
+        let Self { engine, view } = *self;
+        let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
         let model = turned(view, turns)?;
         let proof = verify::verify(engine, view.model, &model, view.samples, batch)?;
         let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
-        Ok((model, if proof.holds { worst } else { f64::INFINITY }))
-    };
-    let mut chosen: Vec<&Turn<'_>> = turns.iter().collect();
-    let (mut model, mut difference) = check(&chosen)?;
-    if difference.is_infinite() {
-        chosen.clear();
-        for turn in &turns {
-            if check(&[turn])?.1.is_finite() {
-                chosen.push(turn);
-            } else {
-                report.left.push((turn.dimension.name.clone(), Reason::Outputs));
-            }
+        Ok(proof.holds.then_some(worst))
+    }
+
+    /// Those that leave the outputs as they are, and those that do not. Where all together do not, and the first does not
+    /// either, none is thought to.
+    fn split<'t, 'a>(&self, turns: &[&'t Turn<'a>]) -> Result<Split<'t, 'a>, RotateError> {
+        let Some((first, rest)) = turns.split_first() else { return Ok(Split::default()) };
+        if self.difference(turns)?.is_some() {
+            return Ok((turns.to_vec(), Vec::new()));
         }
-        (model, difference) = check(&chosen)?;
+        if self.difference(&[first])?.is_none() {
+            return Ok((Vec::new(), turns.to_vec()));
+        }
+        let (mut kept, mut lost) = (vec![*first], Vec::new());
+        for turn in rest {
+            let group = if self.difference(&[turn])?.is_some() { &mut kept } else { &mut lost };
+            group.push(*turn);
+        }
+        Ok((kept, lost))
     }
-    if difference.is_infinite() {
-        report.left.extend(chosen.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
-        return Ok(Rotated { model: view.model.clone(), report });
-    }
-    report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
-    Ok(Rotated { model, report: Rotation { difference, ..report } })
 }
 
 /// How many candidates' moments fit; at least one.
@@ -180,6 +211,8 @@ struct Product(Vec<(Axes, Blocks)>);
 struct Turn<'a> {
     dimension: &'a Dimension,
     weights: &'a [Weight],
+    /// Whether two activations meet along it.
+    compares: bool,
     matrices: Vec<BTreeMap<Vec<usize>, Mat<f64>>>,
 }
 
@@ -247,7 +280,8 @@ impl<'a> Candidate<'a> {
             }
             matrices.push(of_heads);
         }
-        Some(Turn { dimension: self.dimension, weights: &self.weights, matrices })
+        let compares = self.products.iter().any(|product| product.0.len() == 2);
+        Some(Turn { dimension: self.dimension, weights: &self.weights, compares, matrices })
     }
 }
 
@@ -287,7 +321,7 @@ fn ends(products: &[Product], blocks: usize) -> Option<Vec<usize>> {
 
 /// The model with some dimensions turned.
 fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxError> {
-    let mut weights: BTreeMap<ValueId, (Use, ArrayD<f64>)> = BTreeMap::new();
+    let mut weights: BTreeMap<ValueId, (Use, ArrayD<f32>)> = BTreeMap::new();
     for turn in turns {
         for Weight { place, blocks, ends } in turn.weights {
             let Some(value) = view.graph.node(place.at.node).input(place.at.slot) else { continue };
@@ -296,7 +330,7 @@ fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxEr
                 std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
                 std::collections::btree_map::Entry::Vacant(free) => {
                     let Tensor::F32(stored) = to_tensor(constant)? else { continue };
-                    free.insert((place.at, stored.mapv(f64::from)))
+                    free.insert((place.at, stored))
                 }
             };
             for (head, blocks) in blocks.iter() {
@@ -310,8 +344,8 @@ fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxEr
         }
     }
     let mut patch = Patch::default();
-    for (value, (at, weight)) in &weights {
-        replace(view.graph, &mut patch, *value, *at, &Tensor::F32(weight.mapv(|x| x as f32)));
+    for (value, (at, weight)) in weights {
+        replace(view.graph, &mut patch, value, at, &Tensor::F32(weight));
     }
     Ok(patch.apply(view.model))
 }
@@ -329,13 +363,13 @@ fn replace(graph: &Graph, patch: &mut Patch, value: ValueId, at: Use, tensor: &T
 }
 
 /// Gives some entries along an axis their coordinates along the columns of `matrix`.
-fn turn_entries(weight: &mut ArrayD<f64>, axis: usize, entries: &[usize], matrix: &Mat<f64>) {
-    let old = weight.select(Axis(axis), entries);
+fn turn_entries(weight: &mut ArrayD<f32>, axis: usize, entries: &[usize], matrix: &Mat<f64>) {
+    let old = weight.select(Axis(axis), entries).mapv(f64::from);
     for (j, entry) in entries.iter().enumerate() {
-        let mut new = weight.index_axis_mut(Axis(axis), *entry);
-        new.fill(0.0);
+        let mut new = ArrayD::zeros(old.index_axis(Axis(axis), 0).raw_dim());
         for (i, old) in old.axis_iter(Axis(axis)).enumerate() {
             new.scaled_add(matrix[(i, j)], &old);
         }
+        weight.index_axis_mut(Axis(axis), *entry).assign(&new.mapv(|x| x as f32));
     }
 }

@@ -16,7 +16,7 @@ pub use sketch::{Sketch, SketchOptions, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +215,9 @@ pub struct DimensionScores {
     /// The units in the order in which they go if those that stay take over what they can, where that is known.
     #[serde(default)]
     pub order: Option<Vec<usize>>,
+    /// What losing the cheaper half of them costs then, as a share of what they cost one by one, where that is known.
+    #[serde(default)]
+    pub left: Option<f64>,
 }
 
 /// Scores of all units of a model.
@@ -241,9 +244,17 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// The scores to plan by when what stays will take over what it can: of each dimension, as many units go as before, but
-    /// which ones is what the order of elimination says.
+    /// The scores to plan by when what stays will take over what it can. Which units of a dimension go is what the order of
+    /// elimination says. How many go of each kind is a matter of what a refit leaves of their cost: next to nothing of neurons,
+    /// all of what queries and keys are compared by, as no weight is there to be refitted. That share is the mean over the
+    /// dimensions of a kind, since between layers the scores know better.
     pub fn with_recovery(mut self) -> Self {
+        let mut shares: BTreeMap<Kind, (f64, f64)> = BTreeMap::new();
+        for (kind, left) in self.dimensions.iter().filter_map(|d| Some((d.kind, d.left?))) {
+            let (sum, count) = shares.entry(kind).or_default();
+            *sum += left;
+            *count += 1.0;
+        }
         for dimension in &mut self.dimensions {
             let order = dimension.order.take().filter(|order| order.len() == dimension.scores.len());
             let mut ascending = dimension.scores.clone();
@@ -252,6 +263,9 @@ impl Scores {
                 if let Some(own) = dimension.scores.get_mut(unit) {
                     *own = score;
                 }
+            }
+            if let (Some(_), Some((sum, count))) = (dimension.left, shares.get(&dimension.kind)) {
+                dimension.scores.iter_mut().for_each(|score| *score *= sum / count);
             }
         }
         self
@@ -267,6 +281,7 @@ impl DimensionScores {
             layer: dimension.layer,
             scores,
             order: None,
+            left: None,
         }
     }
 }

@@ -31,9 +31,9 @@ pub enum Kind {
 #[serde(rename_all = "kebab-case")]
 pub enum Granularity {
     /// Whole heads.
-    #[default]
     Head,
     /// Whole heads, and dimensions that all heads of a layer lose alike.
+    #[default]
     HeadDim,
 }
 
@@ -100,6 +100,16 @@ pub struct Dimensions {
     pub prunable: Vec<Dimension>,
     /// Widths of weights that keep their extent.
     pub pinned: Vec<Pinned>,
+}
+
+impl Dimensions {
+    /// Lets some dimensions keep their extent.
+    pub(crate) fn pin(&mut self, which: impl Fn(&Dimension) -> bool, reason: Reason) {
+        for dimension in self.prunable.extract_if(.., |dimension| which(dimension)) {
+            let reasons = vec![Pin::new(dimension.name.clone(), reason.clone())];
+            self.pinned.push(Pinned { name: dimension.name, size: dimension.size, reasons });
+        }
+    }
 }
 
 /// Finds the prunable dimensions of a typed model.

@@ -32,8 +32,8 @@ const RIDGE: f64 = 1e-2;
 /// Columns that weights are projected to: enough for their norms and angles (Johnson-Lindenstrauss).
 const PROJECTIONS: usize = 64;
 
-/// Sets the order of elimination of neurons and channels, from the calibration samples. Heads are few and wide: they go by
-/// their scores. `memory` bounds the bytes of the moments that are summed at a time.
+/// Sets the order of elimination of what a weight sums over, and what of its cost a refit leaves, from the calibration samples.
+/// `memory` bounds the bytes of the moments that are summed at a time.
 pub(super) fn order(
     engine: &dyn Engine,
     view: ModelView<'_>,
@@ -41,7 +41,7 @@ pub(super) fn order(
     scored: &mut [DimensionScores],
 ) -> Result<(), ScoreError> {
     let mut layers: Vec<(&Dimension, &mut DimensionScores, Vec<Sum>)> = Vec::new();
-    for scores in scored.iter_mut().filter(|s| s.kind != Kind::Head) {
+    for scores in scored.iter_mut() {
         if let Some(dimension) = view.dimensions.iter().find(|d| d.name == scores.name) {
             let sums = sums(view, dimension);
             layers.push((dimension, scores, sums));
@@ -62,7 +62,11 @@ pub(super) fn order(
         for (dimension, scores, sums) in group {
             let measured: Vec<Moments> = moments.by_ref().take(sums.len()).collect();
             let entries = entries(view, dimension, sums, &measured)?;
-            scores.order = entries.and_then(|entries| surgery::order(entries, &scores.scores));
+            if let Some(found) = entries.and_then(|entries| surgery::order(entries, &scores.scores)) {
+                scores.left = Some(found.left);
+                // Heads are few and wide: they go by their scores.
+                scores.order = Some(found.order).filter(|_| scores.kind != Kind::Head);
+            }
         }
         rest = others;
     }

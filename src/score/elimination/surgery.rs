@@ -41,18 +41,31 @@ impl Entries {
 /// Entries of a block of cheap units, which are eliminated among themselves before the others hear of it.
 const BLOCK: usize = 128;
 
-/// The units, the first to go first; `None` where the covariance is singular.
+/// Eliminates all units; `None` where the covariance is singular.
 ///
 /// The weights of each unit are scaled so that its norm is halfway, as a geometric mean, between what they are and what makes
 /// its cost its `importance`. Weights alone miss what the result is good for. Importance alone misses activations so large
 /// that a later normalisation makes the model insensitive to them as long as they are there.
-pub(super) fn order(entries: Entries, importance: &[f64]) -> Option<Vec<usize>> {
-    let mut rest = Rest::new(entries, importance)?;
-    let mut order = Vec::with_capacity(importance.len());
+pub(super) fn order(entries: Entries, importance: &[f64]) -> Option<Elimination> {
+    let (mut rest, alone) = Rest::new(entries, importance)?;
+    let mut gone = Vec::with_capacity(importance.len());
     while !rest.units.is_empty() {
-        order.extend(rest.eliminate_some());
+        gone.extend(rest.eliminate_some());
     }
-    Some(order)
+    let half = &gone[..gone.len().div_ceil(2)];
+    let refitted: f64 = half.iter().map(|(_, cost)| cost).sum();
+    let singly: f64 = half.iter().map(|(unit, _)| alone[*unit]).sum();
+    let left = if singly > 0.0 { (refitted / singly).clamp(0.0, 1.0) } else { 1.0 };
+    Some(Elimination { order: gone.into_iter().map(|(unit, _)| unit).collect(), left })
+}
+
+/// How units go.
+pub(super) struct Elimination {
+    /// The units, the first to go first.
+    pub order: Vec<usize>,
+    /// What losing the first half costs after the others have been refitted, as a share of what its units cost one by one when
+    /// nothing is.
+    pub left: f64,
 }
 
 /// The units that are left.
@@ -66,12 +79,14 @@ struct Rest {
 }
 
 impl Rest {
-    fn new(entries: Entries, importance: &[f64]) -> Option<Self> {
+    /// All units, and what each costs alone, with nothing refitted.
+    fn new(entries: Entries, importance: &[f64]) -> Option<(Self, Vec<f64>)> {
         let Entries { covariance, sizes, mut weights } = entries;
         let count = covariance.nrows();
         let factor = Llt::new(covariance.as_ref(), Side::Lower).ok()?;
         let inverse = factor.solve(Mat::<f64>::identity(count, count));
         let mut units = Vec::with_capacity(sizes.len());
+        let mut costs = Vec::with_capacity(importance.len());
         let mut start = 0;
         for ((unit, size), importance) in sizes.into_iter().enumerate().zip(importance) {
             let places: Vec<usize> = (start..start + size).collect();
@@ -82,14 +97,15 @@ impl Rest {
             for place in &places {
                 weights.row_mut(*place).iter_mut().for_each(|x| *x *= scale);
             }
+            costs.push(alone * scale * scale);
             units.push((unit, places));
         }
-        Some(Self { units, inverse, weights })
+        Some((Self { units, inverse, weights }, costs))
     }
 
-    /// Eliminates the cheapest units, in order: a block of them is updated alone for as long as its cheapest costs less than
+    /// Eliminates the cheapest units, in order, and says what each cost: a block of them is updated alone for as long as its cheapest costs less than
     /// what the others did at its beginning.
-    fn eliminate_some(&mut self) -> Vec<usize> {
+    fn eliminate_some(&mut self) -> Vec<(usize, f64)> {
         let mut costs: Vec<(f64, usize)> = (0..self.units.len()).map(|u| (self.cost(u), u)).collect();
         costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let widest = self.units.iter().map(|(_, places)| places.len()).max().unwrap_or(1).max(1);
@@ -103,9 +119,9 @@ impl Rest {
             }
             let next = local.units[at].0;
             local.remove(|unit| unit == next);
-            gone.push(next);
+            gone.push((next, cost));
         }
-        self.remove(|unit| gone.contains(&unit));
+        self.remove(|unit| gone.iter().any(|(gone, _)| *gone == unit));
         gone
     }
 
@@ -214,6 +230,7 @@ mod tests {
                 &importance,
             )
             .unwrap();
+            let found = found.order;
             let mut left: Vec<usize> = (0..sizes.len()).collect();
             let places = |units: &[usize]| -> Vec<usize> {
                 units.iter().flat_map(|u| u * sizes[0]..(u + 1) * sizes[0]).collect()
@@ -240,7 +257,7 @@ mod tests {
         let mut entries = Entries { covariance: x.transpose() * &x, sizes: vec![1; 200], weights };
         entries.regularise(1e-6);
         let importance: Vec<f64> = (0..200).map(|u| if u < 2 { 100.0 } else { 1.0 }).collect();
-        let found = order(entries, &importance).unwrap();
+        let found = order(entries, &importance).unwrap().order;
         let place = |unit| found.iter().position(|u| *u == unit).unwrap();
         let (first, second) = (place(0).min(place(1)), place(0).max(place(1)));
         assert_eq!(first, 0);
