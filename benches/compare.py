@@ -34,13 +34,14 @@ except ImportError as error:
     WITHOUT_ONNXSIM = f"onnxsim was not measured: {error} (pip install onnxsim==0.8.1)"
 
 OURS = {
-    "sketch + recovery (default)": ["--score", "sketch"],
-    "wanda + recovery": ["--score", "wanda"],
-    "sketch": ["--score", "sketch", "--recover", "off"],
-    "wanda": ["--score", "wanda", "--recover", "off"],
-    "magnitude": ["--score", "magnitude", "--recover", "off"],
+    "sketch + recovery (default)": [],
+    "sketch + recovery, whole heads": ["--granularity", "head"],
+    "wanda + recovery": ["--score", "wanda", "--granularity", "head"],
+    "sketch": ["--recover", "off", "--granularity", "head"],
+    "wanda": ["--score", "wanda", "--recover", "off", "--granularity", "head"],
+    "magnitude": ["--score", "magnitude", "--recover", "off", "--granularity", "head"],
 }
-EXACT = {"exact OPTIN": ["--score", "exact", "--recover", "off"]}
+EXACT = {"exact OPTIN": ["--score", "exact", "--recover", "off", "--granularity", "head"]}
 FUSED_GELU_OPSET = 20
 BISECTIONS = 10
 

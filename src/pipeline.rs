@@ -287,6 +287,12 @@ impl<'a> Costs<'a> {
         }
     }
 
+    /// Whether the dense model costs more than it may.
+    fn exceed(&self) -> bool {
+        let Change { before, .. } = self.change(self.budgeted().0, None);
+        self.budget.target(before) < before
+    }
+
     /// The most that the pruned model may cost, if that can be reached.
     fn target(&self, progress: &mut dyn FnMut(Progress)) -> Result<u64, PlanError> {
         let dimensions = &self.typed.dimensions;
@@ -368,7 +374,8 @@ fn turn_heads(
     clock: &mut Clock,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Typed, Option<Rotation>), Error> {
-    if typed.dimensions.prunable.iter().all(|d| d.kind != Kind::HeadDim) {
+    let may_go = |d: &Dimension| d.kind == Kind::HeadDim && options.limits.floor(d) < d.size;
+    if !typed.dimensions.prunable.iter().any(may_go) || !Costs::new(&typed, options).exceed() {
         return Ok((typed, None));
     }
     progress(Progress::Stage("rotate"));

@@ -185,6 +185,20 @@ fn saved_scores_plan_any_budget() {
     assert_eq!(first["dimensions"], again["dimensions"]);
     let smaller = run.prune("vit.onnx", &["--flops", "0.4", "--scores", &scores]);
     assert!(smaller["flops"]["after"].as_u64() < first["flops"]["after"].as_u64());
+    // Other samples would have turned the heads otherwise.
+    let (vit, calib, unwritten) = (fixture("vit.onnx"), fixture("calib.npz"), run.path("x.onnx"));
+    let output = optin(&[
+        vit.to_str().unwrap(),
+        &unwritten,
+        "--scores",
+        &scores,
+        "--calib",
+        calib.to_str().unwrap(),
+        "--samples",
+        "8",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("other samples turned"));
     let other = fixture("cnn.onnx");
     let output =
         optin(&[other.to_str().unwrap(), &run.path("x.onnx"), "--scores", &scores, "--samples", "2"]);

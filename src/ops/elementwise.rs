@@ -158,7 +158,7 @@ impl Operator for Rename {
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.pass()
+        flow.pass().or_else(|| flow.count())
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -1,8 +1,9 @@
 //! Sizes as data: which widths the elements of integer values speak of.
 //!
 //! Graphs compute shapes: Shape → Gather → Concat → Reshape. An element that says the extent of a width is harmless where
-//! it ends in a shape operand, which is rewritten by meaning. Where it is used as a number (a scale 1/√d computed from
-//! Shape, say), the width has to keep its extent.
+//! it ends in a shape operand, which is rewritten by meaning. Where it becomes a floating-point number (a scale 1/√d computed
+//! from Shape, say), that number stays the dense model's. Where it is used as a number otherwise, the width has to keep its
+//! extent.
 
 use std::{collections::BTreeSet, ops::Deref};
 
@@ -104,6 +105,17 @@ impl<'a> SizeFlow<'a> {
     pub fn pass(&mut self) -> Option<()> {
         let elements = self.elements_or_constants(0)?;
         self.set(elements)
+    }
+
+    /// The result is of floating-point numbers, which say no sizes any more. They have to be what the dense model computes.
+    pub fn count(&mut self) -> Option<()> {
+        let elements = self.elements(0)?.iter().flat_map(Element::widths).collect::<Vec<_>>();
+        let result = self.facts.get(self.node.outputs.first().copied().flatten()?)?;
+        if !result.dtype.is_float() {
+            return None;
+        }
+        self.widths.counted.extend(elements);
+        Some(())
     }
 
     /// The only element of the result is computed from all of the first operand's.

@@ -69,11 +69,12 @@ fn keep_annotations(model: &ModelProto, graph: &Graph, widths: &Widths, kept: &K
 }
 
 /// Widths that shrink and from whose extents something is computed: a head's share of the features, the batch from an axis
-/// that holds it. Such arithmetic is only right on the dense extents.
+/// that holds it, a scale. Such arithmetic is only right on the dense extents.
 fn restored(widths: &Widths, kept: &Kept) -> BTreeSet<Width> {
     let shrinks = |w: &Width| widths.table.size(*w) != kept.size(&widths.table, *w);
     let computed = widths.sizes.iter().flatten().flatten().filter(|e| matches!(e, Element::Computed(_)));
-    computed.flat_map(Element::widths).filter(shrinks).map(|w| widths.table.root(w)).collect()
+    let widths_of = computed.flat_map(Element::widths).chain(widths.counted.iter().copied());
+    widths_of.filter(shrinks).map(|w| widths.table.root(w)).collect()
 }
 
 /// Which entries of each axis of a constant stay.

@@ -104,6 +104,8 @@ pub struct Widths {
     pub(crate) views: BTreeMap<Use, Vec<Width>>,
     /// For integer values that say sizes: what each element says.
     pub(crate) sizes: Vec<Option<Vec<Element>>>,
+    /// Widths whose extents become floating-point numbers: those stay what the dense model computes.
+    pub(crate) counted: BTreeSet<Width>,
     /// Where widths end.
     pub contractions: Vec<Contraction>,
     /// What the operators cost, at the batch that was observed.
@@ -127,6 +129,7 @@ impl Widths {
             constants: BTreeMap::new(),
             views: BTreeMap::new(),
             sizes: vec![None; values],
+            counted: BTreeSet::new(),
             contractions: Vec::new(),
             macs: Vec::new(),
             batched: BTreeSet::new(),
