@@ -27,10 +27,18 @@ fn json(model: &str, flags: &[&str]) -> Value {
 
 #[test]
 fn every_layer_of_the_fixtures_is_found() {
-    let vit = json("vit.onnx", &[]);
+    let found = |flags: &[&str]| -> Vec<(String, u64)> {
+        let vit = json("vit.onnx", flags);
+        let layers = vit["prunable"].as_array().unwrap().iter();
+        layers.map(|d| (d["kind"].as_str().unwrap().to_owned(), d["units"].as_u64().unwrap())).collect()
+    };
+    let four = |kinds: &[(&str, u64)]| -> Vec<(String, u64)> {
+        kinds.repeat(4).into_iter().map(|(kind, units)| (kind.to_owned(), units)).collect()
+    };
+    assert_eq!(found(&[]), four(&[("head-dim", 16), ("head", 4), ("neuron", 256)]));
+    assert_eq!(found(&["--granularity", "head"]), four(&[("head", 4), ("neuron", 256)]));
+    let vit = json("vit.onnx", &["--granularity", "head"]);
     let layers = vit["prunable"].as_array().unwrap();
-    let found: Vec<_> = layers.iter().map(|d| (d["kind"].as_str().unwrap(), d["units"].as_u64())).collect();
-    assert_eq!(found, [("head", Some(4)), ("neuron", Some(256))].repeat(4));
     assert!(layers.iter().all(|d| d["flops"].as_f64().is_some_and(|share| share > 0.0 && share < 1.0)));
     let (total, least) = (vit["flops"]["total"].as_u64().unwrap(), vit["flops"]["minimum"].as_u64().unwrap());
     let saved: f64 = layers.iter().map(|d| d["flops"].as_f64().unwrap()).sum();

@@ -162,7 +162,7 @@ struct LimitFlags {
     /// Prune only these kinds.
     #[arg(long, value_enum, value_delimiter = ',')]
     kinds: Vec<Kind>,
-    /// Neurons and channels stay in multiples of this.
+    /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(long, default_value_t = 8, value_name = "N")]
     align: usize,
     /// The largest share of a layer that may go.
