@@ -88,7 +88,7 @@ fn inspection(path: &Path) -> inspect::Options {
         calibration: CalibrationOptions::default(),
         runtime: runtime_options(),
         limits: Limits::default(),
-        granularity: Granularity::Head,
+        granularity: Granularity::default(),
     }
 }
 
@@ -123,7 +123,7 @@ fn pruned(engine: &dyn Engine, path: &Path) -> Result<String> {
         scores: None,
         save_scores: None,
         batch: 8,
-        granularity: Granularity::Head,
+        granularity: Granularity::default(),
     };
     let report = optin_onnx::run(&options, &mut |_| {})?;
     let share = 100.0 * report.flops.after as f64 / report.flops.before.max(1) as f64;
