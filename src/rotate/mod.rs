@@ -106,38 +106,39 @@ pub fn rotate(engine: &dyn Engine, view: ModelView<'_>, memory: u64) -> Result<R
             Err(reason) => report.left.push((dimension.name.clone(), reason)),
         }
     }
-    let mut turns = Vec::new();
-    let mut rest = candidates.as_slice();
+    let turns = turns(engine, view, &candidates, memory, &mut report)?;
+    if turns.is_empty() {
+        return Ok(Rotated { model: view.model.clone(), report });
+    }
+    let (chosen, difference) = Trial { engine, view }.choose(&turns, &mut report)?;
+    report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
+    Ok(Rotated { model: turned(view, &chosen)?, report: Rotation { difference, ..report } })
+}
+
+/// What the samples ask of each candidate.
+fn turns<'c>(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    candidates: &'c [Candidate<'_>],
+    memory: u64,
+    report: &mut Rotation,
+) -> Result<Vec<Turn<'c>>, RotateError> {
+    let mut turns = Vec::with_capacity(candidates.len());
+    let mut rest = candidates;
     while !rest.is_empty() {
         let (group, others) = rest.split_at(fitting(rest, memory));
         let sums: Vec<Sum> = group.iter().flat_map(Candidate::sums).collect();
         let mut moments = measure(engine, view, &sums.iter().collect::<Vec<_>>())?.into_iter();
         for candidate in group {
-            match candidate.turn(&mut moments) {
+            let own: Vec<Moments> = moments.by_ref().take(candidate.sums().count()).collect();
+            match candidate.turn(own) {
                 Some(turn) => turns.push(turn),
                 None => report.left.push((candidate.dimension.name.clone(), Reason::Moments)),
             }
         }
         rest = others;
     }
-    let trial = Trial { engine, view };
-    let mut chosen: Vec<&Turn<'_>> = turns.iter().collect();
-    if trial.difference(&chosen)?.is_none() {
-        // What holds of one layer's queries and keys, or of its values, holds of all layers' as a rule.
-        let (compared, weighed): (Vec<_>, Vec<_>) = chosen.iter().partition(|turn| turn.compares);
-        let (mut kept, mut lost) = trial.split(&compared)?;
-        let (others, rest) = trial.split(&weighed)?;
-        kept.extend(others);
-        lost.extend(rest);
-        if trial.difference(&kept)?.is_none() {
-            lost.append(&mut kept);
-        }
-        report.left.extend(lost.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
-        chosen = kept;
-    }
-    report.difference = trial.difference(&chosen)?.unwrap_or_default();
-    report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
-    Ok(Rotated { model: turned(view, &chosen)?, report })
+    Ok(turns)
 }
 
 /// Turns, and those that change the outputs.
@@ -150,6 +151,30 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
+    /// The turns that leave the outputs as they are, and how far these move then.
+    fn choose<'t, 'a>(
+        &self,
+        turns: &'t [Turn<'a>],
+        report: &mut Rotation,
+    ) -> Result<(Vec<&'t Turn<'a>>, f64), RotateError> {
+        let all: Vec<&Turn<'_>> = turns.iter().collect();
+        if let Some(difference) = self.difference(&all)? {
+            return Ok((all, difference));
+        }
+        // What holds of one layer's queries and keys, or of its values, holds of all layers' as a rule.
+        let (compared, weighed): (Vec<_>, Vec<_>) = all.into_iter().partition(|turn| turn.compares);
+        let (mut kept, mut lost) = self.split(&compared)?;
+        let (others, rest) = self.split(&weighed)?;
+        kept.extend(others);
+        lost.extend(rest);
+        let difference = self.difference(&kept)?;
+        if difference.is_none() {
+            lost.append(&mut kept);
+        }
+        report.left.extend(lost.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
+        Ok((kept, difference.unwrap_or_default()))
+    }
+
     /// How far the outputs move when some dimensions are turned; `None` when farther than rounding explains.
     fn difference(&self, turns: &[&Turn<'_>]) -> Result<Option<f64>, RotateError> {
         let Self { engine, view } = *self;
@@ -261,11 +286,12 @@ impl<'a> Candidate<'a> {
     }
 
     /// The axes that the samples ask for.
-    fn turn(&self, moments: &mut impl Iterator<Item = Moments>) -> Option<Turn<'_>> {
+    fn turn(&self, moments: Vec<Moments>) -> Option<Turn<'_>> {
+        let mut moments = moments.into_iter();
         let size = self.dimension.size;
         let mut matrices = Vec::new();
         for Product(operands) in &self.products {
-            let measured: Vec<Moments> = moments.take(operands.len()).collect();
+            let measured: Vec<Moments> = moments.by_ref().take(operands.len()).collect();
             let mut of_heads = BTreeMap::new();
             for (head, _) in operands.first()?.1.iter() {
                 let mut sides = Vec::new();
