@@ -3,7 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Graph, NodeId, Use};
-use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::{
+    onnx::{
+        proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto},
+        tensor::from_tensor,
+    },
+    tensor::Tensor,
+};
 
 /// What to change in a model. Node ids are those of the model's [`super::Graph`].
 #[derive(Clone, Debug, Default)]
@@ -73,6 +79,26 @@ impl Patch {
     /// Adds an initializer, or replaces the one of the same name.
     pub fn constant(&mut self, tensor: TensorProto) {
         self.initializers.push(tensor);
+    }
+
+    /// Gives the constant operand `at` other contents: in place where it is an initializer that nothing else reads, else as a
+    /// copy of its own, under the name that `copy` gives.
+    pub fn constant_operand(
+        &mut self,
+        graph: &Graph,
+        at: Use,
+        tensor: &Tensor,
+        copy: impl FnOnce(&mut Self) -> String,
+    ) {
+        let own = graph.node(at.node).input(at.slot);
+        match own.filter(|value| graph.is_initializer(*value) && graph.is_read_once(*value)) {
+            Some(value) => self.constant(from_tensor(&graph.value(value).name, tensor)),
+            None => {
+                let name = copy(self);
+                self.constant(from_tensor(&name, tensor));
+                self.rewire(at, name);
+            }
+        }
     }
 
     /// Adds a graph input.

@@ -152,15 +152,7 @@ fn add(
     else {
         return Ok(());
     };
-    let value = graph.node(at.node).inputs.get(at.slot).copied().flatten();
-    let alone = value.is_some_and(|v| graph.is_initializer(v) && graph.is_read_once(v));
-    if alone {
-        patch.constant(from_tensor(tensor.name(), &new));
-    } else {
-        let name = unused(graph, &format!("{}__refitted", tensor.name()));
-        patch.constant(from_tensor(&name, &new));
-        patch.rewire(at, name);
-    }
+    patch.constant_operand(graph, at, &new, |_| unused(graph, &format!("{}__refitted", tensor.name())));
     Ok(())
 }
 

@@ -11,22 +11,21 @@
 mod axes;
 mod blocks;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 use faer::Mat;
 use ndarray::{ArrayD, Axis};
 use serde::Serialize;
 
 use crate::{
-    graph::{Graph, Patch, Use, ValueId},
-    onnx::{
-        OnnxError,
-        proto::ModelProto,
-        tensor::{from_tensor, to_tensor},
-    },
+    graph::{Patch, Use, ValueId},
+    onnx::{OnnxError, proto::ModelProto, tensor::to_tensor},
     runtime::Engine,
     score::{ModelView, Moments, ScoreError, Sum, measure},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
     typing::{Dimension, Kind},
     verify::{self, VerifyError},
     widths::{Place, Width},
@@ -110,9 +109,8 @@ pub fn rotate(engine: &dyn Engine, view: ModelView<'_>, memory: u64) -> Result<R
     if turns.is_empty() {
         return Ok(Rotated { model: view.model.clone(), report });
     }
-    let (chosen, difference) = Trial { engine, view }.choose(&turns, &mut report)?;
-    report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
-    Ok(Rotated { model: turned(view, &chosen)?, report: Rotation { difference, ..report } })
+    let model = Trial { engine, view }.choose(&turns, &mut report)?;
+    Ok(Rotated { model, report })
 }
 
 /// What the samples ask of each candidate.
@@ -126,7 +124,8 @@ fn turns<'c>(
     let mut turns = Vec::with_capacity(candidates.len());
     let mut rest = candidates;
     while !rest.is_empty() {
-        let (group, others) = rest.split_at(fitting(rest, memory));
+        let sizes = rest.iter().map(|candidate| candidate.sums().map(|sum| sum.entries));
+        let (group, others) = rest.split_at(Moments::fitting(sizes, memory));
         let sums: Vec<Sum> = group.iter().flat_map(Candidate::sums).collect();
         let mut moments = measure(engine, view, &sums.iter().collect::<Vec<_>>())?.into_iter();
         for candidate in group {
@@ -151,67 +150,58 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// The turns that leave the outputs as they are, and how far these move then.
-    fn choose<'t, 'a>(
-        &self,
-        turns: &'t [Turn<'a>],
-        report: &mut Rotation,
-    ) -> Result<(Vec<&'t Turn<'a>>, f64), RotateError> {
-        let all: Vec<&Turn<'_>> = turns.iter().collect();
-        if let Some(difference) = self.difference(&all)? {
-            return Ok((all, difference));
+    /// The model with all dimensions turned that leave the outputs as they are; reports which, and how far these move.
+    fn choose(&self, turns: &[Turn<'_>], report: &mut Rotation) -> Result<ModelProto, RotateError> {
+        let mut chosen: Vec<&Turn<'_>> = turns.iter().collect();
+        let mut tried = self.turn(&chosen)?;
+        if tried.is_none() {
+            // What holds of one layer's queries and keys, or of its values, holds of all layers' as a rule.
+            let (compared, weighed): (Vec<_>, Vec<_>) = chosen.iter().partition(|turn| turn.compares);
+            let (mut kept, mut lost) = self.split(&compared)?;
+            let (others, rest) = self.split(&weighed)?;
+            kept.extend(others);
+            lost.extend(rest);
+            tried = self.turn(&kept)?;
+            if tried.is_none() {
+                lost.append(&mut kept);
+            }
+            report.left.extend(lost.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
+            chosen = kept;
         }
-        // What holds of one layer's queries and keys, or of its values, holds of all layers' as a rule.
-        let (compared, weighed): (Vec<_>, Vec<_>) = all.into_iter().partition(|turn| turn.compares);
-        let (mut kept, mut lost) = self.split(&compared)?;
-        let (others, rest) = self.split(&weighed)?;
-        kept.extend(others);
-        lost.extend(rest);
-        let difference = self.difference(&kept)?;
-        if difference.is_none() {
-            lost.append(&mut kept);
-        }
-        report.left.extend(lost.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
-        Ok((kept, difference.unwrap_or_default()))
+        let (model, difference) = tried.unwrap_or_else(|| (self.view.model.clone(), 0.0));
+        report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
+        report.difference = difference;
+        Ok(model)
     }
 
-    /// How far the outputs move when some dimensions are turned; `None` when farther than rounding explains.
-    fn difference(&self, turns: &[&Turn<'_>]) -> Result<Option<f64>, RotateError> {
+    /// The model with some dimensions turned, and how far its outputs move; `None` when farther than rounding explains.
+    fn turn(&self, turns: &[&Turn<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
         let Self { engine, view } = *self;
         let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
         let model = turned(view, turns)?;
-        let proof = verify::verify(engine, view.model, &model, view.samples, batch)?;
-        let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
-        Ok(proof.holds.then_some(worst))
+        let (outputs, _) = verify::compare(engine, view.model, &model, view.samples, batch)?;
+        let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
+        let holds = outputs.iter().all(|o| o.difference <= verify::TOLERANCE);
+        Ok(holds.then_some((model, worst)))
     }
 
     /// Those that leave the outputs as they are, and those that do not. Where all together do not, and the first does not
     /// either, none is thought to.
     fn split<'t, 'a>(&self, turns: &[&'t Turn<'a>]) -> Result<Split<'t, 'a>, RotateError> {
         let Some((first, rest)) = turns.split_first() else { return Ok(Split::default()) };
-        if self.difference(turns)?.is_some() {
+        if self.turn(turns)?.is_some() {
             return Ok((turns.to_vec(), Vec::new()));
         }
-        if self.difference(&[first])?.is_none() {
+        if self.turn(&[first])?.is_none() {
             return Ok((Vec::new(), turns.to_vec()));
         }
         let (mut kept, mut lost) = (vec![*first], Vec::new());
         for turn in rest {
-            let group = if self.difference(&[turn])?.is_some() { &mut kept } else { &mut lost };
+            let group = if self.turn(&[turn])?.is_some() { &mut kept } else { &mut lost };
             group.push(*turn);
         }
         Ok((kept, lost))
     }
-}
-
-/// How many candidates' moments fit; at least one.
-fn fitting(candidates: &[Candidate<'_>], memory: u64) -> usize {
-    let mut total = 0;
-    let fits = candidates.iter().take_while(|candidate| {
-        total += candidate.sums().map(|sum| Moments::bytes(sum.entries)).sum::<u64>();
-        total <= memory
-    });
-    fits.count().max(1)
 }
 
 /// A dimension whose weights can be turned head by head.
@@ -323,7 +313,7 @@ fn readable(
     if !view.graph.is_read_once(value) {
         return Err(Reason::Shared);
     }
-    if !matches!(to_tensor(constant), Ok(Tensor::F32(_))) {
+    if DType::from_onnx(constant.data_type()) != Some(DType::F32) {
         return Err(Reason::Precision);
     }
     match Axes::of(view, dimension, heads, place) {
@@ -353,8 +343,8 @@ fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxEr
             let Some(value) = view.graph.node(place.at.node).input(place.at.slot) else { continue };
             let Some(constant) = view.graph.constant(value) else { continue };
             let (_, weight) = match weights.entry(value) {
-                std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
-                std::collections::btree_map::Entry::Vacant(free) => {
+                Entry::Occupied(found) => found.into_mut(),
+                Entry::Vacant(free) => {
                     let Tensor::F32(stored) = to_tensor(constant)? else { continue };
                     free.insert((place.at, stored))
                 }
@@ -371,21 +361,10 @@ fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxEr
     }
     let mut patch = Patch::default();
     for (value, (at, weight)) in weights {
-        replace(view.graph, &mut patch, value, at, &Tensor::F32(weight));
+        let copy = |patch: &mut Patch| patch.fresh(view.graph, &view.graph.value(value).name);
+        patch.constant_operand(view.graph, at, &Tensor::F32(weight), copy);
     }
     Ok(patch.apply(view.model))
-}
-
-/// Puts a constant in the place of another that is read once.
-fn replace(graph: &Graph, patch: &mut Patch, value: ValueId, at: Use, tensor: &Tensor) {
-    let name = &graph.value(value).name;
-    if graph.is_initializer(value) {
-        patch.constant(from_tensor(name, tensor));
-    } else {
-        let name = patch.fresh(graph, name);
-        patch.constant(from_tensor(&name, tensor));
-        patch.rewire(at, name);
-    }
 }
 
 /// Gives some entries along an axis their coordinates along the columns of `matrix`.

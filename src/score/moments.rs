@@ -35,9 +35,20 @@ impl Moments {
         Self { positions: 0.0, sums: vec![0.0; entries], gram: Mat::zeros(entries, entries) }
     }
 
-    /// Bytes that the moments of a sum take here and in the runtime.
-    pub fn bytes(entries: usize) -> u64 {
-        (entries as u64).pow(2) * (size_of::<f64>() + size_of::<f32>()) as u64
+    /// How many groups of sums can be measured at once, if their moments may take so many bytes here and in the runtime; at
+    /// least one. Each group goes by the entries of its sums.
+    pub fn fitting<G: Iterator<Item = usize>>(groups: impl Iterator<Item = G>, memory: u64) -> usize {
+        let bytes = |entries: usize| (entries as u64).pow(2) * (size_of::<f64>() + size_of::<f32>()) as u64;
+        let mut total = 0;
+        let mut fits = 0;
+        for group in groups {
+            total += group.map(bytes).sum::<u64>();
+            if total > memory {
+                break;
+            }
+            fits += 1;
+        }
+        fits.max(1)
     }
 
     fn add(&mut self, parts: &[Tensor]) -> Option<()> {

@@ -60,12 +60,8 @@ pub enum VerifyError {
     Decode(#[from] prost::DecodeError),
 }
 
-/// Runs `pruned`, after a round through its encoding, beside `masked` at two batch sizes, and counts its FLOPs anew, which
-/// runs it as it will be written.
-///
-/// Where activations are quantised, both are compared without that: a difference in the last place would become a whole step.
-/// Where the largest of several numbers are chosen, of which some are almost equal, the pruned model is given what the masked
-/// one chose, and what both chose from is compared as outputs are.
+/// Compares `pruned`, after a round through its encoding, with `masked` ([`compare`]), and counts its FLOPs anew, which runs it
+/// as it will be written.
 pub fn verify(
     engine: &dyn Engine,
     masked: &ModelProto,
@@ -75,10 +71,27 @@ pub fn verify(
 ) -> Result<Proof, VerifyError> {
     let mut pruned = ModelProto::decode(onnx::encode(pruned).as_slice())?;
     onnx::validate(&mut pruned)?;
+    let (outputs, batches) = compare(engine, masked, &pruned, samples, batch)?;
+    let flops = recount(engine, &pruned, samples, batch)?;
+    let holds = outputs.iter().all(|o| o.difference <= TOLERANCE);
+    Ok(Proof { outputs, batches, flops, holds })
+}
+
+/// How far the outputs of two models lie apart at two batch sizes, and the sizes.
+///
+/// Where activations are quantised, both are compared without that: a difference in the last place would become a whole step.
+/// Where the largest of several numbers are chosen, of which some are almost equal, the pruned model is given what the masked
+/// one chose, and what both chose from is compared as outputs are.
+pub fn compare(
+    engine: &dyn Engine,
+    masked: &ModelProto,
+    pruned: &ModelProto,
+    samples: &Samples,
+    batch: usize,
+) -> Result<(Vec<OutputProof>, Vec<usize>), VerifyError> {
     // Rounding of activations makes steps of differences in the last place: the models are compared without it.
-    let unrounded = (ops::unrounded(masked), ops::unrounded(&pruned));
-    let (masked, compared) =
-        (unrounded.0.as_ref().unwrap_or(masked), unrounded.1.as_ref().unwrap_or(&pruned));
+    let unrounded = (ops::unrounded(masked), ops::unrounded(pruned));
+    let (masked, compared) = (unrounded.0.as_ref().unwrap_or(masked), unrounded.1.as_ref().unwrap_or(pruned));
     let mut reference = engine.load(masked)?;
     let mut smaller = engine.load(compared)?;
     let names = pruned.graph.iter().flat_map(|g| &g.output).map(|o| o.name().to_owned());
@@ -102,9 +115,7 @@ pub fn verify(
         }
         batches.push(range.len());
     }
-    let flops = recount(engine, &pruned, samples, batch)?;
-    let holds = outputs.iter().all(|o| o.difference <= TOLERANCE);
-    Ok(Proof { outputs, batches, flops, holds })
+    Ok((outputs, batches))
 }
 
 /// FLOPs of one sample, from the model alone.

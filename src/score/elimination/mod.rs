@@ -47,15 +47,10 @@ pub(super) fn order(
             layers.push((dimension, scores, sums));
         }
     }
-    let bytes = |sums: &[Sum]| sums.iter().map(|s| Moments::bytes(s.entries)).sum::<u64>();
     let mut rest = layers.as_mut_slice();
     while !rest.is_empty() {
-        let mut total = 0;
-        let fits = rest.iter().take_while(|(_, _, sums)| {
-            total += bytes(sums);
-            total <= memory
-        });
-        let count = fits.count().max(1);
+        let sizes = rest.iter().map(|(_, _, sums)| sums.iter().map(|sum| sum.entries));
+        let count = Moments::fitting(sizes, memory);
         let (group, others) = rest.split_at_mut(count);
         let sums: Vec<&Sum> = group.iter().flat_map(|(_, _, sums)| sums).collect();
         let mut moments = moments::measure(engine, view, &sums)?.into_iter();
