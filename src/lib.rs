@@ -21,6 +21,8 @@ pub mod tensor;
 pub mod trajectory;
 pub mod typing;
 pub mod verify;
+mod warning;
 pub mod widths;
 
 pub use pipeline::{Error, Options, Progress, Typed, run};
+pub use warning::{Warning, WarningCode};

@@ -23,6 +23,7 @@ use crate::{
     score::{self, ScoreError, ScoreOptions, Scores},
     typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::{self, Proof, VerifyError},
+    warning::Warning,
     widths::{Kept, Reason, Widths},
 };
 
@@ -196,6 +197,8 @@ pub enum Progress {
     },
     /// Something to know before the result is there.
     Say(String),
+    /// Something that the user has to know, quiet or not.
+    Warn(Warning),
 }
 
 /// Prunes a model.
@@ -341,6 +344,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         pinned: typed.dimensions.pinned.clone(),
         proof: None,
         recovery: None,
+        warnings: Vec::new(),
         notes,
     }
 }

@@ -364,6 +364,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
         Progress::Layers { done, total } => spinner.set_message(format!("recover {done}/{total}")),
         Progress::Say(text) if prune.quiet => drop(text),
         Progress::Say(text) => spinner.suspend(|| print_note(&text)),
+        Progress::Warn(warning) => spinner.suspend(|| print_note(&warning.to_string())),
     });
     spinner.finish_and_clear();
     let report = report?;

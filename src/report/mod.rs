@@ -12,6 +12,7 @@ use crate::{
     score::Stability,
     typing::{Kind, Pinned},
     verify::Proof,
+    warning::Warning,
 };
 
 /// Time of one stage.
@@ -86,7 +87,9 @@ pub struct Report {
     pub proof: Option<Proof>,
     /// What recovery did; absent where there was none.
     pub recovery: Option<Recovery>,
-    /// Things the user should know.
+    /// What the user has to know.
+    pub warnings: Vec<Warning>,
+    /// Things the user may want to know.
     pub notes: Vec<String>,
 }
 

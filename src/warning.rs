@@ -1,0 +1,66 @@
+//! Warnings: what a user has to know although the job was done.
+//!
+//! A warning has a code, which programs can rely on, and a sentence for people. It goes to stderr as soon as it is known,
+//! quiet or not, and into the report.
+
+use serde::{Deserialize, Serialize};
+
+/// What a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WarningCode {
+    /// The calibration inputs are made up: scores come from noise.
+    SyntheticData,
+    /// There are too few calibration samples to rank units by.
+    FewSamples,
+    /// Samples are the same over and over, or hold the same number everywhere.
+    ConstantSamples,
+    /// The outputs of the dense model do not vary with the sample, so that nothing can be judged by them.
+    ConstantOutputs,
+    /// Two halves of the evidence rank units differently: the ranking is little better than chance.
+    UnstableScores,
+    /// Gradients were not finite somewhere; what they would have scored was scored otherwise.
+    NonFiniteGradients,
+    /// A node could not follow a removal, so that its dimension keeps its extent.
+    FrozenDimension,
+    /// Layers could not be refitted, and stay as they were proven.
+    RecoveryFailed,
+}
+
+impl std::fmt::Display for WarningCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SyntheticData => "synthetic-data",
+            Self::FewSamples => "few-samples",
+            Self::ConstantSamples => "constant-samples",
+            Self::ConstantOutputs => "constant-outputs",
+            Self::UnstableScores => "unstable-scores",
+            Self::NonFiniteGradients => "non-finite-gradients",
+            Self::FrozenDimension => "frozen-dimension",
+            Self::RecoveryFailed => "recovery-failed",
+        })
+    }
+}
+
+/// One thing that the user has to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What it is about.
+    pub code: WarningCode,
+    /// A sentence for people, which says what to do.
+    pub message: String,
+}
+
+impl Warning {
+    /// A warning of this kind.
+    pub fn new(code: WarningCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "warning[{}]: {}", self.code, self.message)
+    }
+}
