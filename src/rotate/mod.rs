@@ -27,7 +27,7 @@ use crate::{
     score::{ModelView, Moments, ScoreError, Sum, measure},
     tensor::{DType, Tensor},
     typing::{Dimension, Kind},
-    verify::{self, VerifyError},
+    verify::{self, Reference, VerifyError},
     widths::{Place, Width},
 };
 use blocks::{Axes, Blocks};
@@ -109,7 +109,9 @@ pub fn rotate(engine: &dyn Engine, view: ModelView<'_>, memory: u64) -> Result<R
     if turns.is_empty() {
         return Ok(Rotated { model: view.model.clone(), report });
     }
-    let model = Trial { engine, view }.choose(&turns, &mut report)?;
+    let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
+    let reference = Reference::new(engine, view.model, view.samples, batch)?;
+    let model = Trial { engine, view, reference }.choose(&turns, &mut report)?;
     Ok(Rotated { model, report })
 }
 
@@ -147,6 +149,8 @@ type Split<'t, 'a> = (Vec<&'t Turn<'a>>, Vec<&'t Turn<'a>>);
 struct Trial<'a> {
     engine: &'a dyn Engine,
     view: ModelView<'a>,
+    /// What the model gives as it is.
+    reference: Reference<'a>,
 }
 
 impl Trial<'_> {
@@ -176,10 +180,8 @@ impl Trial<'_> {
 
     /// The model with some dimensions turned, and how far its outputs move; `None` when farther than rounding explains.
     fn turn(&self, turns: &[&Turn<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
-        let Self { engine, view } = *self;
-        let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
-        let model = turned(view, turns)?;
-        let (outputs, _) = verify::compare(engine, view.model, &model, view.samples, batch)?;
+        let model = turned(self.view, turns)?;
+        let outputs = self.reference.compare(self.engine, &model)?;
         let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
         let holds = outputs.iter().all(|o| o.difference <= verify::TOLERANCE);
         Ok(holds.then_some((model, worst)))

@@ -2,8 +2,9 @@
 
 mod choices;
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
+use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
 
@@ -60,8 +61,8 @@ pub enum VerifyError {
     Decode(#[from] prost::DecodeError),
 }
 
-/// Compares `pruned`, after a round through its encoding, with `masked` ([`compare`]), and counts its FLOPs anew, which runs it
-/// as it will be written.
+/// Compares `pruned`, after a round through its encoding, with `masked` ([`Reference::compare`]), and counts its FLOPs anew, which
+/// runs it as it will be written.
 pub fn verify(
     engine: &dyn Engine,
     masked: &ModelProto,
@@ -69,53 +70,86 @@ pub fn verify(
     samples: &Samples,
     batch: usize,
 ) -> Result<Proof, VerifyError> {
-    let mut pruned = ModelProto::decode(onnx::encode(pruned).as_slice())?;
+    // Before the round trip, so that only one session and one copy of the weights are there at a time.
+    let reference = Reference::new(engine, masked, samples, batch)?;
+    let mut pruned = ModelProto::decode(Bytes::from(onnx::encode(pruned)))?;
     onnx::validate(&mut pruned)?;
-    let (outputs, batches) = compare(engine, masked, &pruned, samples, batch)?;
+    let outputs = reference.compare(engine, &pruned)?;
     let flops = recount(engine, &pruned, samples, batch)?;
     let holds = outputs.iter().all(|o| o.difference <= TOLERANCE);
-    Ok(Proof { outputs, batches, flops, holds })
+    Ok(Proof { outputs, batches: reference.batches(), flops, holds })
 }
 
-/// How far the outputs of two models lie apart at two batch sizes, and the sizes.
-///
-/// Where activations are quantised, both are compared without that: a difference in the last place would become a whole step.
-/// Where the largest of several numbers are chosen, of which some are almost equal, the pruned model is given what the masked
-/// one chose, and what both chose from is compared as outputs are.
-pub fn compare(
-    engine: &dyn Engine,
-    masked: &ModelProto,
-    pruned: &ModelProto,
-    samples: &Samples,
-    batch: usize,
-) -> Result<(Vec<OutputProof>, Vec<usize>), VerifyError> {
-    // Rounding of activations makes steps of differences in the last place: the models are compared without it.
-    let unrounded = (ops::unrounded(masked), ops::unrounded(pruned));
-    let (masked, compared) = (unrounded.0.as_ref().unwrap_or(masked), unrounded.1.as_ref().unwrap_or(pruned));
-    let mut reference = engine.load(masked)?;
-    let mut smaller = engine.load(compared)?;
-    let names = pruned.graph.iter().flat_map(|g| &g.output).map(|o| o.name().to_owned());
-    let mut outputs: Vec<OutputProof> = names.map(|name| OutputProof { name, difference: 0.0 }).collect();
-    let mut batches = Vec::new();
-    let sizes =
-        BTreeSet::from([batch, if samples.fixed_batch().is_some() { batch } else { batch.max(2) / 2 }]);
-    for &size in &sizes {
-        let Some(range) = samples.ranges(size).next() else { continue };
-        let feed = samples.batch(range.start, range.end)?;
-        let (expected, found) = (reference.run(&feed)?, smaller.run(&feed)?);
-        let differences = expected.iter().zip(&found).map(|(a, b)| relative_difference(a, b));
-        let mut differences: Vec<f64> = differences.collect();
-        if differences.iter().any(|d| *d > TOLERANCE)
-            && let Some(alike) = choices::alike(engine, masked, compared, &feed)?
-        {
-            differences = alike;
+/// What a model gives at two batch sizes, for others to be held against: it is loaded once for all of them.
+pub struct Reference<'a> {
+    /// The model; where activations are quantised, without that.
+    model: Cow<'a, ModelProto>,
+    runs: Vec<Run>,
+}
+
+/// One batch: so many samples, what is fed, and what comes out.
+struct Run {
+    samples: usize,
+    feed: Vec<(String, Tensor)>,
+    outputs: Vec<Tensor>,
+}
+
+impl<'a> Reference<'a> {
+    /// Runs `model` on batches of `batch` samples and of half as many.
+    pub fn new(
+        engine: &dyn Engine,
+        model: &'a ModelProto,
+        samples: &Samples,
+        batch: usize,
+    ) -> Result<Self, VerifyError> {
+        let model = unrounded(model);
+        let mut session = engine.load(&model)?;
+        let half = if samples.fixed_batch().is_some() { batch } else { batch.max(2) / 2 };
+        let mut runs = Vec::new();
+        for size in BTreeSet::from([batch, half]) {
+            let Some(range) = samples.ranges(size).next() else { continue };
+            let feed = samples.batch(range.start, range.end)?;
+            let outputs = session.run(&feed)?;
+            runs.push(Run { samples: range.len(), feed, outputs });
         }
-        for (proof, difference) in outputs.iter_mut().zip(differences) {
-            proof.difference = proof.difference.max(difference);
-        }
-        batches.push(range.len());
+        Ok(Self { model, runs })
     }
-    Ok((outputs, batches))
+
+    /// The batch sizes.
+    pub fn batches(&self) -> Vec<usize> {
+        self.runs.iter().map(|run| run.samples).collect()
+    }
+
+    /// How far the outputs of another model lie from it.
+    ///
+    /// Where activations are quantised, both are compared without that: a difference in the last place would become a whole
+    /// step. Where the largest of several numbers are chosen, of which some are almost equal, the other model is given what
+    /// this one chose, and what both chose from is compared as outputs are.
+    pub fn compare(&self, engine: &dyn Engine, other: &ModelProto) -> Result<Vec<OutputProof>, VerifyError> {
+        let names = other.graph.iter().flat_map(|g| &g.output).map(|o| o.name().to_owned());
+        let mut outputs: Vec<OutputProof> = names.map(|name| OutputProof { name, difference: 0.0 }).collect();
+        let other = unrounded(other);
+        let mut session = engine.load(&other)?;
+        for run in &self.runs {
+            let found = session.run(&run.feed)?;
+            let differences = run.outputs.iter().zip(&found).map(|(a, b)| relative_difference(a, b));
+            let mut differences: Vec<f64> = differences.collect();
+            if differences.iter().any(|d| *d > TOLERANCE)
+                && let Some(alike) = choices::alike(engine, &self.model, &other, &run.feed)?
+            {
+                differences = alike;
+            }
+            for (proof, difference) in outputs.iter_mut().zip(differences) {
+                proof.difference = proof.difference.max(difference);
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+/// The model without the rounding of activations, which makes steps of differences in the last place.
+fn unrounded(model: &ModelProto) -> Cow<'_, ModelProto> {
+    ops::unrounded(model).map_or(Cow::Borrowed(model), Cow::Owned)
 }
 
 /// FLOPs of one sample, from the model alone.
