@@ -17,6 +17,7 @@ pub mod rewrite;
 pub mod rotate;
 pub mod runtime;
 pub mod score;
+pub mod staging;
 pub mod tensor;
 pub mod trajectory;
 pub mod typing;

@@ -12,6 +12,7 @@ use optin_onnx::{
         },
         save, validate,
     },
+    staging::WriteError,
     tensor::{DType, Tensor},
 };
 use proptest::prelude::*;
@@ -85,6 +86,14 @@ fn write(directory: &TempDir, model: &ModelProto) -> std::path::PathBuf {
     path
 }
 
+/// The one file of weights in the directory.
+fn data_file(directory: &TempDir) -> std::path::PathBuf {
+    let files = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let data: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "data")).collect();
+    assert_eq!(data.len(), 1, "{data:?}");
+    data[0].clone()
+}
+
 fn load_model(model: &ModelProto) -> Result<ModelProto, OnnxError> {
     let directory = tempdir().unwrap();
     load(&write(&directory, model)).map(|source| source.model)
@@ -152,7 +161,7 @@ mod round_trip {
         let directory = tempdir().unwrap();
         let path = directory.path().join("m.onnx");
         let written = save(&linear(), &path, true).unwrap();
-        let data = fs::read(directory.path().join("m.onnx.data")).unwrap();
+        let data = fs::read(data_file(&directory)).unwrap();
         assert_eq!(data, weights());
         assert_eq!(written, fs::metadata(&path).unwrap().len() + data.len() as u64);
         let source = load(&path).unwrap();
@@ -170,7 +179,7 @@ mod round_trip {
         let directory = tempdir().unwrap();
         let path = directory.path().join("m.onnx");
         save(&model, &path, true).unwrap();
-        assert_eq!(fs::metadata(directory.path().join("m.onnx.data")).unwrap().len(), 4096 + 1200);
+        assert_eq!(fs::metadata(data_file(&directory)).unwrap().len(), 4096 + 1200);
         assert_eq!(load(&path).unwrap().model, model);
         // Over its own mapped source, and then back into one file.
         let loaded = load(&path).unwrap().model;
@@ -207,12 +216,66 @@ mod writing {
     fn unrelated_data_files_are_not_replaced() {
         let directory = tempdir().unwrap();
         let path = write(&directory, &linear());
-        let data = directory.path().join("m.onnx.data");
+        let plain = directory.path().join("m.onnx.data");
+        fs::write(&plain, "precious").unwrap();
+        // Not in the way, and no model refers to it.
+        save(&linear(), &path, true).unwrap();
+        assert_eq!(fs::read(&plain).unwrap(), b"precious");
+
+        // In the way: it has the name of the weights, other contents, and does not belong to what is replaced.
+        fs::remove_file(&plain).unwrap();
+        let data = data_file(&directory);
+        fs::write(&path, onnx::encode(&linear())).unwrap();
         fs::write(&data, "precious").unwrap();
         let error = save(&linear(), &path, true).unwrap_err();
         assert!(matches!(error, OnnxError::WouldOverwrite { .. }), "{error}");
         assert_eq!(fs::read(&data).unwrap(), b"precious");
         assert_eq!(load(&path).unwrap().model, linear());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn other_weights_go_to_another_file_and_those_of_the_replaced_model_go() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("m.onnx");
+        save(&linear(), &path, true).unwrap();
+        let first = data_file(&directory);
+        let mut other = linear();
+        other.graph.as_mut().unwrap().initializer[0].raw_data = Some(1.5f32.to_le_bytes().repeat(512).into());
+        save(&other, &path, true).unwrap();
+        let second = data_file(&directory);
+        assert_ne!(first, second);
+        assert_eq!(load(&path).unwrap().model, other);
+        // The same weights again; then what an exporter calls its weights; then one file.
+        save(&other, &path, true).unwrap();
+        assert_eq!(data_file(&directory), second);
+        fs::rename(&second, directory.path().join("m.onnx.data")).unwrap();
+        let mut raw = <ModelProto as prost::Message>::decode(fs::read(&path).unwrap().as_slice()).unwrap();
+        raw.graph.as_mut().unwrap().initializer[0].external_data[0].value = Some("m.onnx.data".into());
+        fs::write(&path, onnx::encode(&raw)).unwrap();
+        save(&linear(), &path, true).unwrap();
+        assert_eq!(data_file(&directory), first);
+        save(&linear(), &path, false).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_staged_model_can_be_opened_and_leaves_nothing_behind_when_dropped() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("m.onnx");
+        save(&linear(), &path, true).unwrap();
+        let before = fs::read(&path).unwrap();
+        for external in [false, true] {
+            let mut other = linear();
+            other.producer_name = Some("another".into());
+            let staged = onnx::stage(&other, &path, external).unwrap();
+            let source = load(&staged.path()).unwrap();
+            assert_eq!((source.model, source.bytes, source.external), (other, staged.bytes(), external));
+            drop(staged);
+            assert_eq!(fs::read(&path).unwrap(), before);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+            assert_eq!(load(&path).unwrap().model, linear());
+        }
     }
 
     #[test]
@@ -226,7 +289,7 @@ mod writing {
         model.graph.as_mut().unwrap().initializer[0].raw_data = Some(weights());
         save(&model, &inside.join("m.onnx"), true).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
-        assert!(inside.join("m.onnx.data").exists());
+        assert_eq!(fs::read_dir(&inside).unwrap().count(), 2);
     }
 
     #[cfg(unix)]
@@ -235,10 +298,13 @@ mod writing {
         let directory = tempdir().unwrap();
         let victim = directory.path().join("victim");
         fs::write(&victim, "precious").unwrap();
-        for name in ["m.onnx", "m.onnx.data"] {
-            std::os::unix::fs::symlink(&victim, directory.path().join(name)).unwrap();
-        }
         let path = directory.path().join("m.onnx");
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        save(&linear(), &path, true).unwrap();
+        let data = data_file(&directory);
+        fs::remove_file(&data).unwrap();
+        std::os::unix::fs::symlink(&victim, &data).unwrap();
+        // The model refers to it, but a link is not what this program wrote.
         assert!(matches!(save(&linear(), &path, true), Err(OnnxError::WouldOverwrite { .. })));
         save(&linear(), &path, false).unwrap();
         assert!(!path.is_symlink());
@@ -249,9 +315,9 @@ mod writing {
     fn directories_and_nothing_are_refused() {
         let directory = tempdir().unwrap();
         let error = save(&linear(), directory.path(), false).unwrap_err();
-        assert!(matches!(error, OnnxError::NotAFile { .. }), "{error}");
+        assert!(matches!(error, OnnxError::Write(WriteError::NotAFile { .. })), "{error}");
         let error = save(&linear(), &directory.path().join("no/m.onnx"), false).unwrap_err();
-        assert!(matches!(error, OnnxError::Io { .. }), "{error}");
+        assert!(matches!(error, OnnxError::Write(WriteError::NoFolder { .. })), "{error}");
         assert!(save(&linear(), Path::new(""), false).is_err());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }

@@ -1,5 +1,6 @@
 //! Why a file could not be read or written.
 
+use crate::staging::WriteError;
 use std::{io, path::PathBuf};
 
 /// Why an ONNX file could not be read, trusted or written.
@@ -139,9 +140,9 @@ pub enum OnnxError {
     #[error("function `{function}` cannot be inlined: the functions of the model expand to {limit}")]
     FunctionExpansion { function: String, limit: &'static str },
 
-    /// The path to write to names no file.
-    #[error("`{path}` does not name a file to write to")]
-    NoFileName { path: PathBuf },
+    /// The file could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
 
     /// A file of weights would replace one that belongs to something else.
     #[error(

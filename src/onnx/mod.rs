@@ -19,7 +19,7 @@ mod visit;
 pub use error::OnnxError;
 pub use inline::inline_functions;
 pub use load::{Source, load};
-pub use save::{encode, save};
+pub use save::{Staged, encode, save, stage};
 pub use single::single;
 pub use validate::validate;
 

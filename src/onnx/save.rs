@@ -1,19 +1,25 @@
 //! Writing a model file.
+//!
+//! Large weights go to a file of their own, which is named by its contents: `<file name>.<16 digits of its SHA-256>.data`. The
+//! model that is replaced and the new one so never share a name for different weights, and whoever is interrupted between
+//! the two renames leaves a model with the weights that it refers to.
 
 use super::{
     OnnxError, load,
     proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
     tensor, visit,
 };
+use crate::staging::{self, Stage};
 use bytes::{BufMut, Bytes, buf::UninitSlice};
 use prost::Message;
+use sha2::{Digest, Sha256};
 use std::{
-    ffi::OsString,
-    fs::File,
-    io::{self, BufWriter, Read, Write},
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
-use tempfile::NamedTempFile;
 
 /// Protobuf readers refuse messages that are longer than a signed 32-bit length.
 const MAX_ENCODED: usize = i32::MAX as usize;
@@ -21,86 +27,223 @@ const MAX_ENCODED: usize = i32::MAX as usize;
 const MIN_EXTERNAL: usize = 1024;
 /// External data starts at multiples of a page so that runtimes can map it.
 const ALIGNMENT: u64 = 4096;
+/// How many digits of the hash of external data name its file.
+const DIGITS: usize = 16;
 
 /// The bytes of the protobuf file.
 pub fn encode(model: &ModelProto) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// Writes `model` to `path` and returns how many bytes that took. If `external`, or if the file would be too long for
-/// protobuf, initializers of at least 1 KiB go to `<file name>.data` beside it.
-///
-/// Files are written under temporary names, synced and then renamed, weights first: what was there before survives a
-/// failure to write, `model` may view the file that is replaced, and a link at `path` is replaced, not followed.
+/// Writes `model` to `path` and returns how many bytes that took: [`stage`] and [`Staged::publish`] in one.
 ///
 /// # Errors
-/// When a file cannot be written, when `<file name>.data` exists and is not that of the model being replaced, and when
-/// the model without its weights is too long for protobuf.
+/// As theirs.
 pub fn save(model: &ModelProto, path: &Path, external: bool) -> Result<u64, OnnxError> {
-    if path.is_dir() {
-        return Err(OnnxError::NotAFile { path: path.into() });
-    }
+    stage(model, path, external)?.publish()
+}
+
+/// A model that is written, synced and complete, and has yet to be put in its place. Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub struct Staged {
+    stage: Stage,
+    /// The name of the file of weights, and whether it is there already, with the same contents.
+    data: Option<(String, bool)>,
+    /// The files of weights that the replaced model refers to and the new one does not.
+    obsolete: BTreeSet<String>,
+    bytes: u64,
+}
+
+/// Writes `model` to a folder of its own beside `path`, for [`Staged::publish`] to put it there. If `external`, or if the file
+/// would be too long for protobuf, initializers of at least 1 KiB go to `<file name>.<hash>.data` beside it.
+///
+/// What killed programs have left behind in the folder is removed.
+///
+/// # Errors
+/// When a file cannot be written, when there is something at `path` that is no file, when a file has the name of the weights
+/// and neither their contents nor belongs to the model that is replaced, and when the model without its weights is
+/// too long for protobuf.
+pub fn stage(model: &ModelProto, path: &Path, external: bool) -> Result<Staged, OnnxError> {
+    clean(path);
+    let stage = Stage::beside(path)?;
+    let name = stage.name().to_owned();
+    let mut staged = Staged { obsolete: owned(path), stage, data: None, bytes: 0 };
+    let stage = &staged.stage;
     if !external && model.encoded_len() <= MAX_ENCODED {
-        let file = Output::create(path)?.write(|out| stream(model, out))?;
-        return file.publish();
+        stage.write(&name, |out| stream(model, out))?;
+    } else {
+        let mut model = model.clone();
+        if let Some(data) = detach(&mut model, stage)? {
+            let known = staged.obsolete.remove(&data);
+            let there = same_contents(&stage.path(data.as_ref()), &stage.published(data.as_ref()), known)?;
+            staged.data = Some((data, there));
+        }
+        let bytes = model.encoded_len();
+        if bytes > MAX_ENCODED {
+            return Err(OnnxError::TooLarge { bytes });
+        }
+        stage.write(&name, |out| stream(&model, out))?;
     }
-    let (name, data_path) = data_file(path)?;
-    check_replaceable(path, &name, &data_path)?;
-    let mut model = model.clone();
-    let data = Output::create(&data_path)?.write(|out| detach(&mut model, &name, out))?;
-    let bytes = model.encoded_len();
-    if bytes > MAX_ENCODED {
-        return Err(OnnxError::TooLarge { bytes });
+    let data = staged.data.as_ref().map(|(name, _)| stage.path(name.as_ref()));
+    for file in [Some(staged.path()), data].into_iter().flatten() {
+        staged.bytes += fs::metadata(&file).map_err(|source| io_error("read", &file, source))?.len();
     }
-    let file = Output::create(path)?.write(|out| stream(&model, out))?;
-    Ok(data.publish()? + file.publish()?)
+    Ok(staged)
 }
 
-/// Name and path of the file for the weights of the model at `path`.
-fn data_file(path: &Path) -> Result<(String, PathBuf), OnnxError> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| OnnxError::NoFileName { path: path.into() })?;
-    let name = format!("{name}.data");
-    let data = path.with_file_name(&name);
-    Ok((name, data))
+impl Staged {
+    /// The complete model, as it will stand, with its weights beside it; for whoever wants to try it first.
+    pub fn path(&self) -> PathBuf {
+        self.stage.path(self.stage.name())
+    }
+
+    /// The size of the model and its weights in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Puts the model in its place and returns its size in bytes: weights first, then the model over what was there, which
+    /// `model` may have viewed; then the weights of the replaced model go, unless they have a name that this program would not have
+    /// given. A link at the path is replaced, not followed.
+    ///
+    /// # Errors
+    /// When the operating system refuses. What was there before is whole then.
+    pub fn publish(mut self) -> Result<u64, OnnxError> {
+        let new =
+            self.data.iter().filter(|(_, there)| !there).map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        if !new.is_empty() || !self.obsolete.is_empty() {
+            let names = new.iter().chain(&self.obsolete).map(String::as_str).collect::<Vec<_>>();
+            self.stage.journal(&names.join("\n"))?;
+        }
+        new.iter().try_for_each(|name| self.stage.publish(name.as_ref()))?;
+        if let Err(error) = self.stage.publish(self.stage.name()) {
+            new.iter().for_each(|name| drop(fs::remove_file(self.stage.published(name.as_ref()))));
+            return Err(error.into());
+        }
+        // On systems that keep a file which is in use, it stays.
+        self.obsolete.iter().for_each(|name| drop(fs::remove_file(self.stage.published(name.as_ref()))));
+        Ok(self.bytes)
+    }
 }
 
-/// Refuses to replace a file of weights unless the model that is replaced refers to it.
-fn check_replaceable(path: &Path, name: &str, data: &Path) -> Result<(), OnnxError> {
-    if data.symlink_metadata().is_err() {
-        return Ok(());
+/// The files of weights beside the model at `path` that it refers to and that bear a name which [`stage`] gives, or `<file
+/// name>.data`, which many exporters give.
+fn owned(path: &Path) -> BTreeSet<String> {
+    let is_file = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_file());
+    if !is_file(path) {
+        return BTreeSet::new();
     }
-    let mut owned = false;
+    let names = referred(path).into_iter().filter(|name| is_data_name(path.file_name(), name));
+    names.filter(|name| is_file(&path.with_file_name(name))).collect()
+}
+
+/// The files that the model at `path` refers to; none if there is no model.
+fn referred(path: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
     if let Ok(mut model) = load::map(path).and_then(|file| load::decode(path, &file)) {
-        visit::tensors(&mut model, &mut |tensor| {
-            owned |= tensor.external_data.iter().any(|e| e.key() == "location" && e.value() == name);
+        let visited = visit::tensors(&mut model, &mut |tensor| {
+            let locations = tensor.external_data.iter().filter(|entry| entry.key() == "location");
+            names.extend(locations.map(|entry| entry.value().to_owned()));
             Ok(())
-        })?;
+        });
+        visited.ok();
     }
-    if owned && !data.is_dir() { Ok(()) } else { Err(OnnxError::WouldOverwrite { path: data.into() }) }
+    names
 }
 
-/// Writes the large initializers of `model` to `out` and makes them refer to the file `name`. Attributes keep their
-/// tensors: runtimes need not look for external data there.
-fn detach(model: &mut ModelProto, name: &str, out: &mut dyn Write) -> io::Result<()> {
-    let mut offset = 0;
-    model.graph.iter_mut().try_for_each(|graph| detach_graph(graph, name, &mut offset, out))
+/// Whether a file of weights of the model called `model` may be called `name`.
+fn is_data_name(model: Option<&OsStr>, name: &str) -> bool {
+    let between = model
+        .and_then(OsStr::to_str)
+        .and_then(|model| name.strip_prefix(model)?.strip_suffix(".data"))
+        .map(|hash| hash.strip_prefix('.').unwrap_or(hash));
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    between.is_some_and(|hash| hash.is_empty() || (hash.len() == DIGITS && hash.bytes().all(is_digit)))
 }
 
-fn detach_graph(graph: &mut GraphProto, name: &str, offset: &mut u64, out: &mut dyn Write) -> io::Result<()> {
+/// Does what programs that were killed while they published could not: of the files of weights that they noted, those
+/// go to which the model that stands there does not refer.
+fn clean(path: &Path) {
+    let home = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    for stage in staging::abandoned(home) {
+        let target = home.join(&stage.target);
+        let used = referred(&target);
+        let names = stage.journal.lines().filter(|name| is_data_name(Some(&stage.target), name));
+        for name in names.filter(|name| !used.contains(*name)) {
+            fs::remove_file(home.join(name)).ok();
+        }
+        stage.remove();
+    }
+}
+
+/// Whether the file `old` exists with the contents of `new`. It is an error if it has others, unless it is `known` to belong to the
+/// model that is replaced.
+fn same_contents(new: &Path, old: &Path, known: bool) -> Result<bool, OnnxError> {
+    let Ok(found) = old.symlink_metadata() else { return Ok(false) };
+    if found.is_file() && load::map(old)? == load::map(new)? {
+        return Ok(true);
+    }
+    if known { Ok(false) } else { Err(OnnxError::WouldOverwrite { path: old.into() }) }
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> OnnxError {
+    OnnxError::Io { action, path: path.into(), source }
+}
+
+/// Writes the large initializers of `model` to a file in `stage` and makes them refer to it. Returns its name, if there are
+/// any. Attributes keep their tensors: runtimes need not look for external data there.
+fn detach(model: &mut ModelProto, stage: &Stage) -> Result<Option<String>, OnnxError> {
+    let name = stage.name().to_str();
+    let name = name.ok_or_else(|| staging::WriteError::NoFileName { path: stage.target().into() })?;
+    let draft = format!("{name}.data");
+    let (length, digest) = stage.write(draft.as_ref(), |out| {
+        let mut out = Data { out, length: 0, hash: Sha256::new() };
+        model.graph.iter_mut().try_for_each(|graph| detach_graph(graph, &mut out))?;
+        Ok((out.length, out.hash.finalize()))
+    })?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let digits = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let data = format!("{name}.{}.data", &digits.get(..DIGITS).unwrap_or(&digits));
+    stage.rename(draft.as_ref(), data.as_ref())?;
+    visit::tensors(model, &mut |tensor| {
+        let locations = tensor.external_data.iter_mut().filter(|entry| entry.key() == "location");
+        locations.for_each(|entry| entry.value = Some(data.clone()));
+        Ok(())
+    })?;
+    Ok(Some(data))
+}
+
+/// A file of weights that is being written.
+struct Data<'a> {
+    out: &'a mut dyn Write,
+    length: u64,
+    hash: Sha256,
+}
+
+impl Write for Data<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or(bytes));
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn detach_graph(graph: &mut GraphProto, out: &mut Data<'_>) -> io::Result<()> {
     for tensor in &mut graph.initializer {
         let Some(data) = raw(tensor).filter(|data| data.len() >= MIN_EXTERNAL) else { continue };
-        let start = offset.next_multiple_of(ALIGNMENT);
-        io::copy(&mut io::repeat(0).take(start - *offset), out)?;
+        let start = out.length.next_multiple_of(ALIGNMENT);
+        io::copy(&mut io::repeat(0).take(start - out.length), out)?;
         out.write_all(&data)?;
-        *offset = start + data.len() as u64;
-        refer(tensor, name, start, data.len());
+        refer(tensor, start, data.len());
     }
-    graph
-        .node
-        .iter_mut()
-        .flat_map(visit::subgraphs_mut)
-        .try_for_each(|graph| detach_graph(graph, name, offset, out))
+    graph.node.iter_mut().flat_map(visit::subgraphs_mut).try_for_each(|graph| detach_graph(graph, out))
 }
 
 /// The data of a tensor as raw bytes, if it can be had.
@@ -111,10 +254,10 @@ fn raw(tensor: &TensorProto) -> Option<Bytes> {
     }
 }
 
-/// Makes `tensor` refer to its data in the file `name`, and hold none itself.
-fn refer(tensor: &mut TensorProto, name: &str, offset: u64, length: usize) {
+/// Makes `tensor` refer to its data in a file that has yet to get its name, and hold none itself.
+fn refer(tensor: &mut TensorProto, offset: u64, length: usize) {
     let entries =
-        [("location", name.to_owned()), ("offset", offset.to_string()), ("length", length.to_string())];
+        [("location", String::new()), ("offset", offset.to_string()), ("length", length.to_string())];
     *tensor = TensorProto {
         dims: std::mem::take(&mut tensor.dims),
         data_type: tensor.data_type,
@@ -128,55 +271,6 @@ fn refer(tensor: &mut TensorProto, name: &str, offset: u64, length: usize) {
             .collect(),
         ..TensorProto::default()
     };
-}
-
-/// A file on its way to `path`, under a temporary name in the same directory.
-struct Output {
-    file: NamedTempFile,
-    path: PathBuf,
-    directory: PathBuf,
-}
-
-impl Output {
-    fn create(path: &Path) -> Result<Self, OnnxError> {
-        let name = path.file_name().ok_or_else(|| OnnxError::NoFileName { path: path.into() })?;
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
-        let mut prefix = OsString::from(".");
-        prefix.push(name);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".tmp");
-        // As any program creates files; temporary ones are otherwise closed to all but their owner.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(&directory);
-        let file = file.map_err(|source| OnnxError::Io { action: "write", path: path.into(), source })?;
-        Ok(Self { file, path: path.into(), directory })
-    }
-
-    /// Fills the file by `fill` and syncs it.
-    fn write(mut self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Self, OnnxError> {
-        let mut out = BufWriter::new(self.file.as_file_mut());
-        let written = fill(&mut out).and_then(|()| out.flush());
-        drop(out);
-        match written.and_then(|()| self.file.as_file().sync_all()) {
-            Ok(()) => Ok(self),
-            Err(source) => Err(OnnxError::Io { action: "write", path: self.path, source }),
-        }
-    }
-
-    /// Gives the file its name and returns its size.
-    fn publish(self) -> Result<u64, OnnxError> {
-        let failed = |source| OnnxError::Io { action: "write", path: self.path.clone(), source };
-        let file = self.file.persist(&self.path).map_err(|e| failed(e.error))?;
-        // The new name is on the disk once the directory is; where directories cannot be synced, the system sees to it.
-        if let Ok(directory) = File::open(&self.directory) {
-            directory.sync_all().ok();
-        }
-        Ok(file.metadata().map_err(failed)?.len())
-    }
 }
 
 /// Encodes `model` into `out` piece by piece, so that weights are not held in memory once more.
