@@ -1,8 +1,7 @@
 //! Reading a model file.
 
-use super::{OnnxError, external, inline_functions, proto::ModelProto, validate};
+use super::{OnnxError, external, inline_functions, pages, proto::ModelProto, validate};
 use bytes::Bytes;
-use memmap2::Mmap;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::{
@@ -81,9 +80,6 @@ pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
     if file.metadata().map_err(failed)?.len() == 0 {
         return Ok(Bytes::new());
     }
-    // SAFETY: the mapping is read-only and lives as long as the `Bytes` made of it. Rust has no way to exclude that
-    // another program changes the file meanwhile; this one never does: it writes a new file and renames it.
-    #[allow(unsafe_code)]
-    let mapped = unsafe { Mmap::map(&file) }.map_err(failed)?;
-    Ok(Bytes::from_owner(mapped))
+    let (mapped, _) = pages::map(&file).map_err(failed)?;
+    Ok(mapped)
 }

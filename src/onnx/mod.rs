@@ -8,6 +8,7 @@ mod error;
 mod external;
 mod inline;
 mod load;
+pub(crate) mod pages;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
 mod save;

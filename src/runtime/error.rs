@@ -65,6 +65,18 @@ pub enum RuntimeError {
         /// What failed, and what to do by hand.
         reason: String,
     },
+    /// The weights of a large model could not be put into files, from which sessions read them.
+    #[error(
+        "the weights of the model cannot be kept in `{}`, where ONNX Runtime is to read them from: {source}; let TMPDIR \
+         name a folder on a disk with room for twice the model",
+        folder.display()
+    )]
+    Scratch {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The engine refused the model.
     #[error("{engine} cannot load the model: {reason}")]
     Load {

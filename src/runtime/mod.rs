@@ -4,7 +4,9 @@ mod error;
 mod install;
 pub mod locate;
 mod ort;
+mod scratch;
 mod signature;
+mod store;
 mod tract;
 
 use std::path::PathBuf;
@@ -21,6 +23,13 @@ pub trait Engine {
 
     /// Prepares `model` for repeated runs. All tensors are inside the protobuf (no external data). Outputs may lack a type.
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError>;
+
+    /// Lets weights that are in memory be views of files, where sessions of this engine read them from files anyway. The model
+    /// stays the same.
+    fn settle(&self, model: &mut ModelProto) -> Result<(), RuntimeError> {
+        _ = model;
+        Ok(())
+    }
 }
 
 /// A model made ready to run.

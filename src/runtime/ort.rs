@@ -1,10 +1,8 @@
 //! ONNX Runtime, from a shared library that is loaded at run time.
 
 use std::{
-    fs::File,
-    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -16,28 +14,23 @@ use ::ort::{
 };
 use ndarray::{ArrayD, IxDyn};
 use prost::Message;
-use tempfile::TempDir;
 
-use super::{Engine, Provider, RuntimeError, RuntimeOptions, Session, locate, signature::Signature};
+use super::{
+    Engine, Provider, RuntimeError, RuntimeOptions, Session, locate,
+    scratch::Scratch,
+    signature::Signature,
+    store::{Detached, Store},
+};
 use crate::{
     for_each_dtype,
     onnx::proto::{
-        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto,
-        TypeProto, ValueInfoProto, tensor_proto::DataLocation, type_proto,
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+        type_proto,
     },
     tensor::{DType, Tensor},
 };
 
 const NAME: &str = "ONNX Runtime";
-
-/// Protobuf cannot parse a message longer than this, and ONNX Runtime parses the whole model as one.
-const LARGEST_MESSAGE: usize = i32::MAX as usize;
-
-/// External tensors begin at multiples of this, so that they can be mapped into memory (onnx.proto, `external_data`).
-const PAGE: u64 = 4096;
-
-/// Tensors below this many bytes stay in the protobuf: shape inference reads them, and ONNX Runtime wants them inside.
-const SMALLEST_EXTERNAL: usize = 1024;
 
 /// The library in use. A process can load but one and can create its environment only once, so both stay for good.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
@@ -90,6 +83,7 @@ pub(super) struct Ort {
     cuda: bool,
     /// For people: the device, and why it is not another.
     device: String,
+    store: Mutex<Store>,
 }
 
 impl Ort {
@@ -105,6 +99,7 @@ impl Ort {
             threads,
             cuda: false,
             device: "CPU".to_owned(),
+            store: Mutex::default(),
         };
         if options.provider == Provider::Cpu {
             return Ok(engine);
@@ -166,16 +161,26 @@ impl Ort {
         Ok(builder)
     }
 
-    fn commit(&self, model: &ModelProto) -> Result<(OrtSession, Option<TempDir>), String> {
-        let mut builder = self.builder(self.cuda).map_err(|e| e.to_string())?;
-        if model.encoded_len() <= LARGEST_MESSAGE {
-            let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(|e| e.to_string())?;
+    fn commit(&self, model: &ModelProto) -> Result<(OrtSession, Option<Arc<Scratch>>), RuntimeError> {
+        let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: e.to_string() };
+        let mut builder = self.builder(self.cuda).map_err(refused)?;
+        let Some(Detached { model, scratch }) = self.store().detach(model)? else {
+            let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
             return Ok((session, None));
-        }
-        let (folder, file) =
-            write_external(model).map_err(|e| format!("it cannot be written to a file: {e}"))?;
-        let session = builder.commit_from_file(file).map_err(|e| e.to_string())?;
-        Ok((session, Some(folder)))
+        };
+        let folder = scratch.path().to_string_lossy();
+        // Packed for the processor, each session would hold a copy of all weights of matrix products.
+        let mut builder = builder
+            .with_prepacking(false)
+            .map_err(|e| refused(e.into()))?
+            .with_config_entry("session.model_external_initializers_file_folder_path", folder)
+            .map_err(|e| refused(e.into()))?;
+        let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
+        Ok((session, Some(scratch)))
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,16 +194,20 @@ impl Engine for Ort {
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
         let refused = |reason| RuntimeError::Load { engine: NAME, reason };
         let signature = Signature::of(model).map_err(refused)?;
-        let (session, folder) = self.commit(model).map_err(refused)?;
-        Ok(Box::new(Loaded { session, signature, _folder: folder }))
+        let (session, scratch) = self.commit(model)?;
+        Ok(Box::new(Loaded { session, signature, _scratch: scratch }))
+    }
+
+    fn settle(&self, model: &mut ModelProto) -> Result<(), RuntimeError> {
+        self.store().settle(model)
     }
 }
 
 struct Loaded {
     session: OrtSession,
     signature: Signature,
-    /// The weights of a model over 2 GiB, which the session maps into memory. After the session, so dropped after it.
-    _folder: Option<TempDir>,
+    /// The weights of a large model, which the session maps into memory. After the session, so dropped after it.
+    _scratch: Option<Arc<Scratch>>,
 }
 
 impl Session for Loaded {
@@ -299,52 +308,20 @@ fn identity_model() -> ModelProto {
     ModelProto { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..Default::default() }
 }
 
-/// Writes `model` into a folder of its own, with the large initializers in a file beside it, and returns the folder and
-/// the model file.
-fn write_external(model: &ModelProto) -> io::Result<(TempDir, PathBuf)> {
-    const WEIGHTS: &str = "weights";
-    let folder = tempfile::tempdir()?;
-    let mut weights = BufWriter::new(File::create(folder.path().join(WEIGHTS))?);
-    let mut offset = 0;
-    // Cheap: tensors share their bytes.
-    let mut model = model.clone();
-    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-        let Some(data) = tensor.raw_data.take_if(|data| data.len() >= SMALLEST_EXTERNAL) else { continue };
-        let start = u64::next_multiple_of(offset, PAGE);
-        io::copy(&mut io::Read::take(io::repeat(0), start - offset), &mut weights)?;
-        weights.write_all(&data)?;
-        offset = start + data.len() as u64;
-        let entry = |key: &str, value: String| StringStringEntryProto {
-            key: Some(key.to_owned()),
-            value: Some(value),
-        };
-        tensor.external_data = vec![
-            entry("location", WEIGHTS.to_owned()),
-            entry("offset", start.to_string()),
-            entry("length", data.len().to_string()),
-        ];
-        tensor.set_data_location(DataLocation::External);
-    }
-    weights.flush()?;
-    let file = folder.path().join("model.onnx");
-    std::fs::write(&file, model.encode_to_vec())?;
-    Ok((folder, file))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::onnx::proto::TensorProto;
 
-    /// `y = x + a + b`, with weights large enough to be moved out.
-    fn sum_model() -> ModelProto {
+    /// `y = x + a + b`, with so many numbers each in `a` and `b`.
+    fn sum_model(count: usize) -> ModelProto {
         let mut model = identity_model();
         let graph = model.graph.as_mut().unwrap();
         let weights = |name: &str, value: f32| TensorProto {
             name: Some(name.to_owned()),
-            dims: vec![300],
+            dims: vec![count as i64],
             data_type: Some(DType::F32.onnx()),
-            raw_data: Some(value.to_le_bytes().repeat(300).into()),
+            raw_data: Some(value.to_le_bytes().repeat(count).into()),
             ..Default::default()
         };
         graph.initializer = vec![weights("a", 1.5), weights("b", 0.25)];
@@ -359,24 +336,18 @@ mod tests {
     }
 
     #[test]
-    fn external_weights_are_page_aligned_and_load() {
-        let (folder, file) = write_external(&sum_model()).unwrap();
-        let written = ModelProto::decode(std::fs::read(&file).unwrap().as_slice()).unwrap();
-        let initializers = written.graph.unwrap().initializer;
-        let offsets: Vec<_> = initializers.iter().map(offset).collect();
-        assert_eq!(offsets, ["0", "4096"]);
-        assert_eq!(folder.path().join("weights").metadata().unwrap().len(), 4096 + 1200);
-
+    fn a_model_whose_weights_lie_in_files_computes_the_same() {
         let Some(library) = locate::find(None).unwrap().library else { return };
-        let engine = Ort::open(&library, &RuntimeOptions::default()).unwrap();
-        let mut session = engine.builder(false).unwrap().commit_from_file(file).unwrap();
-        let outputs =
-            session.run(vec![("x", OrtTensor::from_array(([1_i64], vec![1_f32])).unwrap())]).unwrap();
-        assert_eq!(tensor_of(&outputs["y"]).unwrap(), Tensor::f32(&[300], vec![2.75; 300]).unwrap());
-    }
-
-    fn offset(tensor: &TensorProto) -> &str {
-        assert_eq!(tensor.raw_data, None);
-        tensor.external_data.iter().find(|e| e.key() == "offset").unwrap().value()
+        let engine = Ort::open(&library, &RuntimeOptions { threads: 1, ..Default::default() }).unwrap();
+        let model = sum_model(16 << 20);
+        let feed = [("x".to_owned(), Tensor::f32(&[1], vec![1.0]).unwrap())];
+        for _ in 0..2 {
+            let outputs = engine.load(&model).unwrap().run(&feed).unwrap();
+            assert_eq!(outputs, [Tensor::f32(&[16 << 20], vec![2.75; 16 << 20]).unwrap()]);
+        }
+        let (session, scratch) = engine.commit(&model).unwrap();
+        let folder = scratch.unwrap().path().to_path_buf();
+        drop((session, engine));
+        assert!(!folder.exists());
     }
 }
