@@ -6,6 +6,7 @@ pub mod fold;
 pub mod gradient;
 pub mod graph;
 pub mod inspect;
+mod limits;
 pub mod masks;
 pub mod onnx;
 pub mod ops;

@@ -417,6 +417,118 @@ mod hostile_files {
         assert!(error.to_string().contains("recursion limit"), "{error}");
     }
 
+    /// The key and the length of a field that is a message, and what it holds.
+    fn message(field: u32, content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, &mut bytes);
+        prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+        bytes.extend_from_slice(content);
+        bytes
+    }
+
+    #[test]
+    fn masses_of_empty_messages_are_refused_before_they_are_decoded() {
+        // Two bytes each, which would take some hundred times as much in memory.
+        const GRAPH: u32 = 7;
+        let (mut node, mut attribute) = (message(1, &[]).repeat(1 << 21), message(5, &[]).repeat(1 << 21));
+        let mut bombs = vec![std::mem::take(&mut node)];
+        for (field, content) in [(5, &[][..]), (11, &[]), (15, &[0x0a, 0x00]), (13, &[0x12, 0x00])] {
+            bombs.push(message(field, content).repeat(1 << 21));
+        }
+        bombs.push(message(1, &std::mem::take(&mut attribute)));
+        for graph in bombs {
+            let bytes = [b"\x08\x08".to_vec(), message(GRAPH, &graph)].concat();
+            let error = load_bytes(&bytes);
+            assert!(matches!(error, OnnxError::DecodedSize { .. }), "{error}");
+        }
+        // Ten thousand nodes of an honest model are far from it.
+        let nodes = (0..10_000).map(|i| node_in_chain(i)).collect();
+        load_model(&model(graph(&["v0"], nodes, &["v10000"]))).unwrap();
+    }
+
+    fn node_in_chain(i: usize) -> NodeProto {
+        node("Relu", &[&format!("v{i}")], &[&format!("v{}", i + 1)])
+    }
+
+    #[test]
+    fn extremely_many_nodes_and_extremely_long_names_are_read_in_time() {
+        let start = std::time::Instant::now();
+        let many = (0..100_000).rev().map(node_in_chain).collect();
+        load_model(&model(graph(&["v0"], many, &["v100000"]))).unwrap();
+        let long = "n".repeat(1 << 22);
+        let names = vec![node("Relu", &["x"], &[&long]), node("Relu", &[&long], &["y"])];
+        load_model(&model(graph(&["x"], names, &["y"]))).unwrap();
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn sparse_tensors_that_cannot_be_written_out_are_refused() {
+        use optin_onnx::onnx::proto::SparseTensorProto;
+        let sparse = |dims: &[i64]| {
+            let mut model = linear();
+            let values = Tensor::f32(&[1], vec![1.0]).unwrap();
+            let values = onnx::tensor::from_tensor("s", &values);
+            let indices = onnx::tensor::from_tensor("", &Tensor::ints(&[0]));
+            model.graph.as_mut().unwrap().sparse_initializer =
+                vec![SparseTensorProto { values: Some(values), indices: Some(indices), dims: dims.to_vec() }];
+            load_model(&model)
+        };
+        sparse(&[1000, 1000]).unwrap();
+        for dims in [&[1 << 40][..], &[i64::MAX, i64::MAX], &[-1]] {
+            let error = sparse(dims).unwrap_err();
+            assert!(matches!(error, OnnxError::SparseDims { .. }), "{error}");
+        }
+    }
+
+    /// A Loop over `trips` with `condition`, whose body gives `next` as its next condition.
+    fn looping(trips: &str, condition: &str, next: &str) -> Result<ModelProto, OnnxError> {
+        let constant = |name: &str, tensor: &Tensor| onnx::tensor::from_tensor(name, tensor);
+        let truth =
+            |b: bool| constant(if b { "true" } else { "false" }, &Tensor::Bool(ndarray::arr0(b).into_dyn()));
+        let nodes = vec![
+            node("Identity", &["go"], &["copied"]),
+            node("Not", &["go"], &["computed"]),
+            node("Relu", &["v"], &["w"]),
+        ];
+        let mut body = graph(&["i", "go", "v"], nodes, &[next, "w"]);
+        body.initializer = vec![constant("inner", &Tensor::Bool(ndarray::arr0(true).into_dyn()))];
+        let outer = node("Loop", &[trips, condition, "x"], &["y"]);
+        let mut g = graph(&["x", "n", "c"], vec![with_graph(outer, "body", body)], &["y"]);
+        g.initializer = vec![
+            truth(true),
+            truth(false),
+            constant("few", &Tensor::int(8)),
+            constant("all", &Tensor::int(i64::MAX)),
+        ];
+        load_model(&model(g))
+    }
+
+    #[test]
+    fn loops_that_never_end_are_refused() {
+        for trips in ["", "all"] {
+            for condition in ["", "true"] {
+                for next in ["go", "copied", "true", "inner"] {
+                    let error = looping(trips, condition, next).unwrap_err();
+                    assert!(
+                        matches!(error, OnnxError::EndlessLoop { .. }),
+                        "{trips} {condition} {next}: {error}"
+                    );
+                }
+            }
+        }
+        // Bounded, or ended by what is computed or fed.
+        for (trips, condition, next) in [
+            ("few", "true", "go"),
+            ("n", "", "go"),
+            ("all", "c", "go"),
+            ("", "false", "true"),
+            ("", "true", "computed"),
+            ("all", "", "false"),
+        ] {
+            looping(trips, condition, next).unwrap();
+        }
+    }
+
     fn with_tensor(change: impl Fn(&mut TensorProto)) -> Result<ModelProto, OnnxError> {
         let mut model = linear();
         change(&mut model.graph.as_mut().unwrap().initializer[0]);
@@ -571,7 +683,17 @@ mod external_data {
     #[test]
     fn paths_that_leave_the_directory_are_refused() {
         // CVE-2022-25882, CVE-2024-27318
-        for location in ["../outside.bin", "sub/../../outside.bin", "/etc/passwd", "w.bin\0", "", ".."] {
+        let backslashes = ["..\\outside.bin", "sub\\w.bin", "C:\\w.bin"];
+        let slashes = [
+            "../outside.bin",
+            "sub/../../outside.bin",
+            "sub/../w.bin",
+            "/etc/passwd",
+            "//etc/passwd",
+            "..",
+            "sub/..",
+        ];
+        for location in slashes.into_iter().chain(backslashes).chain(["w.bin\0", "\0", ""]) {
             let error = load_with(&[("location", location)]).unwrap_err();
             assert!(matches!(error, OnnxError::Location { .. }), "{location}: {error}");
         }
@@ -596,15 +718,87 @@ mod external_data {
                 assert!(matches!(error, OnnxError::ExternalNumber { .. }), "{key} {bad}: {error}");
             }
         }
+        for huge in ["18446744073709551616", "-9223372036854775808", "inf", "NaN", "1_000", " 1", "1\0"] {
+            let error = load_with(&[("location", "w.bin"), ("offset", huge)]).unwrap_err();
+            assert!(matches!(error, OnnxError::ExternalNumber { .. }), "{huge}: {error}");
+        }
         // In range, but not the size of the tensor.
         let error = load_with(&[("location", "w.bin"), ("length", "1024")]).unwrap_err();
         assert!(matches!(error, OnnxError::Length { .. }), "{error}");
+    }
+
+    #[test]
+    fn shapes_that_ask_for_more_than_the_file_are_refused() {
+        // CVE-2026-34445: no length is given, so the shape tells it.
+        for dims in [vec![1 << 40], vec![1 << 20, 1 << 20, 1 << 20], vec![-1], vec![i64::MAX]] {
+            let directory = tempdir().unwrap();
+            fs::write(directory.path().join("w.bin"), weights()).unwrap();
+            let mut model = external(&[("location", "w.bin")]);
+            model.graph.as_mut().unwrap().initializer[0].dims = dims;
+            let error = load(&write(&directory, &model)).unwrap_err();
+            assert!(matches!(error, OnnxError::ExternalRange { .. } | OnnxError::Dims { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn masses_of_tensors_cannot_share_the_same_few_bytes() {
+        let directory = tempdir().unwrap();
+        fs::File::create(directory.path().join("w.bin")).unwrap().set_len(1 << 24).unwrap();
+        let sharing = |count: usize| {
+            let mut model = linear();
+            let graph = model.graph.as_mut().unwrap();
+            graph.initializer.extend((0..count).map(|i| TensorProto {
+                name: Some(format!("shared{i}")),
+                dims: vec![1 << 22],
+                data_type: Some(1),
+                data_location: Some(1),
+                external_data: vec![entry("location", "w.bin")],
+                ..TensorProto::default()
+            }));
+            load(&write(&directory, &model))
+        };
+        sharing(24).unwrap();
+        let error = sharing(65).unwrap_err();
+        assert!(matches!(error, OnnxError::ExternalSharing { .. }), "{error}");
     }
 
     #[cfg(unix)]
     mod links {
         use super::*;
         use std::os::unix::fs::symlink;
+
+        #[test]
+        fn that_are_hard_are_refused() {
+            // CVE-2026-34446: a second name of a file elsewhere is no link that could be resolved.
+            let outer = tempdir().unwrap();
+            let inner = outer.path().join("inner");
+            fs::create_dir(&inner).unwrap();
+            fs::write(outer.path().join("outside.bin"), weights()).unwrap();
+            fs::hard_link(outer.path().join("outside.bin"), inner.join("w.bin")).unwrap();
+            fs::write(inner.join("m.onnx"), onnx::encode(&external(&[("location", "w.bin")]))).unwrap();
+            let error = load(&inner.join("m.onnx")).unwrap_err();
+            assert!(error.to_string().contains("hard link"), "{error}");
+            // As the message says.
+            fs::rename(inner.join("w.bin"), inner.join("link")).unwrap();
+            fs::copy(inner.join("link"), inner.join("w.bin")).unwrap();
+            assert_eq!(load(&inner.join("m.onnx")).unwrap().model, linear());
+        }
+
+        #[test]
+        fn to_devices_and_pipes_are_refused_and_not_waited_for() {
+            let directory = tempdir().unwrap();
+            let pipe = directory.path().join("w.bin");
+            let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+            assert!(made.is_ok_and(|status| status.success()), "mkfifo is needed");
+            let error = load(&write(&directory, &external(&[("location", "w.bin")]))).unwrap_err();
+            assert!(matches!(error, OnnxError::NotAFile { .. }), "{error}");
+            assert!(matches!(load(&pipe), Err(OnnxError::NotAFile { .. })));
+            fs::remove_file(&pipe).unwrap();
+            symlink("/dev/zero", &pipe).unwrap();
+            let error = load(&write(&directory, &external(&[("location", "w.bin")]))).unwrap_err();
+            assert!(matches!(error, OnnxError::Location { .. }), "{error}");
+            assert!(matches!(load(Path::new("/dev/zero")), Err(OnnxError::NotAFile { .. })));
+        }
 
         #[test]
         fn out_of_the_directory_are_refused() {
@@ -878,6 +1072,61 @@ mod functions {
             assert!(matches!(error, OnnxError::FunctionExpansion { .. }), "{error}");
             assert!(error.to_string().ends_with(limit), "{error}");
         }
+    }
+
+    #[test]
+    fn names_and_attributes_count_as_growth() {
+        let long = "n".repeat(1 << 20);
+        let many = |count: usize, make: &dyn Fn(usize) -> NodeProto| (0..count).map(make).collect::<Vec<_>>();
+        let relu = |i: usize| node("Relu", &["a"], &[&format!("r{i}")]);
+        let long_call = || NodeProto { name: Some(long.clone()), ..call("f", &["x"], &["y"]) };
+        // New names begin with that of the call.
+        let results = (long_call(), function("f", &["a"], &["r0"], many(1000, &relu)));
+        // Operands get the name that the call gives them.
+        let operands = node("Concat", &["a"; 1000], &["r"]);
+        let operands = (call("f", &[&long], &["y"]), function("f", &["a"], &["r"], vec![operands]));
+        // So do what subgraphs define.
+        let inner = graph(&[], many(1000, &relu), &["r0"]);
+        let branch = with_graph(node("If", &["a"], &["r"]), "then_branch", inner);
+        let branches = (long_call(), function("f", &["a"], &["r"], vec![branch]));
+        // Attributes are copied wherever they are referred to.
+        let mut given = call("f", &["x"], &["y"]);
+        given.attribute =
+            vec![AttributeProto { ints: vec![1; 1 << 20], ..attribute("axes", AttributeType::Ints) }];
+        let mut reader = node("Relu", &["a"], &["r"]);
+        reader.attribute = (0..1000)
+            .map(|i| AttributeProto {
+                ref_attr_name: Some("axes".into()),
+                ..attribute(&format!("k{i}"), AttributeType::Ints)
+            })
+            .collect();
+        let attributes = (given, function("f", &["a"], &["r"], vec![reader]));
+        for (call, function) in [results, operands, branches, attributes] {
+            let inputs = ["x", &long];
+            let mut model = with_functions(graph(&inputs, vec![call], &["y"]), vec![function]);
+            let error = inline_functions(&mut model).unwrap_err();
+            assert!(matches!(error, OnnxError::FunctionExpansion { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn functions_with_many_subgraphs_or_many_calls_are_inlined_in_time() {
+        let start = std::time::Instant::now();
+        let branch = |i: usize| {
+            let inner = graph(&[], vec![node("Relu", &["a"], &["u"])], &["u"]);
+            with_graph(node("If", &["a"], &[&format!("r{i}")]), "then_branch", inner)
+        };
+        let subgraphs = function("f", &["a"], &["r0"], (0..20_000).map(branch).collect());
+        load_model(&with_functions(graph(&["x"], vec![call("f", &["x"], &["y"])], &["y"]), vec![subgraphs]))
+            .unwrap();
+        let name = |i: usize| format!("f{i}");
+        let one = |i: usize| FunctionProto {
+            opset_import: vec![import("ai.onnx", 17), import(&name(i), 1)],
+            ..function(&name(i), &["a"], &["r"], vec![node("Relu", &["a"], &["r"])])
+        };
+        let calls = (0..20_000).map(|i| call(&name(i), &["x"], &[&format!("y{i}")])).collect();
+        load_model(&with_functions(graph(&["x"], calls, &["y0"]), (0..20_000).map(one).collect())).unwrap();
+        assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
     }
 
     #[test]

@@ -37,6 +37,13 @@ pub enum OnnxError {
     )]
     Decode { path: PathBuf, source: prost::DecodeError },
 
+    /// The file holds masses of tiny messages.
+    #[error(
+        "`{path}` would take {bytes} bytes of memory once decoded, weights not counted, and has only {file}: \
+         no exporter writes such a file"
+    )]
+    DecodedSize { path: PathBuf, bytes: u64, file: usize },
+
     /// The model has no graph.
     #[error("the model has no graph; the file may be cut short or of another format")]
     NoGraph,
@@ -75,6 +82,23 @@ pub enum OnnxError {
         "tensor `{tensor}` has {length} bytes of data at offset {offset} of `{location}`, which has only {size}"
     )]
     ExternalRange { tensor: String, location: String, offset: u64, length: u64, size: u64 },
+
+    /// Masses of tensors share the same external data.
+    #[error(
+        "the tensors of the model take {used} bytes of external data, and the files hold only {size}: \
+         no exporter writes such a file"
+    )]
+    ExternalSharing { used: u64, size: u64 },
+
+    /// A sparse tensor stands for more than can be held.
+    #[error(
+        "the sparse tensor `{tensor}` has the impossible shape {dims:?}: written out it would be too large"
+    )]
+    SparseDims { tensor: String, dims: Vec<i64> },
+
+    /// A loop that the file itself shows to be endless.
+    #[error("node {node} never ends: its condition is always true and nothing bounds its iterations")]
+    EndlessLoop { node: String },
 
     /// The element type is unknown, or cannot be had in the place.
     #[error("tensor `{tensor}` has element type {code} (a TensorProto.DataType), which cannot be read here")]

@@ -4,8 +4,9 @@
 use super::{
     OnnxError, load,
     proto::{ModelProto, TensorProto, tensor_proto::DataLocation},
-    tensor, visit,
+    regular, tensor, visit,
 };
+use crate::limits;
 use bytes::Bytes;
 use std::{
     collections::{HashMap, HashSet},
@@ -26,8 +27,8 @@ pub(super) fn resolve(model: &mut ModelProto, path: &Path) -> Result<Option<u64>
         }
         Ok(())
     })?;
-    let used = files.used.iter().map(|(_, _, length)| length).sum();
-    Ok((!files.used.is_empty()).then_some(used))
+    let stretches: u64 = files.stretches.iter().map(|(_, _, length)| length).sum();
+    Ok((!files.stretches.is_empty()).then_some(stretches))
 }
 
 /// The external data files of one model.
@@ -39,7 +40,9 @@ struct Files {
     roots: [PathBuf; 2],
     mapped: HashMap<String, Bytes>,
     /// Location, offset and length of each stretch that a tensor uses; tied weights may share one.
-    used: HashSet<(String, u64, u64)>,
+    stretches: HashSet<(String, u64, u64)>,
+    /// Bytes of all tensors, shared ones counted for each.
+    used: u64,
 }
 
 impl Files {
@@ -58,7 +61,7 @@ impl Files {
         let mut target = canonical(model)?;
         target.pop();
         let roots = [canonical(&directory)?, target];
-        Ok(Self { directory, roots, mapped: HashMap::new(), used: HashSet::new() })
+        Ok(Self { directory, roots, mapped: HashMap::new(), stretches: HashSet::new(), used: 0 })
     }
 
     /// The stretch of a file that holds the data of `tensor`.
@@ -89,8 +92,22 @@ impl Files {
                 size: file.len() as u64,
             });
         };
-        self.used.insert((location.into(), offset, length));
+        self.stretches.insert((location.into(), offset, length));
+        self.used = self.used.saturating_add(length);
+        self.check_sharing()?;
         Ok(file.slice(offset as usize..end as usize))
+    }
+
+    /// Refuses masses of tensors that stand for the same few bytes.
+    fn check_sharing(&self) -> Result<(), OnnxError> {
+        if self.used <= limits::SHARED_DATA_BYTES {
+            return Ok(());
+        }
+        let size = self.mapped.values().map(|file| file.len() as u64).sum::<u64>();
+        if self.used <= size.saturating_mul(limits::SHARED_DATA) {
+            return Ok(());
+        }
+        Err(OnnxError::ExternalSharing { used: self.used, size })
     }
 
     /// The file at `location`, mapped once.
@@ -112,7 +129,16 @@ impl Files {
         if !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(refused("it is a link that leads out of the directory of the model"));
         }
-        let file = load::map(&path)?;
+        let (file, opened) = regular::open(&path)?;
+        if !regular::still_at(&path, &opened) {
+            return Err(refused("it was replaced while it was opened"));
+        }
+        if regular::has_other_names(&opened) {
+            return Err(refused(
+                "it is a hard link, which may lead out of the directory of the model; copy the file to read it",
+            ));
+        }
+        let file = load::map_open(&path, &file, &opened)?;
         self.mapped.insert(location.into(), file.clone());
         Ok(file)
     }
@@ -125,6 +151,9 @@ fn check_location(location: &str) -> Result<(), &'static str> {
     }
     if location.contains('\0') {
         return Err("it contains a NUL character");
+    }
+    if location.contains('\\') {
+        return Err("it contains a backslash, which some systems take for a separator of folders");
     }
     Path::new(location).components().try_for_each(|component| match component {
         Component::Normal(_) | Component::CurDir => Ok(()),

@@ -5,25 +5,39 @@
 //! function's default, or are left out (ONNX IR specification, section Functions).
 
 use super::{
-    OnnxError, canonical_domain, label, opset,
+    OnnxError, canonical_domain, label,
     proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto},
     visit,
 };
+use crate::limits;
 use prost::Message;
 use std::collections::{HashMap, HashSet};
-
-/// Calls within calls and graphs within graphs that are followed. Protobuf readers give up at about 100 nested
-/// messages, three for each graph.
-const MAX_DEPTH: usize = 30;
-/// Bytes that all inlined bodies may take together: functions that call others twice grow exponentially.
-const MAX_SIZE: usize = 1 << 28;
 
 /// Domain, name and overload.
 type Key<'a> = (&'a str, &'a str, &'a str);
 /// The functions that nodes come from, outermost first.
 type Callers<'a> = Vec<&'a FunctionProto>;
+
 /// New names of the values that a body can read.
-type Names = HashMap<String, String>;
+#[derive(Default)]
+struct Names<'a> {
+    own: HashMap<String, String>,
+    /// Those of the graph around it.
+    outer: Option<&'a Names<'a>>,
+}
+
+impl Names<'_> {
+    fn get(&self, name: &str) -> Option<&String> {
+        self.own.get(name).or_else(|| self.outer?.get(name))
+    }
+}
+
+/// A function, and what new names made for its call begin with.
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    function: &'a FunctionProto,
+    prefix: &'a str,
+}
 
 /// Inlines all calls of model-local functions, in subgraphs too, and removes the functions. The operator sets that the
 /// inlined functions import are added to those of the model.
@@ -52,24 +66,23 @@ pub fn inline_functions(model: &mut ModelProto) -> Result<(), OnnxError> {
 
 /// Adds what the called functions import to the imports of the model.
 fn merge_opsets(model: &mut ModelProto, called: &[&FunctionProto]) -> Result<(), OnnxError> {
-    for function in called {
-        for import in &function.opset_import {
-            match opset(model, import.domain()) {
-                0 => model.opset_import.push(import.clone()),
-                expected if expected == import.version() => {}
-                expected => {
-                    let domain = match canonical_domain(import.domain()) {
-                        "" => "ai.onnx",
-                        domain => domain,
-                    };
-                    return Err(OnnxError::FunctionOpset {
-                        function: full_name(function),
-                        domain: domain.into(),
-                        found: import.version(),
-                        expected,
-                    });
-                }
-            }
+    let mut versions = HashMap::new();
+    for import in &model.opset_import {
+        versions.entry(canonical_domain(import.domain()).to_owned()).or_insert(import.version());
+    }
+    for (function, import) in called.iter().flat_map(|f| f.opset_import.iter().map(move |i| (f, i))) {
+        let domain = canonical_domain(import.domain());
+        let expected = *versions.entry(domain.to_owned()).or_insert_with(|| {
+            model.opset_import.push(import.clone());
+            import.version()
+        });
+        if expected != import.version() {
+            return Err(OnnxError::FunctionOpset {
+                function: full_name(function),
+                domain: if domain.is_empty() { "ai.onnx" } else { domain }.into(),
+                found: import.version(),
+                expected,
+            });
         }
     }
     Ok(())
@@ -80,11 +93,13 @@ struct Inliner<'a> {
     functions: HashMap<Key<'a>, &'a FunctionProto>,
     /// The functions inlined so far, each once, in the order of their first call.
     called: Vec<&'a FunctionProto>,
+    /// The same, to be looked up.
+    seen: HashSet<Key<'a>>,
     /// Every name in use.
     names: HashSet<String>,
     /// How many names were made from the same parts.
     made: HashMap<String, usize>,
-    /// Bytes of the nodes made so far.
+    /// Bytes of the nodes and names made so far.
     size: usize,
 }
 
@@ -112,7 +127,7 @@ impl<'a> Inliner<'a> {
             let key = (canonical_domain(node.domain()), node.op_type(), node.overload());
             let Some(&function) = self.functions.get(&key) else {
                 for graph in visit::subgraphs_mut(&mut node) {
-                    if let Some(caller) = callers.last().filter(|_| depth >= MAX_DEPTH) {
+                    if let Some(caller) = callers.last().filter(|_| depth >= limits::GRAPH_DEPTH) {
                         return Err(too_much(caller, "graphs nested more than 30 deep"));
                     }
                     self.expand_graph(graph, callers, depth + 1)?;
@@ -124,7 +139,7 @@ impl<'a> Inliner<'a> {
                 return Err(OnnxError::RecursiveFunction { function: full_name(function) });
             }
             callers.push(function);
-            if callers.len() > MAX_DEPTH {
+            if callers.len() > limits::GRAPH_DEPTH {
                 return Err(too_much(function, "calls nested more than 30 deep"));
             }
             let body = self.instantiate(&node, function)?;
@@ -141,41 +156,39 @@ impl<'a> Inliner<'a> {
         function: &'a FunctionProto,
     ) -> Result<Vec<NodeProto>, OnnxError> {
         check_arity(call, function)?;
-        if !self.called.iter().any(|f| std::ptr::eq(*f, function)) {
+        if self.seen.insert((function.domain(), function.name(), function.overload())) {
             self.called.push(function);
         }
         let prefix = if call.name().is_empty() { function.name() } else { call.name() };
+        let site = Site { function, prefix };
 
-        let mut names = Names::new();
+        let mut names = Names::default();
         let actual = call.input.iter().map(String::as_str).chain(std::iter::repeat(""));
-        names.extend(function.input.iter().cloned().zip(actual.map(str::to_owned)));
+        names.own.extend(function.input.iter().cloned().zip(actual.map(str::to_owned)));
         let mut results = Vec::new();
         for (i, formal) in function.output.iter().enumerate() {
             let actual = match call.output.get(i) {
                 Some(actual) if !actual.is_empty() => actual.clone(),
-                _ => self.fresh(prefix, formal),
+                _ => self.fresh(site, formal)?,
             };
             // A result that is an input, or a result under two names, has to be copied.
-            match names.get(formal) {
+            match names.own.get(formal) {
                 Some(source) => results.push(identity(source, actual)),
-                None => _ = names.insert(formal.clone(), actual),
+                None => _ = names.own.insert(formal.clone(), actual),
             }
         }
         for output in function.node.iter().flat_map(|n| &n.output) {
-            if !output.is_empty() && !names.contains_key(output) {
-                names.insert(output.clone(), self.fresh(prefix, output));
+            if !output.is_empty() && !names.own.contains_key(output) {
+                names.own.insert(output.clone(), self.fresh(site, output)?);
             }
         }
         let mut nodes = Vec::with_capacity(function.node.len());
         for template in &function.node {
             let mut node = template.clone();
-            self.rename(&mut node, &names, prefix);
-            substitute(&mut node, call, function);
+            self.rename(&mut node, &names, site)?;
+            self.substitute(&mut node, call, function)?;
             // Nodes take more memory than bytes on the disk.
-            self.size = self.size.saturating_add(node.encoded_len()).saturating_add(size_of::<NodeProto>());
-            if self.size > MAX_SIZE {
-                return Err(too_much(function, "more than 256 MiB"));
-            }
+            self.grow(function, node.encoded_len().saturating_add(size_of::<NodeProto>()))?;
             nodes.push(node);
         }
         nodes.extend(results);
@@ -183,69 +196,90 @@ impl<'a> Inliner<'a> {
     }
 
     /// Gives `node` and what its subgraphs define their new names.
-    fn rename(&mut self, node: &mut NodeProto, names: &Names, prefix: &str) {
-        node.input.iter_mut().chain(&mut node.output).for_each(|name| replace(name, names));
+    fn rename(&mut self, node: &mut NodeProto, names: &Names<'_>, site: Site<'_>) -> Result<(), OnnxError> {
+        node.input.iter_mut().chain(&mut node.output).try_for_each(|name| self.replace(name, names, site))?;
         if !node.name().is_empty() {
-            node.name = Some(self.fresh(prefix, node.name()));
+            node.name = Some(self.fresh(site, node.name())?);
         }
-        for graph in visit::subgraphs_mut(node) {
-            self.rename_graph(graph, names, prefix);
-        }
+        visit::subgraphs_mut(node).try_for_each(|graph| self.rename_graph(graph, names, site))
     }
 
-    fn rename_graph(&mut self, graph: &mut GraphProto, outer: &Names, prefix: &str) {
-        let mut names = outer.clone();
+    fn rename_graph(
+        &mut self,
+        graph: &mut GraphProto,
+        outer: &Names<'_>,
+        site: Site<'_>,
+    ) -> Result<(), OnnxError> {
+        let mut names = Names { own: HashMap::new(), outer: Some(outer) };
         for name in visit::definitions(graph).filter(|name| !name.is_empty()) {
-            names.insert(name.to_owned(), self.fresh(prefix, name));
+            names.own.insert(name.to_owned(), self.fresh(site, name)?);
         }
         let values = graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info);
-        values.flat_map(|v| &mut v.name).for_each(|name| replace(name, &names));
+        values.flat_map(|v| &mut v.name).try_for_each(|name| self.replace(name, &names, site))?;
         let sparse = graph.sparse_initializer.iter_mut().flat_map(|s| &mut s.values);
         let tensors = graph.initializer.iter_mut().chain(sparse);
-        tensors.flat_map(|t| &mut t.name).for_each(|name| replace(name, &names));
+        tensors.flat_map(|t| &mut t.name).try_for_each(|name| self.replace(name, &names, site))?;
         for annotation in &mut graph.quantization_annotation {
             let parameters = annotation.quant_parameter_tensor_names.iter_mut().flat_map(|p| &mut p.value);
-            annotation.tensor_name.iter_mut().chain(parameters).for_each(|name| replace(name, &names));
+            let mut annotated = annotation.tensor_name.iter_mut().chain(parameters);
+            annotated.try_for_each(|name| self.replace(name, &names, site))?;
         }
-        for node in &mut graph.node {
-            self.rename(node, &names, prefix);
+        graph.node.iter_mut().try_for_each(|node| self.rename(node, &names, site))
+    }
+
+    fn replace(&mut self, name: &mut String, names: &Names<'_>, site: Site<'_>) -> Result<(), OnnxError> {
+        if let Some(new) = names.get(name) {
+            self.grow(site.function, new.len())?;
+            name.clone_from(new);
         }
+        Ok(())
     }
 
     /// A name that is not in use, made of those of the call and of the value.
-    fn fresh(&mut self, prefix: &str, name: &str) -> String {
-        let base = format!("{prefix}/{name}");
+    fn fresh(&mut self, site: Site<'_>, name: &str) -> Result<String, OnnxError> {
+        // The name is kept by the node, and twice here.
+        self.grow(site.function, site.prefix.len().saturating_add(name.len()).saturating_mul(3))?;
+        let base = format!("{}/{name}", site.prefix);
         let made = self.made.entry(base.clone()).or_default();
         loop {
             *made += 1;
             let candidate = if *made == 1 { base.clone() } else { format!("{base}_{made}") };
             if self.names.insert(candidate.clone()) {
-                return candidate;
+                return Ok(candidate);
             }
         }
     }
-}
 
-fn replace(name: &mut String, names: &Names) {
-    if let Some(new) = names.get(name) {
-        name.clone_from(new);
-    }
-}
-
-/// Gives the attributes of `node` that refer to an attribute of `function` the value it has for `call`.
-fn substitute(node: &mut NodeProto, call: &NodeProto, function: &FunctionProto) {
-    node.attribute.retain_mut(|attribute| {
-        let wanted = attribute.ref_attr_name();
-        if wanted.is_empty() {
-            return true;
+    /// Gives the attributes of `node` that refer to an attribute of `function` the value it has for `call`.
+    fn substitute(
+        &mut self,
+        node: &mut NodeProto,
+        call: &NodeProto,
+        function: &FunctionProto,
+    ) -> Result<(), OnnxError> {
+        let mut attributes = Vec::with_capacity(node.attribute.len());
+        for mut attribute in std::mem::take(&mut node.attribute) {
+            let wanted = attribute.ref_attr_name();
+            if !wanted.is_empty() {
+                let mut given = call.attribute.iter().chain(&function.attribute_proto);
+                let Some(value) = given.find(|a| a.name() == wanted) else { continue };
+                self.grow(function, value.encoded_len())?;
+                attribute = AttributeProto { name: attribute.name.take(), ..value.clone() };
+            }
+            attributes.push(attribute);
         }
-        let value = call.attribute.iter().chain(&function.attribute_proto).find(|a| a.name() == wanted);
-        let Some(value) = value else { return false };
-        *attribute = AttributeProto { name: attribute.name.take(), ..value.clone() };
-        true
-    });
-    for graph in visit::subgraphs_mut(node) {
-        graph.node.iter_mut().for_each(|node| substitute(node, call, function));
+        node.attribute = attributes;
+        let mut inner = visit::subgraphs_mut(node).flat_map(|graph| &mut graph.node);
+        inner.try_for_each(|node| self.substitute(node, call, function))
+    }
+
+    /// Counts what is made for a call of `function`, and refuses more than can be held.
+    fn grow(&mut self, function: &FunctionProto, bytes: usize) -> Result<(), OnnxError> {
+        self.size = self.size.saturating_add(bytes);
+        if self.size > limits::INLINED_BYTES {
+            return Err(too_much(function, "more than 256 MiB"));
+        }
+        Ok(())
     }
 }
 

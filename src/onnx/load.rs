@@ -1,12 +1,12 @@
 //! Reading a model file.
 
-use super::{OnnxError, external, inline_functions, pages, proto::ModelProto, validate};
+use super::{OnnxError, external, footprint, inline_functions, pages, proto::ModelProto, regular, validate};
+use crate::limits;
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File},
-    io,
+    fs::{File, Metadata},
     path::Path,
 };
 
@@ -50,6 +50,10 @@ pub(super) fn decode(path: &Path, file: &Bytes) -> Result<ModelProto, OnnxError>
     if file.starts_with(b"version https://git-lfs") {
         return Err(OnnxError::LfsPointer { path });
     }
+    let bytes = footprint::of_model(file);
+    if bytes > limits::decoded_bytes(file.len() as u64) {
+        return Err(OnnxError::DecodedSize { path, bytes, file: file.len() });
+    }
     match (ModelProto::decode(file.clone()), text(file)) {
         (Ok(model), _) if model.graph.is_some() => Ok(model),
         (_, Some(begins)) => Err(OnnxError::Text { path, begins }),
@@ -68,18 +72,16 @@ fn text(file: &[u8]) -> Option<String> {
 
 /// The bytes of a regular file, mapped into memory.
 pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => OnnxError::NotFound { path: path.into() },
-        _ => OnnxError::Io { action: "read", path: path.into(), source },
-    };
-    // Before opening: that of a pipe would wait for a writer.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(OnnxError::NotAFile { path: path.into() });
-    }
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.len() == 0 {
+    let (file, opened) = regular::open(path)?;
+    map_open(path, &file, &opened)
+}
+
+/// The bytes of an open file, mapped into memory.
+pub(super) fn map_open(path: &Path, file: &File, opened: &Metadata) -> Result<Bytes, OnnxError> {
+    if opened.len() == 0 {
         return Ok(Bytes::new());
     }
-    let (mapped, _) = pages::map(&file).map_err(failed)?;
+    let mapped = pages::map(file);
+    let (mapped, _) = mapped.map_err(|source| OnnxError::Io { action: "read", path: path.into(), source })?;
     Ok(mapped)
 }

@@ -4,13 +4,16 @@
 //! relies on: each tensor holds as many bytes as its shape says, each value is produced once, and nodes stand after the
 //! nodes they depend on. [`save`] writes a model so that the file before it survives every failure.
 
+mod endless;
 mod error;
 mod external;
+mod footprint;
 mod inline;
 mod load;
 pub(crate) mod pages;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
+mod regular;
 mod save;
 mod single;
 pub mod tensor;

@@ -2,8 +2,9 @@
 
 use super::{
     OnnxError,
-    proto::{TensorProto, tensor_proto::DataType},
+    proto::{SparseTensorProto, TensorProto, tensor_proto::DataType},
 };
+use crate::limits;
 use crate::tensor::{DType, Tensor};
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -84,7 +85,7 @@ pub fn from_tensor(name: &str, tensor: &Tensor) -> TensorProto {
 }
 
 /// The number of elements that the shape of `proto` asks for.
-fn elements(proto: &TensorProto) -> Result<usize, OnnxError> {
+pub(super) fn elements(proto: &TensorProto) -> Result<usize, OnnxError> {
     let product = proto.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
     product.ok_or_else(|| OnnxError::Dims { tensor: proto.name().into(), dims: proto.dims.clone() })
 }
@@ -135,6 +136,18 @@ fn typed_len(proto: &TensorProto) -> Result<(usize, usize), OnnxError> {
 /// How many bytes the elements of `proto` take.
 pub fn bytes(proto: &TensorProto) -> usize {
     raw_len(proto).unwrap_or(0)
+}
+
+/// Checks that a sparse tensor can be written out in full, as runtimes do.
+pub(super) fn check_sparse(proto: &SparseTensorProto) -> Result<(), OnnxError> {
+    let Some(values) = &proto.values else { return Ok(()) };
+    let dense =
+        TensorProto { dims: proto.dims.clone(), data_type: values.data_type, ..TensorProto::default() };
+    match raw_len(&dense) {
+        Err(OnnxError::ElementType { .. }) if elements(&dense)? <= limits::SPARSE_BYTES => Ok(()),
+        Ok(bytes) if bytes <= limits::SPARSE_BYTES => Ok(()),
+        _ => Err(OnnxError::SparseDims { tensor: values.name().into(), dims: proto.dims.clone() }),
+    }
 }
 
 /// Checks that the data of `proto` fills its shape exactly, and is in one field only.

@@ -1,7 +1,7 @@
 //! What every later stage relies on, checked once.
 
 use super::{
-    OnnxError, label, opset,
+    OnnxError, endless, label, opset,
     proto::{GraphProto, ModelProto, NodeProto},
     tensor, visit,
 };
@@ -20,8 +20,8 @@ const OPSETS: RangeInclusive<i64> = 7..=26;
 /// that are sorted already stay as they are.
 ///
 /// Afterwards the format and operator versions are known ones; the data of each tensor fills its shape; initializers
-/// have unique names; each value is produced once per graph; and every input of a node is empty or names a value of its
-/// graph or of one around it.
+/// have unique names; each value is produced once per graph; every input of a node is empty or names a value of its
+/// graph or of one around it; and no Loop is endless by what the file says.
 ///
 /// # Errors
 /// When one of these cannot be had.
@@ -30,7 +30,8 @@ pub fn validate(model: &mut ModelProto) -> Result<(), OnnxError> {
     visit::tensors(model, &mut |t| tensor::check(t))?;
     let graph = model.graph.as_mut().ok_or(OnnxError::NoGraph)?;
     sort(graph)?;
-    check_references(graph, None)
+    check_references(graph, None)?;
+    endless::check(graph)
 }
 
 /// Checks that the format and the standard operators are of a version known here.
@@ -145,6 +146,7 @@ impl Scope<'_> {
 
 /// Checks that every input of a node in `graph`, whose nodes are sorted, and every result names a value in scope.
 fn check_references(graph: &GraphProto, outer: Option<&Scope<'_>>) -> Result<(), OnnxError> {
+    graph.sparse_initializer.iter().try_for_each(tensor::check_sparse)?;
     let inputs = graph.input.iter().map(|i| i.name());
     let names = visit::initializers(graph).map(|t| t.name()).chain(inputs).collect();
     let mut scope = Scope { names, outer };
@@ -172,6 +174,7 @@ fn check_attributes(node: &NodeProto) -> Result<(), OnnxError> {
             let attribute = attribute.ref_attr_name().into();
             return Err(OnnxError::AttributeReference { node: label(node), attribute });
         }
+        attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).try_for_each(tensor::check_sparse)?;
     }
     Ok(())
 }

@@ -1,0 +1,33 @@
+//! Bounds on what files may ask for.
+//!
+//! Models and data come from anywhere. Whatever a file says of its own size is believed only within these bounds, so that
+//! a small file cannot take all memory or all time. Each is far above what an honest file needs.
+
+/// Graphs inside graphs (the branches of If, the bodies of Loop and Scan), and calls inside calls, that are followed when
+/// functions are inlined. Protobuf readers give up at about 100 nested messages, three for each graph, so that what is
+/// inlined can be written and read again.
+pub(crate) const GRAPH_DEPTH: usize = 30;
+
+/// Bytes that all inlined functions may take together, names included: functions that call others twice grow
+/// exponentially. The largest exports with functions take some 20 MiB.
+pub(crate) const INLINED_BYTES: usize = 1 << 28;
+
+/// Bytes that a model may take once decoded, weights not counted, whose file has so many. Two bytes encode an empty node,
+/// which takes 300 in memory. Nodes as exporters write them take about six times their bytes.
+pub(crate) const fn decoded_bytes(file: u64) -> u64 {
+    (1 << 27) + file.saturating_mul(8)
+}
+
+/// How often the external data of a model may be used, on average: tensors can share a stretch of a file, as tied weights
+/// do, and a million that do take a million times its size wherever weights are copied.
+pub(crate) const SHARED_DATA: u64 = 64;
+
+/// Bytes of external data that may be used in any case, however small the files are.
+pub(crate) const SHARED_DATA_BYTES: u64 = 1 << 30;
+
+/// Bytes that a sparse tensor may take when it is written out, as runtimes do: as many as protobuf can hold of a dense one.
+pub(crate) const SPARSE_BYTES: usize = i32::MAX as usize;
+
+/// Iterations of a Loop whose number the file tells, beyond which it is taken for one without end: at a microsecond for
+/// each that is an hour.
+pub(crate) const ITERATIONS: i64 = 1 << 32;
