@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Expr, Facts, Graph, Node, Tail, Use, ValueId},
-    ops::{self, NoGradient, NodeGradient},
+    graph::{Expr, Facts, Graph, NodeId, Tail, Use, ValueId},
+    ops::{NoGradient, NodeGradient},
 };
 
 /// What a backward pass computes.
@@ -63,7 +63,7 @@ pub fn reverse<'t>(
         if arrived.iter().all(Option::is_none) || !needed.contains(&true) {
             continue;
         }
-        let given = match pull_back(graph, facts, tail, node, arrived, needed.clone()) {
+        let given = match pull_back(graph, facts, tail, id, arrived, needed.clone()) {
             Ok(given) => given,
             Err(reason) => {
                 backward.stops.push(Stop { node: node.label().to_owned(), reason });
@@ -92,13 +92,9 @@ fn pull_back<'t>(
     graph: &'t Graph,
     facts: &'t Facts,
     tail: &'t Tail,
-    node: &'t Node,
+    node: NodeId,
     arrived: Vec<Option<Expr<'t>>>,
     needed: Vec<bool>,
 ) -> Result<Vec<(usize, Expr<'t>)>, NoGradient> {
-    let none = || NoGradient { op: node.op_type().to_owned(), what: String::new() };
-    let rule = ops::find(&node.proto).ok_or_else(none)?;
-    let context = NodeGradient::new(graph, facts, tail, node, arrived, needed);
-    rule.gradient(&context)?;
-    context.finish()
+    NodeGradient::new(graph, facts, tail, node, arrived, needed).run()
 }

@@ -119,7 +119,7 @@ impl Tail {
     }
 
     /// Appends `node` once more, on other operands, for its first result alone.
-    pub fn again<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
+    pub fn repeat<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
         let result = self.fresh(&node.op_type().to_lowercase());
         let input = operands.iter().map(|o| o.map_or_else(String::new, |o| o.name())).collect();
         self.nodes.borrow_mut().push(NodeProto {

@@ -1,9 +1,52 @@
 //! Functions of one number, applied to each element: activations and the like. Each comes with its derivative.
 
+use super::contract::{Contract, float, microsoft, number, onnx};
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
 use crate::{graph::Expr, widths::Reason};
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Abs", &[1, 6, 13], &ABS).reads(&[number("X")]).makes(&[number("Y")]),
+    onnx("Acos", &[7, 22], &ACOS).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Acosh", &[9, 22], &ACOSH).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Asin", &[7, 22], &ASIN).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Asinh", &[9, 22], &ASINH).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Atan", &[7, 22], &ATAN).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Atanh", &[9, 22], &ATANH).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Celu", &[12, 28], &CELU).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Cos", &[7, 22], &COS).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Cosh", &[9, 22], &COSH).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Elu", &[1, 6, 22], &ELU).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Erf", &[9, 13], &ERF).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Exp", &[1, 6, 13], &EXP).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Gelu", &[20], &GELU).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("HardSigmoid", &[1, 6, 22], &HARD_SIGMOID).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("HardSwish", &[14, 22], &HARD_SWISH).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("LeakyRelu", &[1, 6, 16], &LEAKY_RELU).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Log", &[1, 6, 13], &LOG).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Mish", &[18, 22], &MISH).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Neg", &[1, 6, 13], &NEG).reads(&[number("X")]).makes(&[number("Y")]),
+    onnx("Reciprocal", &[1, 6, 13], &RECIPROCAL).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Relu", &[1, 6, 13, 14], &RELU).reads(&[number("X")]).makes(&[number("Y")]),
+    onnx("Selu", &[1, 6, 22], &SELU).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Shrink", &[9], &SHRINK).reads(&[number("input")]).makes(&[number("output")]),
+    onnx("Sigmoid", &[1, 6, 13], &SIGMOID).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Sin", &[7, 22], &SIN).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Sinh", &[9, 22], &SINH).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Softplus", &[1, 22], &SOFTPLUS).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Softsign", &[1, 22], &SOFTSIGN).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Sqrt", &[1, 6, 13], &SQRT).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Swish", &[24], &SWISH).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Tan", &[7, 22], &TAN).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Tanh", &[1, 6, 13], &TANH).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("ThresholdedRelu", &[10, 22], &THRESHOLDED_RELU).reads(&[float("X")]).makes(&[float("Y")]),
+    microsoft("BiasGelu", &BIAS_GELU).reads(&[float("A"), float("B")]).makes(&[float("C")]),
+    microsoft("FastGelu", &FAST_GELU).reads(&[float("X"), float("bias").optional()]).makes(&[float("Y")]),
+    microsoft("Gelu", &GELU).reads(&[float("X")]).makes(&[float("Y")]),
+    microsoft("QuickGelu", &QUICK_GELU).reads(&[float("X")]).makes(&[float("Y")]),
+];
 
 type Slope = for<'a> fn(&NodeGradient<'a>, Expr<'a>, Expr<'a>) -> Expr<'a>;
 

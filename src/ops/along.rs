@@ -1,12 +1,53 @@
 //! Operators that work along some axes, whose entries depend on each other, and pass the others: CumSum, TopK, ArgMax, Trilu,
 //! ReverseSequence, LRN, MeanVarianceNormalization; and those that look at all axes: NonZero, Size, EyeLike.
 
+use super::contract::{Contract, Form, any, float, int64, microsoft, number, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator, normalization::Norm};
 use crate::{
     graph::Attr,
     tensor::Tensor,
     widths::{Element, Reason, Width},
 };
+
+slots! {
+    cum_sum:
+    X = number("x"),
+    AXIS = integer("axis"),
+}
+
+slots! {
+    top_k:
+    X = number("X"),
+    K = int64("K").since(10),
+}
+
+slots! {
+    trilu:
+    INPUT = any("input"),
+    DIAGONAL = int64("k").optional(),
+}
+
+slots! {
+    reverse_sequence:
+    INPUT = any("input"),
+    LENGTHS = int64("sequence_lens"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("ArgMax", &[1, 11, 12, 13], &ArgExtremum).reads(&[number("data")]).makes(&[int64("reduced")]).without_gradient(),
+    onnx("ArgMin", &[1, 11, 12, 13], &ArgExtremum).reads(&[number("data")]).makes(&[int64("reduced")]).without_gradient(),
+    onnx("CumSum", &[11, 14], &CumSum).reads(cum_sum::ALL).makes(&[number("y")]),
+    onnx("EyeLike", &[9, 22], &EyeLike).reads(&[any("input")]).makes(&[any("output")]).without_gradient(),
+    onnx("LRN", &[1, 13], &Lrn).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("MeanVarianceNormalization", &[9, 13], &MeanVariance).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("NonZero", &[9, 13], &NonZero).reads(&[any("X")]).makes(&[int64("Y")]).without_gradient(),
+    onnx("ReverseSequence", &[10, 28], &ReverseSequence).reads(reverse_sequence::ALL).makes(&[any("Y")]),
+    onnx("Size", &[1, 13, 19, 21, 23, 24, 25], &Size).reads(&[any("data")]).makes(&[int64("size")]).without_gradient(),
+    onnx("TopK", &[1, 10, 11, 24], &TopK).reads(top_k::ALL).makes(&[number("Values"), int64("Indices")]).forms(&[Form::of("count as an attribute").until(9), Form::of("count as an operand").since(10)]),
+    onnx("Trilu", &[14], &Trilu).reads(trilu::ALL).makes(&[any("output")]),
+    microsoft("Trilu", &Trilu).reads(&[any("X"), int64("k").optional()]).makes(&[any("Y")]),
+];
 
 fn rearranged(node: &NodeTyper<'_>) -> Reason {
     Reason::Rearranged(node.op_type().to_owned())
@@ -103,7 +144,7 @@ impl Operator for Trilu {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         // tract wants the diagonal to be given.
         let diagonal = if node.has(1) { node.x(1)? } else { node.tail().constant(&Tensor::int(0)) };
-        node.give(0, node.again(&[Some(node.g()?), Some(diagonal)])?);
+        node.give(0, node.repeat(&[Some(node.g()?), Some(diagonal)])?);
         Ok(())
     }
 }
@@ -126,7 +167,7 @@ impl Operator for ReverseSequence {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.again(&[Some(node.g()?), Some(node.x(1)?)])?);
+        node.give(0, node.repeat(&[Some(node.g()?), Some(node.x(1)?)])?);
         Ok(())
     }
 }

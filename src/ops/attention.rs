@@ -1,11 +1,28 @@
 //! Attention as one operator: the standard's `Attention` (operator set 23), and what all fused forms of attention share.
 
+use super::contract::{Contract, Form, float, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::{
     graph::Expr,
     tensor::Tensor,
     widths::{Reason, Width},
 };
+
+slots! {
+    slot:
+    QUERY = float("Q"),
+    KEY = float("K"),
+    VALUE = float("V"),
+    MASK = any("attn_mask").optional(),
+    PAST_KEY = float("past_key").optional(),
+    PAST_VALUE = float("past_value").optional(),
+    LENGTHS = int64("nonpad_kv_seqlen").optional().since(24),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Attention", &[23, 24, 25], &Attention).reads(slot::ALL).makes(&[float("Y"), float("present_key").optional(), float("present_value").optional(), float("qk_matmul_output").optional()]).forms(&[Form::of("heads as an axis"), Form::of("merged heads"), Form::of("a cache")]),
+];
 
 /// The axes of one attention, `softmax(Q[B, H, S, E] · K[B, G, T, E]ᵀ) · V[B, G, T, F]`. There are fewer heads of keys and
 /// values than of queries where groups of queries share them.
@@ -203,7 +220,7 @@ impl<'a> Attended<'a> {
         let mut operands =
             vec![Some(self.operands[0]), Some(self.operands[1]), Some(value.identity(node, key.length)?)];
         operands.extend(&self.rest);
-        let p = node.again(&operands)?;
+        let p = node.repeat(&operands)?;
         let parts = [query, key, value];
         let cotangents = self.pull_back(parts, p, node.only_g()?, node.float("scale"));
         for (slot, cotangent) in cotangents.into_iter().enumerate() {

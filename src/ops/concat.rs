@@ -1,10 +1,23 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
+use super::contract::{Contract, Form, any, onnx, slots};
 use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
 };
+
+slots! {
+    split:
+    INPUT = any("input"),
+    SIZES = int64("split").optional().since(13).follows(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Concat", &[1, 4, 11, 13], &Concat).reads(&[any("inputs").many()]).makes(&[any("concat_result")]),
+    onnx("Split", &[1, 2, 11, 13, 18], &Split).reads(split::ALL).makes(&[any("outputs").many()]).forms(&[Form::of("evenly").until(17), Form::of("sizes as an attribute").until(12), Form::of("sizes as an operand").since(13), Form::of("a number of parts").since(18)]),
+];
 
 /// Lays operands end to end along `axis`.
 pub(super) struct Concat;
@@ -62,7 +75,7 @@ impl Operator for Concat {
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
         let mut all = Vec::new();
         for slot in 0..flow.input_count() {
-            all.extend(flow.elements_or_constants(slot)?);
+            all.extend(flow.elements_or_numbers(slot)?);
         }
         flow.set(all)
     }
@@ -108,12 +121,8 @@ impl Operator for Split {
         Ok(())
     }
 
-    fn shape_operands(&self) -> &'static [usize] {
-        &[1]
-    }
-
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.deal()
+        flow.split()
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {

@@ -1,12 +1,26 @@
 //! Conv and ConvTranspose, of any rank, grouped and depthwise.
 
+use super::contract::{Contract, Form, float, onnx, slots};
 use super::{
-    EditError, Linear, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator, window::Window,
+    EditError, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, window::Window,
 };
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
 };
+
+slots! {
+    slot:
+    X = float("X"),
+    WEIGHT = float("W"),
+    BIAS = float("B").optional(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Conv", &[1, 11, 22], &Conv).reads(slot::ALL).makes(&[float("Y")]).forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
+    onnx("ConvTranspose", &[1, 11, 22], &ConvTranspose).reads(slot::ALL).makes(&[float("Y")]).forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
+];
 
 /// `X[N, G·C, …]`, `W[G·M, C, k…]` → `Y[N, G·M, …]`.
 pub(super) struct Conv;
@@ -32,7 +46,7 @@ impl Operator for Conv {
         rewrite_group(node, 1)
     }
 
-    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+    fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         // `W[G·M, C, k…]`
         convolution(node, weight, [0, 3, 2, 1], false)
     }
@@ -86,7 +100,7 @@ impl Operator for ConvTranspose {
         rewrite_group(node, 0)
     }
 
-    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+    fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         // `W[G·C, M, k…]`; with a given result shape the padding follows from it.
         node.extents("output_shape", 0, 0)?;
         convolution(node, weight, [0, 2, 3, 1], true)
@@ -94,8 +108,8 @@ impl Operator for ConvTranspose {
 }
 
 /// A convolution as a matrix product. `order` is that of [`Linear::order`].
-fn convolution(node: &NodeView<'_>, weight: usize, order: [usize; 4], transposed: bool) -> Option<Linear> {
-    let (x, w, y) = (node.shape(0)?, node.shape(1)?, node.result_shape()?);
+fn convolution(node: &NodeCx<'_>, weight: usize, order: [usize; 4], transposed: bool) -> Option<Linear> {
+    let (x, w, y) = (node.shape(0).ok()?, node.shape(1).ok()?, node.result_shape(0).ok()?);
     if weight != 1 || x.len() < 3 || w.len() != x.len() || y.len() != x.len() {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::Deref};
 
-use super::wrapped;
+use super::{NodeCx, registry};
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Patch, Use},
     onnx::{
@@ -11,7 +11,7 @@ use crate::{
         tensor::from_tensor,
     },
     tensor::Tensor,
-    widths::{Element, Kept, Reason, Width, Widths},
+    widths::{Element, Kept, Width, Widths},
 };
 
 /// Why a node could not follow the axes that shrink. Typing rules are written so that this does not happen.
@@ -24,6 +24,12 @@ pub struct EditError {
     pub op: String,
     /// What is in the way.
     pub what: String,
+}
+
+impl EditError {
+    pub(super) fn new(node: &Node, what: impl Into<String>) -> Self {
+        Self { node: node.label().to_owned(), op: node.op_type().to_owned(), what: what.into() }
+    }
 }
 
 /// What becomes of an element of a shape operand.
@@ -59,21 +65,18 @@ impl Change {
 
 /// One node under rewriting.
 pub struct NodeEditor<'a> {
-    graph: &'a Graph,
-    facts: &'a Facts,
+    cx: NodeCx<'a>,
     widths: &'a Widths,
     kept: &'a Kept,
     restored: &'a BTreeSet<Width>,
     patch: &'a mut Patch,
-    id: NodeId,
-    node: &'a Node,
 }
 
-impl Deref for NodeEditor<'_> {
-    type Target = Node;
+impl<'a> Deref for NodeEditor<'a> {
+    type Target = NodeCx<'a>;
 
-    fn deref(&self) -> &Node {
-        self.node
+    fn deref(&self) -> &NodeCx<'a> {
+        &self.cx
     }
 }
 
@@ -87,31 +90,30 @@ impl<'a> NodeEditor<'a> {
         patch: &'a mut Patch,
         id: NodeId,
     ) -> Self {
-        Self { graph, facts, widths, kept, restored, patch, id, node: graph.node(id) }
+        Self { cx: NodeCx::new(graph, facts, id), widths, kept, restored, patch }
+    }
+
+    /// Brings the node up to date by its operator's rule. What no rule covers is pinned, and needs nothing.
+    pub(crate) fn run(mut self) -> Result<(), EditError> {
+        match registry::rule(self.cx.graph, self.cx.node) {
+            Some(rule) => rule.rewrite(&mut self),
+            None => Ok(()),
+        }
     }
 
     /// An error about this node.
     pub fn error(&self, what: impl Into<String>) -> EditError {
-        EditError {
-            node: self.node.label().to_owned(),
-            op: self.node.op_type().to_owned(),
-            what: what.into(),
-        }
-    }
-
-    /// Version of the default operator set.
-    pub fn opset(&self) -> i64 {
-        self.graph.opset()
+        EditError::new(self.cx.node, what)
     }
 
     /// Axes of an operand; empty when it has none.
     pub fn axes(&self, slot: usize) -> &'a [Width] {
-        self.widths.operand(self.graph, Use { node: self.id, slot }).unwrap_or_default()
+        self.widths.operand(self.cx.graph, Use { node: self.cx.id, slot }).unwrap_or_default()
     }
 
     /// Axes of a result; empty when it is left out.
     pub fn result_axes(&self, slot: usize) -> &'a [Width] {
-        let value = self.node.outputs.get(slot).copied().flatten();
+        let value = self.cx.node.outputs.get(slot).copied().flatten();
         value.and_then(|v| self.widths.value(v)).unwrap_or_default()
     }
 
@@ -135,29 +137,8 @@ impl<'a> NodeEditor<'a> {
         self.kept.entries(&self.widths.table, width)
     }
 
-    /// Observed contents of a small integer operand.
-    pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
-        self.facts.get(self.input(slot)?)?.ints.as_deref()
-    }
-
-    /// Whether the operand is a constant of the file.
-    pub fn is_constant(&self, slot: usize) -> bool {
-        let value = self.input(slot);
-        value.is_some_and(|v| self.graph.constant(v).is_some())
-    }
-
-    /// An axis number with negative ones counted from the end.
-    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, EditError> {
-        wrapped(axis, rank).ok_or_else(|| self.error("axis out of range"))
-    }
-
-    /// The reason type of typing rules, as an error of this node.
-    pub fn because(&self, reason: &Reason) -> EditError {
-        self.error(reason.to_string())
-    }
-
     fn proto(&self) -> NodeProto {
-        self.patch.replacement(self.id).unwrap_or(&self.node.proto).clone()
+        self.patch.replacement(self.cx.id).unwrap_or(&self.cx.node.proto).clone()
     }
 
     fn set_attribute(&mut self, attribute: AttributeProto) {
@@ -166,7 +147,7 @@ impl<'a> NodeEditor<'a> {
             Some(old) => *old = attribute,
             None => node.attribute.push(attribute),
         }
-        self.patch.replace(self.id, node);
+        self.patch.replace(self.cx.id, node);
     }
 
     /// Sets an integer attribute.
@@ -192,12 +173,12 @@ impl<'a> NodeEditor<'a> {
     pub fn remove_attribute(&mut self, name: &str) {
         let mut node = self.proto();
         node.attribute.retain(|a| a.name() != name);
-        self.patch.replace(self.id, node);
+        self.patch.replace(self.cx.id, node);
     }
 
     /// Makes an operand a constant of integers in the shape that it has: a scalar, a vector, or a column.
     pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
-        let fact = self.input(slot).and_then(|v| self.facts.get(v));
+        let fact = self.input(slot).and_then(|v| self.cx.facts.get(v));
         let tensor = match fact.map(|f| f.shape.as_slice()) {
             Some([]) => values.first().map(|value| Tensor::int(*value)),
             Some([_]) => Some(Tensor::ints(values)),
@@ -206,18 +187,18 @@ impl<'a> NodeEditor<'a> {
         };
         let tensor = tensor.ok_or_else(|| self.error("its indices are of unexpected rank"))?;
         let name = self.constant("indices", &tensor);
-        self.patch.rewire(Use { node: self.id, slot }, name);
+        self.patch.rewire(Use { node: self.cx.id, slot }, name);
         Ok(())
     }
 
     /// Makes an operand a constant vector of integers.
     pub fn set_operand(&mut self, slot: usize, values: &[i64]) {
         let name = self.constant("shape", &Tensor::ints(values));
-        self.patch.rewire(Use { node: self.id, slot }, name);
+        self.patch.rewire(Use { node: self.cx.id, slot }, name);
     }
 
     fn constant(&mut self, hint: &str, tensor: &Tensor) -> String {
-        let name = self.patch.fresh(self.graph, hint);
+        let name = self.patch.fresh(self.cx.graph, hint);
         self.patch.constant(from_tensor(&name, tensor));
         name
     }
@@ -243,7 +224,7 @@ impl<'a> NodeEditor<'a> {
             self.set_operand(slot, &values);
             return Ok(());
         }
-        let mut name = self.node.proto.input.get(slot).cloned().unwrap_or_default();
+        let mut name = self.cx.node.proto.input.get(slot).cloned().unwrap_or_default();
         if changes.iter().any(|c| matches!(c, Change::Scaled { .. })) {
             let ratios: Vec<_> = changes.iter().map(Change::ratio).collect();
             for (op, values) in [("Mul", 0), ("Div", 1)] {
@@ -260,13 +241,13 @@ impl<'a> NodeEditor<'a> {
             let values = self.constant("shape", &Tensor::ints(&values));
             name = self.compute("Where", vec![mask, values, name]);
         }
-        self.patch.rewire(Use { node: self.id, slot }, name);
+        self.patch.rewire(Use { node: self.cx.id, slot }, name);
         Ok(())
     }
 
     /// Adds a node before this one, and returns the name of its result.
     fn compute(&mut self, op: &str, input: Vec<String>) -> String {
-        let name = self.patch.fresh(self.graph, "shape");
+        let name = self.patch.fresh(self.cx.graph, "shape");
         let node = NodeProto {
             op_type: Some(op.to_owned()),
             name: Some(format!("{name}_{}", op.to_lowercase())),
@@ -274,7 +255,7 @@ impl<'a> NodeEditor<'a> {
             output: vec![name.clone()],
             ..Default::default()
         };
-        self.patch.insert(self.id, node);
+        self.patch.insert(self.cx.id, node);
         name
     }
 
@@ -292,8 +273,8 @@ impl<'a> NodeEditor<'a> {
         let value = self.input(slot);
         let element = value.and_then(|v| self.widths.sizes(v)).and_then(|e| e.get(index));
         let (share, of) = match element {
-            None | Some(Element::Constant) if old == new => return Change::Stays,
-            None | Some(Element::Constant) => return Change::Known(new as i64),
+            None | Some(Element::Constant | Element::Varying) if old == new => return Change::Stays,
+            None | Some(Element::Constant | Element::Varying) => return Change::Known(new as i64),
             Some(Element::Extent(width)) if !self.restored(*width) => {
                 if axis.is_some_and(|axis| self.same(axis, *width)) {
                     return Change::Stays;
@@ -322,8 +303,8 @@ impl<'a> NodeEditor<'a> {
 
     /// Multiplies the first result, which holds numbers, by a factor.
     pub fn multiply_result(&mut self, factor: f32) -> Result<(), EditError> {
-        let result = self.node.outputs.first().copied().flatten();
-        let dtype = result.and_then(|v| self.facts.get(v)).map(|f| f.dtype);
+        let result = self.cx.node.outputs.first().copied().flatten();
+        let dtype = result.and_then(|v| self.cx.facts.get(v)).map(|f| f.dtype);
         let factor = Tensor::f32(&[], vec![factor]).zip(dtype).and_then(|(f, dtype)| f.cast_float(dtype));
         let factor = factor.ok_or_else(|| self.error("its result holds no numbers"))?;
         let factor = self.constant("factor", &factor);
@@ -340,8 +321,8 @@ impl<'a> NodeEditor<'a> {
 
     /// Puts an operator of the first result and a constant behind this node, under the result's name.
     fn behind(&mut self, op: &str, constant: String, attribute: Option<AttributeProto>) {
-        let Some(result) = self.node.proto.output.first().cloned() else { return };
-        let raw = self.patch.fresh(self.graph, "raw");
+        let Some(result) = self.cx.node.proto.output.first().cloned() else { return };
+        let raw = self.patch.fresh(self.cx.graph, "raw");
         let node = NodeProto {
             op_type: Some(op.to_owned()),
             name: Some(format!("{raw}_{}", op.to_lowercase())),
@@ -350,7 +331,7 @@ impl<'a> NodeEditor<'a> {
             attribute: attribute.into_iter().collect(),
             ..Default::default()
         };
-        self.patch.insert_after(self.id, node, raw);
+        self.patch.insert_after(self.cx.id, node, raw);
     }
 
     /// How the elements of a shape operand that says the extents of `axes` have to change.

@@ -1,5 +1,6 @@
 //! Einsum with an explicit result.
 
+use super::contract::{Contract, number, onnx};
 use std::collections::BTreeMap;
 
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
@@ -7,6 +8,11 @@ use crate::{
     graph::{Attr, Expr},
     widths::{Reason, Width},
 };
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Einsum", &[12, 28], &Einsum).reads(&[number("Inputs").many()]).makes(&[number("Output")]),
+];
 
 /// Axes with one letter are one width; letters that the result lacks are summed over.
 pub(super) struct Einsum;

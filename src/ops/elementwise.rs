@@ -1,9 +1,10 @@
 //! Operators that combine elements at the same place, broadcasting their operands against each other: arithmetic,
 //! comparisons, Where, Clip, Dropout and the like. Functions of one number are in `activation.rs`.
 
+use super::contract::{Contract, Form, any, boolean, float, microsoft, number, onnx, slots};
 use ndarray::ArrayD;
 
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, NodeView, Operator, SizeFlow, linear::uniform};
+use super::{Ids, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, SizeFlow, linear::uniform};
 
 use crate::{
     graph::Expr,
@@ -11,6 +12,73 @@ use crate::{
     tensor::{DType, Tensor},
     widths::Reason,
 };
+
+slots! {
+    binary:
+    A = number("A"),
+    B = number("B"),
+}
+
+slots! {
+    pow:
+    BASE = number("X"),
+    EXPONENT = number("Y"),
+}
+
+slots! {
+    prelu:
+    X = number("X"),
+    SLOPE = number("slope"),
+}
+
+slots! {
+    where_:
+    CONDITION = boolean("condition"),
+    A = any("X"),
+    B = any("Y"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Add", &[1, 6, 7, 13, 14], &Add).reads(binary::ALL).makes(&[number("C")]),
+    onnx("And", &[1, 7], &Logical).reads(&[boolean("A"), boolean("B")]).makes(&[boolean("C")]),
+    onnx("BitShift", &[11, 28], &Logical).reads(&[any("X"), any("Y")]).makes(&[any("Z")]),
+    onnx("BitwiseAnd", &[18], &Logical).reads(&[any("A"), any("B")]).makes(&[any("C")]),
+    onnx("BitwiseNot", &[18], &Logical).reads(&[any("X")]).makes(&[any("Y")]),
+    onnx("BitwiseOr", &[18], &Logical).reads(&[any("A"), any("B")]).makes(&[any("C")]),
+    onnx("BitwiseXor", &[18], &Logical).reads(&[any("A"), any("B")]).makes(&[any("C")]),
+    onnx("Cast", &[1, 6, 9, 13, 19, 21, 23, 24, 25, 28], &Rename).reads(&[any("input")]).makes(&[any("output")]),
+    onnx("CastLike", &[15, 19, 21, 23, 24, 25], &CastLike).reads(&[any("input"), any("target_type")]).makes(&[any("output")]),
+    onnx("Ceil", &[1, 6, 13], &Step).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Clip", &[1, 6, 11, 12, 13], &Clip).reads(&[number("input"), number("min").optional().since(11), number("max").optional().since(11)]).makes(&[number("output")]).forms(&[Form::of("bounds as attributes").until(10), Form::of("bounds as operands").since(11)]),
+    onnx("Div", &[1, 6, 7, 13, 14], &Div).reads(binary::ALL).makes(&[number("C")]),
+    onnx("Dropout", &[1, 6, 7, 10, 12, 13, 22], &Dropout).reads(&[float("data"), float("ratio").optional().since(12), boolean("training_mode").optional().since(12)]).makes(&[float("output"), boolean("mask").optional()]).forms(&[Form::of("ratio as an attribute").until(11), Form::of("ratio as an operand").since(12), Form::of("with its mask")]),
+    onnx("Equal", &[1, 7, 11, 13, 19], &Logical).reads(&[any("A"), any("B")]).makes(&[boolean("C")]),
+    onnx("Floor", &[1, 6, 13], &Step).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Greater", &[1, 7, 9, 13], &Logical).reads(&[number("A"), number("B")]).makes(&[boolean("C")]),
+    onnx("GreaterOrEqual", &[12, 16], &Logical).reads(&[number("A"), number("B")]).makes(&[boolean("C")]),
+    onnx("Identity", &[1, 13, 14, 16, 19, 21, 23, 24, 25], &Rename).reads(&[any("input")]).makes(&[any("output")]),
+    onnx("IsInf", &[10, 20], &Logical).reads(&[float("X")]).makes(&[boolean("Y")]),
+    onnx("IsNaN", &[9, 13, 20], &Logical).reads(&[float("X")]).makes(&[boolean("Y")]),
+    onnx("Less", &[1, 7, 9, 13], &Logical).reads(&[number("A"), number("B")]).makes(&[boolean("C")]),
+    onnx("LessOrEqual", &[12, 16], &Logical).reads(&[number("A"), number("B")]).makes(&[boolean("C")]),
+    onnx("Max", &[1, 6, 8, 12, 13], &Extremum).reads(&[number("data_0").many()]).makes(&[number("max")]),
+    onnx("Mean", &[1, 6, 8, 13], &Mean).reads(&[float("data_0").many()]).makes(&[float("mean")]),
+    onnx("Min", &[1, 6, 8, 12, 13], &Extremum).reads(&[number("data_0").many()]).makes(&[number("min")]),
+    onnx("Mod", &[10, 13, 28], &Mod).reads(binary::ALL).makes(&[number("C")]),
+    onnx("Mul", &[1, 6, 7, 13, 14], &Mul).reads(binary::ALL).makes(&[number("C")]),
+    onnx("Not", &[1], &Logical).reads(&[boolean("X")]).makes(&[boolean("Y")]),
+    onnx("Or", &[1, 7], &Logical).reads(&[boolean("A"), boolean("B")]).makes(&[boolean("C")]),
+    onnx("PRelu", &[1, 6, 7, 9, 16], &PRelu).reads(prelu::ALL).makes(&[number("Y")]),
+    onnx("Pow", &[1, 7, 12, 13, 15], &Pow).reads(pow::ALL).makes(&[number("Z")]),
+    onnx("Round", &[11, 22], &Step).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("Sign", &[9, 13], &Step).reads(&[number("input")]).makes(&[number("output")]),
+    onnx("Sub", &[1, 6, 7, 13, 14], &Sub).reads(binary::ALL).makes(&[number("C")]),
+    onnx("Sum", &[1, 6, 8, 13], &Add).reads(&[float("data_0").many()]).makes(&[float("sum")]),
+    onnx("Where", &[9, 16], &Where).reads(where_::ALL).makes(&[any("output")]),
+    onnx("Xor", &[1, 7], &Logical).reads(&[boolean("A"), boolean("B")]).makes(&[boolean("C")]),
+    microsoft("BiasAdd", &Add).reads(&[float("X"), float("bias"), float("skip")]).makes(&[float("Y")]),
+];
 
 // Masks are multiplied by: ONNX Runtime takes several times longer for Where.
 
@@ -144,7 +212,7 @@ impl Operator for Add {
         }
     }
 
-    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+    fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {
         Some(uniform(1.0))
     }
 }
@@ -158,7 +226,7 @@ impl Operator for Rename {
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.pass().or_else(|| flow.count())
+        flow.pass().or_else(|| flow.become_numbers())
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -183,7 +251,7 @@ impl Operator for Rename {
         operands.first()?.as_ref()?.as_numbers()
     }
 
-    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+    fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {
         Some(uniform(1.0))
     }
 }

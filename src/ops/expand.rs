@@ -1,10 +1,29 @@
 //! Expand and Tile: repeating entries.
 
+use super::contract::{Contract, any, onnx, slots};
 use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Element, Reason, Width},
 };
+
+slots! {
+    expand:
+    DATA = any("input"),
+    SHAPE = int64("shape").follows(),
+}
+
+slots! {
+    tile:
+    DATA = any("input"),
+    REPEATS = int64("repeats").follows(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Expand", &[8, 13], &Expand).reads(expand::ALL).makes(&[any("output")]),
+    onnx("Tile", &[1, 6, 13], &Tile).reads(tile::ALL).makes(&[any("output")]),
+];
 
 /// Broadcasts to a shape.
 pub(super) struct Expand;
@@ -37,10 +56,6 @@ impl Operator for Expand {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         node.give_broadcast(0, node.g()?)
-    }
-
-    fn shape_operands(&self) -> &'static [usize] {
-        &[1]
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
@@ -92,10 +107,6 @@ impl Operator for Tile {
         let copies: Vec<usize> = (0..rank).map(|axis| 2 * axis).collect();
         node.give(0, node.g()?.reshape_to(shape).sum(&copies, false));
         Ok(())
-    }
-
-    fn shape_operands(&self) -> &'static [usize] {
-        &[1]
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {

@@ -1,7 +1,51 @@
 //! ONNX Runtime's mixtures of experts as one operator: MoE, and QMoE with quantised weights.
 
+use super::contract::{Contract, float, microsoft, slots};
 use super::{NodeTyper, Operator};
 use crate::widths::Reason;
+
+slots! {
+    moe:
+    INPUT = float("input"),
+    ROUTES = float("router_probs"),
+    FC1 = float("fc1_experts_weights"),
+    BIAS1 = float("fc1_experts_bias").optional(),
+    FC2 = float("fc2_experts_weights"),
+    BIAS2 = float("fc2_experts_bias").optional(),
+    FC3 = float("fc3_experts_weights").optional(),
+    BIAS3 = float("fc3_experts_bias").optional(),
+}
+
+slots! {
+    qmoe:
+    INPUT = float("input"),
+    ROUTES = float("router_probs"),
+    FC1 = number("fc1_experts_weights"),
+    FC1_SCALES = float("fc1_scales").optional(),
+    FC1_EXPERTS_BIAS = float("fc1_experts_bias").optional(),
+    FC2 = number("fc2_experts_weights"),
+    FC2_SCALES = float("fc2_scales").optional(),
+    FC2_EXPERTS_BIAS = float("fc2_experts_bias").optional(),
+    FC3 = number("fc3_experts_weights").optional(),
+    FC3_SCALES = float("fc3_scales").optional(),
+    FC3_EXPERTS_BIAS = float("fc3_experts_bias").optional(),
+    FC1_ZERO_POINTS = number("fc1_zero_points").optional(),
+    FC2_ZERO_POINTS = number("fc2_zero_points").optional(),
+    FC3_ZERO_POINTS = number("fc3_zero_points").optional(),
+    ROUTER_WEIGHTS = float("router_weights").optional(),
+    FC1_GLOBAL_SCALE = float("fc1_global_scale").optional(),
+    FC2_GLOBAL_SCALE = float("fc2_global_scale").optional(),
+    FC1_ACT_SCALE = float("fc1_act_scale").optional(),
+    FC2_ACT_SCALE = float("fc2_act_scale").optional(),
+    FC1_ACT_BLOCK_SCALE = float("fc1_act_block_scale").optional(),
+    FC2_ACT_BLOCK_SCALE = float("fc2_act_block_scale").optional(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    microsoft("MoE", &Experts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")]).without_gradient(),
+    microsoft("QMoE", &Experts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL).makes(&[float("output")]).without_gradient(),
+];
 
 /// Of each token, the experts that it is routed to: `x[…, D]`, `routes[tokens, experts]`, `weights[experts, …, …]`. The inner
 /// extent of the experts ends inside the operator, where no mask can reach it, and so keeps its extent.

@@ -1,8 +1,9 @@
 //! What ONNX Runtime's optimizer fuses around products and normalisations (domain `com.microsoft`): FusedMatMul, FusedConv,
 //! FusedGemm, SkipLayerNormalization, EmbedLayerNormalization.
 
+use super::contract::{Contract, Form, any, float, microsoft, number, slots};
 use super::{
-    EditError, Ids, Linear, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator, conv::Conv,
+    EditError, Ids, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv,
     gradient::summed, matmul::Gemm, normalization::Norm,
 };
 use crate::{
@@ -10,6 +11,61 @@ use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
 };
+
+slots! {
+    product:
+    A = float("A"),
+    B = float("B"),
+}
+
+slots! {
+    conv:
+    X = float("X"),
+    WEIGHT = float("W"),
+    BIAS = float("B").optional(),
+    ADDED = float("Z").optional(),
+}
+
+slots! {
+    skip:
+    INPUT = float("input"),
+    SKIP = float("skip"),
+    SCALE = float("gamma"),
+    SHIFT = float("beta").optional(),
+    BIAS = float("bias").optional(),
+}
+
+slots! {
+    skip_rms:
+    INPUT = float("input"),
+    SKIP = float("skip"),
+    SCALE = float("gamma"),
+    BIAS = float("bias").optional(),
+}
+
+slots! {
+    embed:
+    WORD_IDS = any("input_ids"),
+    SEGMENT_IDS = any("segment_ids").optional(),
+    WORDS = float("word_embedding"),
+    POSITIONS = float("position_embedding"),
+    SEGMENTS = float("segment_embedding").optional(),
+    SCALE = float("gamma"),
+    SHIFT = float("beta"),
+    MASK = any("mask").optional(),
+    POSITION_IDS = any("position_ids").optional(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    microsoft("EmbedLayerNormalization", &EmbedLayerNormalization).reads(embed::ALL).makes(&[float("output"), any("mask_index").optional(), float("embedding_sum").optional()]).without_gradient(),
+    microsoft("FusedConv", &FusedConv).reads(conv::ALL).makes(&[float("Y")]).forms(&[Form::of(""), Form::of("a sum")]),
+    microsoft("FusedGemm", &FusedGemm).reads(&[number("A"), number("B"), number("C").optional()]).makes(&[number("Y")]),
+    microsoft("FusedMatMul", &FusedMatMul).reads(product::ALL).makes(&[float("Y")]),
+    microsoft("SkipLayerNormalization", &SkipNormalization::Layer).reads(skip::ALL).makes(&[float("output"), float("mean").optional(), float("inv_std_var").optional(), float("input_skip_bias_sum").optional()]),
+    microsoft("SkipSimplifiedLayerNormalization", &SkipNormalization::RootMeanSquare).reads(skip_rms::ALL).makes(&[float("output"), float("mean").optional(), float("inv_std_var").optional(), float("input_skip_bias_sum").optional()]),
+    microsoft("TransposeMatMul", &FusedMatMul).reads(product::ALL).makes(&[float("Y")]),
+];
 
 /// `α·op(A)·op(B)`, where `op` permutes axes.
 pub(super) struct FusedMatMul;
@@ -134,7 +190,7 @@ impl Operator for FusedGemm {
         Gemm::pull_back(node, before_activation(node, &|i| node.float(names.get(i)?))?)
     }
 
-    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+    fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         node.string("activation").is_none().then(|| Gemm.linear(node, weight)).flatten()
     }
 }

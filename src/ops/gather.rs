@@ -1,5 +1,6 @@
 //! Gather.
 
+use super::contract::{Contract, Form, any, onnx, slots};
 use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
@@ -11,6 +12,17 @@ use crate::{
     tensor::{DType, Tensor},
     widths::{Reason, Width},
 };
+
+slots! {
+    slot:
+    DATA = any("data"),
+    INDICES = integer("indices"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Gather", &[1, 11, 13], &Gather).reads(slot::ALL).makes(&[any("output")]).forms(&[Form::of("one entry"), Form::of("a range"), Form::of("entries out of order")]),
+];
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
 pub(super) struct Gather;
@@ -67,7 +79,7 @@ impl Operator for Gather {
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        let elements = flow.elements_or_constants(0)?;
+        let elements = flow.elements_or_numbers(0)?;
         let n = elements.len() as i64;
         let indices = flow.contents(1)?;
         let picked =

@@ -2,15 +2,8 @@
 
 use std::{cell::RefCell, ops::Deref};
 
-use super::{Operator, wrapped};
-use crate::{
-    graph::{Expr, Facts, Graph, Node, Tail, ValueId},
-    onnx::{
-        self,
-        proto::{ModelProto, NodeProto},
-    },
-    tensor::{DType, Tensor},
-};
+use super::{Missing, NodeCx, node::Lack, registry};
+use crate::graph::{Expr, Facts, Graph, Node, NodeId, Tail, ValueId};
 
 /// Why a cotangent stops at a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -22,6 +15,23 @@ pub struct NoGradient {
     pub what: String,
 }
 
+impl NoGradient {
+    fn new(node: &Node, what: &str) -> Self {
+        Self { op: node.op_type().to_owned(), what: what.to_owned() }
+    }
+}
+
+impl From<Missing<'_>> for NoGradient {
+    fn from(missing: Missing<'_>) -> Self {
+        let what = match missing.what {
+            Lack::Operand => "an operand that was not observed",
+            Lack::Result => "a result that was not observed",
+            Lack::Axis => "an axis out of range",
+        };
+        Self::new(missing.node, what)
+    }
+}
+
 fn for_what(what: &str) -> String {
     if what.is_empty() { String::new() } else { format!(" for {what}") }
 }
@@ -31,20 +41,18 @@ fn for_what(what: &str) -> String {
 /// Given the cotangents of the results, a rule gives each operand that needs one its cotangent, as formulas over the values
 /// of the forward pass.
 pub struct NodeGradient<'a> {
-    graph: &'a Graph,
-    facts: &'a Facts,
+    cx: NodeCx<'a>,
     tail: &'a Tail,
-    node: &'a Node,
     cotangents: Vec<Option<Expr<'a>>>,
     needed: Vec<bool>,
     given: RefCell<Vec<(usize, Option<Expr<'a>>)>>,
 }
 
-impl Deref for NodeGradient<'_> {
-    type Target = Node;
+impl<'a> Deref for NodeGradient<'a> {
+    type Target = NodeCx<'a>;
 
-    fn deref(&self) -> &Node {
-        self.node
+    fn deref(&self) -> &NodeCx<'a> {
+        &self.cx
     }
 }
 
@@ -54,15 +62,25 @@ impl<'a> NodeGradient<'a> {
         graph: &'a Graph,
         facts: &'a Facts,
         tail: &'a Tail,
-        node: &'a Node,
+        id: NodeId,
         cotangents: Vec<Option<Expr<'a>>>,
         needed: Vec<bool>,
     ) -> Self {
-        Self { graph, facts, tail, node, cotangents, needed, given: RefCell::default() }
+        let cx = NodeCx::new(graph, facts, id);
+        Self { cx, tail, cotangents, needed, given: RefCell::default() }
     }
 
-    /// What the rule gave, per slot: an error where it gave an operand nothing that needs a cotangent.
-    pub(crate) fn finish(self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
+    /// The cotangents of operands that the operator's rule gives, by slot.
+    pub(crate) fn run(self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
+        match registry::rule(self.graph, self.node) {
+            Some(rule) => rule.gradient(&self)?,
+            None => return Err(self.no_rule()),
+        }
+        self.given()
+    }
+
+    /// What the rule gave: an error where it gave an operand nothing that needs a cotangent.
+    fn given(self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
         let given = self.given.borrow();
         let left_out = |slot: &usize| self.needs(*slot) && given.iter().all(|(s, _)| s != slot);
         match (0..self.input_count()).find(left_out) {
@@ -73,27 +91,27 @@ impl<'a> NodeGradient<'a> {
 
     /// Why the rule does not cover a form of the operator.
     pub fn none(&self, what: &str) -> NoGradient {
-        NoGradient { op: self.node.op_type().to_owned(), what: what.to_owned() }
+        NoGradient::new(self.node, what)
+    }
+
+    /// That there is no rule for any form of the operator.
+    pub(super) fn no_rule(&self) -> NoGradient {
+        self.none("")
     }
 
     /// Values laid end to end.
-    pub fn laid(&self, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
+    pub fn concat(&self, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
         self.tail.concat(parts, axis).ok_or_else(|| self.none("operands without extent"))
     }
 
     /// The node once more, on other operands, for its first result: its attributes hold.
-    pub fn again(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
-        Ok(self.tail.again(&self.node.proto, operands, self.y(0)?.dtype()))
+    pub fn repeat(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
+        Ok(self.tail.repeat(&self.node.proto, operands, self.y(0)?.dtype()))
     }
 
     /// What formulas are appended to.
     pub fn tail(&self) -> &'a Tail {
         self.tail
-    }
-
-    /// Version of the default operator set.
-    pub fn opset(&self) -> i64 {
-        self.tail.opset()
     }
 
     /// Whether the operand wants a cotangent.
@@ -126,7 +144,7 @@ impl<'a> NodeGradient<'a> {
 
     /// A result.
     pub fn y(&self, slot: usize) -> Result<Expr<'a>, NoGradient> {
-        let value = self.node.outputs.get(slot).copied().flatten();
+        let value = self.output(slot);
         self.expr(value).ok_or_else(|| self.none("a missing result"))
     }
 
@@ -134,43 +152,6 @@ impl<'a> NodeGradient<'a> {
         let value = value?;
         let dtype = self.facts.get(value)?.dtype;
         Some(self.tail.value(&self.graph.value(value).name, dtype))
-    }
-
-    /// Observed extents of an operand. The batch of a run may differ from the observed one.
-    pub fn shape(&self, slot: usize) -> Result<&'a [usize], NoGradient> {
-        let fact = self.input(slot).and_then(|v| self.facts.get(v));
-        fact.map(|f| f.shape.as_slice()).ok_or_else(|| self.none("an operand that was not observed"))
-    }
-
-    /// Observed extents of a result.
-    pub fn result_shape(&self, slot: usize) -> Result<&'a [usize], NoGradient> {
-        let fact = self.node.outputs.get(slot).copied().flatten().and_then(|v| self.facts.get(v));
-        fact.map(|f| f.shape.as_slice()).ok_or_else(|| self.none("a result that was not observed"))
-    }
-
-    /// Element type of an operand.
-    pub fn dtype(&self, slot: usize) -> Option<DType> {
-        self.facts.get(self.input(slot)?).map(|f| f.dtype)
-    }
-
-    /// Observed contents of a small integer operand.
-    pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
-        self.facts.get(self.input(slot)?)?.ints.as_deref()
-    }
-
-    /// The operand's value, when it is a constant of the file.
-    pub fn constant(&self, slot: usize) -> Option<Tensor> {
-        onnx::tensor::to_tensor(self.graph.constant(self.input(slot)?)?).ok()
-    }
-
-    /// Integers given by an attribute in older operator sets and by an operand in newer ones.
-    pub fn ints_or_operand(&self, name: &str, slot: usize) -> Option<Vec<i64>> {
-        self.ints(name).or_else(|| self.contents(slot).map(<[i64]>::to_vec))
-    }
-
-    /// An axis number with negative ones counted from the end.
-    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, NoGradient> {
-        wrapped(axis, rank).ok_or_else(|| self.none("an axis out of range"))
     }
 
     /// Gives an operand its cotangent, which has the operand's shape.
@@ -193,16 +174,6 @@ impl<'a> NodeGradient<'a> {
     pub fn give_broadcast(&self, slot: usize, cotangent: Expr<'a>) -> Result<(), NoGradient> {
         self.give_summed(slot, cotangent, self.result_shape(0)?)
     }
-}
-
-/// Whether an operator has a gradient rule, be it for some of its forms only.
-pub fn has_gradient(operator: &dyn Operator) -> bool {
-    let (graph, facts, tail) = (Graph::new(&ModelProto::default()), Facts::default(), Tail::new(0, "none"));
-    let node =
-        Node { proto: NodeProto::default(), inputs: Vec::new(), captures: Vec::new(), outputs: Vec::new() };
-    let bare = NodeGradient::new(&graph, &facts, &tail, &node, Vec::new(), Vec::new());
-    // A rule says what it lacks of a node without operands; where there is no rule, nothing is said.
-    !operator.gradient(&bare).is_err_and(|reason| reason.what.is_empty())
 }
 
 /// Undoes broadcasting: sums a cotangent of shape `shape` to what the operand has, of shape `own`.

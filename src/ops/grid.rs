@@ -1,11 +1,24 @@
 //! GridSample.
 
+use super::contract::{Contract, any, float, microsoft, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator, scatter::adds_at_indices};
 use crate::{
     graph::{Attr, Expr},
     tensor::{DType, Tensor},
     widths::Reason,
 };
+
+slots! {
+    slot:
+    X = any("X"),
+    GRID = float("grid"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("GridSample", &[16, 20, 22], &GridSample).reads(slot::ALL).makes(&[any("Y")]),
+    microsoft("GridSample", &GridSample).reads(&[any("X"), any("Grid")]).makes(&[float("Y")]),
+];
 
 /// Samples positions at points that an operand says: `X[N, C, D…]`, `grid[N, P…, coordinates]` → `Y[N, C, P…]`.
 pub(super) struct GridSample;
@@ -225,7 +238,7 @@ impl<'a> Sampled<'_, 'a> {
     fn spread(&self) -> Result<Expr<'a>, NoGradient> {
         let places: Vec<_> = self.around.iter().map(|s| self.places(s)).collect();
         let passed: Vec<_> = self.around.iter().map(|s| self.g * s.weight.cast(self.g.dtype())).collect();
-        let (places, passed) = (self.node.laid(&places, 2)?, self.node.laid(&passed, 2)?);
+        let (places, passed) = (self.node.concat(&places, 2)?, self.node.concat(&passed, 2)?);
         Ok(self.x.zeros().scatter(2, places, passed, true))
     }
 
@@ -243,7 +256,7 @@ impl<'a> Sampled<'_, 'a> {
                 }
             }
         }
-        let slopes = self.node.laid(&sums, 1)?.transpose(&[0, 2, 1]);
+        let slopes = self.node.concat(&sums, 1)?.transpose(&[0, 2, 1]);
         Ok(slopes.cast(self.node.dtype(1).unwrap_or(self.g.dtype())))
     }
 }

@@ -1,7 +1,27 @@
 //! MatMul and Gemm.
 
-use super::{Linear, NoGradient, NodeGradient, NodeTyper, NodeView, Operator};
+use super::contract::{Contract, Form, number, onnx, slots};
+use super::{Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
 use crate::{graph::Expr, widths::Reason};
+
+slots! {
+    gemm:
+    A = number("A"),
+    B = number("B"),
+    C = number("C").optional(),
+}
+
+slots! {
+    slot:
+    A = number("A"),
+    B = number("B"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Gemm", &[1, 6, 7, 9, 11, 13], &Gemm).reads(gemm::ALL).makes(&[number("Y")]).forms(&[Form::of(""), Form::of("transposed operands")]),
+    onnx("MatMul", &[1, 9, 13], &MatMul).reads(slot::ALL).makes(&[number("Y")]),
+];
 
 /// `[…, M, K] · […, K, N] → […, M, N]`, with NumPy's treatment of vectors.
 pub(super) struct MatMul;
@@ -81,9 +101,9 @@ impl Operator for MatMul {
         Ok(())
     }
 
-    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+    fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         // The weight is `[K, N]` on the right, `[M, K]` on the left.
-        let matrices = node.shape(weight)?.len() == 2 && node.shape(1 - weight)?.len() >= 2;
+        let matrices = node.shape(weight).ok()?.len() == 2 && node.shape(1 - weight).ok()?.len() >= 2;
         matrices.then(|| Linear::matrix(if weight == 1 { [0, 1, 2, 3] } else { [0, 1, 3, 2] }))
     }
 }
@@ -117,7 +137,7 @@ impl Operator for Gemm {
         Self::pull_back(node, node.g()?)
     }
 
-    fn linear(&self, node: &NodeView<'_>, weight: usize) -> Option<Linear> {
+    fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         let transposed = |name: &str| node.int(name).unwrap_or(0) != 0;
         let inner_first = if weight == 1 { !transposed("transB") } else { transposed("transA") };
         let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };

@@ -1,5 +1,6 @@
 //! ONNX Runtime's own forms of attention (domain `com.microsoft`): MultiHeadAttention, Attention, GroupQueryAttention.
 
+use super::contract::{Contract, Form, float, microsoft, number, slots};
 use super::{
     EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
     attention::{Attended, Heads, Part, by_heads, logit_scale},
@@ -11,6 +12,59 @@ use crate::{
     tensor::Tensor,
     widths::{Reason, Width},
 };
+
+slots! {
+    attention:
+    INPUT = float("input"),
+    WEIGHT = float("weights"),
+    BIAS = float("bias").optional(),
+    LENGTHS = any("mask_index").optional(),
+    PAST = float("past").optional(),
+    MASK = float("attention_bias").optional(),
+    PAST_LENGTH = any("past_sequence_length").optional(),
+}
+
+slots! {
+    group_query:
+    QUERY = float("query"),
+    KEY = float("key").optional(),
+    VALUE = float("value").optional(),
+    PAST_KEY = number("past_key").optional(),
+    PAST_VALUE = number("past_value").optional(),
+    SEQLENS_K = any("seqlens_k"),
+    TOTAL_SEQUENCE_LENGTH = any("total_sequence_length"),
+    COSINES = float("cos_cache").optional(),
+    SINES = float("sin_cache").optional(),
+    POSITION_IDS = int64("position_ids").optional(),
+    MASK = float("attention_bias").optional(),
+    SINKS = float("head_sink").optional(),
+    K_SCALE = float("k_scale").optional(),
+    V_SCALE = float("v_scale").optional(),
+    Q_NORM_WEIGHT = float("q_norm_weight").optional(),
+    K_NORM_WEIGHT = float("k_norm_weight").optional(),
+    QUERY_SEQLENS = any("query_seqlens").optional(),
+}
+
+slots! {
+    multi_head:
+    QUERY = float("query"),
+    KEY = float("key").optional(),
+    VALUE = float("value").optional(),
+    BIAS = float("bias").optional(),
+    PADDING = any("key_padding_mask").optional(),
+    MASK = float("attention_bias").optional(),
+    PAST_KEY = float("past_key").optional(),
+    PAST_VALUE = float("past_value").optional(),
+    PAST_LENGTH = any("past_sequence_length").optional(),
+    INDIRECTION = any("cache_indirection").optional(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    microsoft("Attention", &FusedAttention).reads(attention::ALL).makes(&[float("output"), float("present").optional()]).forms(&[Form::of(""), Form::of("values of another extent")]),
+    microsoft("GroupQueryAttention", &GroupQueryAttention).reads(group_query::ALL).makes(&[float("output"), number("present_key").optional(), number("present_value").optional(), float("output_qk").optional()]).forms(&[Form::of(""), Form::of("packed operands")]),
+    microsoft("MultiHeadAttention", &MultiHeadAttention).reads(multi_head::ALL).makes(&[float("output"), float("present_key").optional(), float("present_value").optional(), float("qk").optional()]).forms(&[Form::of(""), Form::of("a bias and a mask"), Form::of("a cache"), Form::of("packed operands")]),
+];
 
 /// Queries, keys and values are projected already. They come apart (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
 /// keys with values (`[B, T, H, 2, E]`), or all in one (`[B, S, H, 3, E]`).
@@ -214,7 +268,7 @@ impl Operator for FusedAttention {
         let parts = projections.sizes.map(|s| Part { merged: true, heads, length, extent: s / heads });
         let p = projections.probabilities(node)?;
         let cotangents = attended.pull_back(parts, p, node.only_g()?, node.float("scale"));
-        node.give(0, node.laid(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
+        node.give(0, node.concat(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
         Ok(())
     }
 }
@@ -252,7 +306,7 @@ impl Projections {
         let (scored, attended) = (self.sizes[0] + self.sizes[1], self.heads * length);
         let places = numbers(&[1, length, length], (0..length).flat_map(|i| one_hot(i, length)).collect())?;
         let square = node.tail().constant(&Tensor::ints(&[length as i64; 2]));
-        let places = places.apply("Expand", &[node.laid(&[x.shape().slice(0, 0, 1), square], 0)?], &[]);
+        let places = places.apply("Expand", &[node.concat(&[x.shape().slice(0, 0, 1), square], 0)?], &[]);
         let row = |i: usize| {
             let values = (0..self.heads).flat_map(move |_| one_hot(i, length));
             std::iter::repeat_n(0.0, scored).chain(values)
@@ -260,21 +314,21 @@ impl Projections {
         let rows = numbers(&[length, scored + attended], (0..length).flat_map(row).collect())?;
         let features = node.shape(1)?.first().copied().unwrap_or(0);
         let none = numbers(&[features, attended], vec![0.0; features * attended])?;
-        let weight = node.laid(&[node.laid(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
+        let weight = node.concat(&[node.concat(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
         let offsets = match node.has(bias) {
             true => {
                 let none = numbers(&[attended], vec![0.0; attended])?;
-                Some(node.laid(&[node.x(bias)?.slice(0, 0, scored), none], 0)?)
+                Some(node.concat(&[node.x(bias)?.slice(0, 0, scored), none], 0)?)
             }
             false => None,
         };
-        let x = node.laid(&[x, places], 2)?;
+        let x = node.concat(&[x, places], 2)?;
         let operands = [Some(x), Some(weight), offsets, node.x(mask).ok(), None, node.x(scores).ok()];
         let mut scoring = node.proto.clone();
         scoring.attribute.retain(|a| a.name() != "qkv_hidden_sizes");
         let sizes = [self.sizes[0], self.sizes[1], attended].map(|size| size as i64);
         scoring.attribute.push(ints_attribute("qkv_hidden_sizes", &sizes));
-        Ok(node.tail().again(&scoring, &operands, x.dtype()))
+        Ok(node.tail().repeat(&scoring, &operands, x.dtype()))
     }
 }
 
@@ -438,7 +492,11 @@ impl Grouped {
             turn.attribute.push(int_attribute("num_heads", heads as i64));
             turn.attribute.push(int_attribute("rotary_embedding_dim", 2 * pairs as i64));
         }
-        Ok(node.tail().again(&turn, &[Some(x), Some(places), Some(node.x(cosines)?), Some(sines)], x.dtype()))
+        Ok(node.tail().repeat(
+            &turn,
+            &[Some(x), Some(places), Some(node.x(cosines)?), Some(sines)],
+            x.dtype(),
+        ))
     }
 
     /// How much each query attends to each key, `[B, H, S, T]`.
@@ -487,7 +545,7 @@ impl Grouped {
             node.give(1, keys);
             node.give(2, values);
         } else {
-            node.give(0, node.laid(&[query, keys, values], 2)?);
+            node.give(0, node.concat(&[query, keys, values], 2)?);
         }
         for (slot, cotangent) in [(3, key), (4, value)] {
             node.give(slot, cotangent.slice(2, 0, past));

@@ -1,6 +1,6 @@
-//! What the tool knows of operators: one file per family, one line per operator in `registry.rs`.
+//! What the tool knows of operators: one file per family.
 //!
-//! A family's file says how the axes of its operators relate and what they cost ([`Operator::infer`]), how sizes pass
+//! A family's file declares its operators ([`Contract`]): their versions, forms and slots. Its rules say how the axes of its operators relate and what they cost ([`Operator::infer`]), how sizes pass
 //! through them as data ([`Operator::sizes`]), what becomes of ids ([`Operator::ids`]), how cotangents pass backward
 //! ([`Operator::gradient`]), and which attributes and shape operands have to follow when axes shrink
 //! ([`Operator::rewrite`]). Nothing outside this folder decides by an operator's name.
@@ -9,6 +9,7 @@ mod activation;
 mod along;
 mod attention;
 mod concat;
+mod contract;
 mod conv;
 mod editor;
 mod einsum;
@@ -23,6 +24,7 @@ mod ids;
 mod linear;
 mod matmul;
 mod microsoft;
+mod node;
 mod normalization;
 mod pad;
 mod pool;
@@ -44,13 +46,15 @@ mod typer;
 mod weights;
 mod window;
 
+pub use contract::{Arity, Class, Contract, Form, Slot};
 pub use editor::{Change, EditError, NodeEditor};
 pub use gather::{gather, per_sample};
-pub use gradient::{NoGradient, NodeGradient, has_gradient};
+pub use gradient::{NoGradient, NodeGradient};
 pub use ids::Ids;
-pub use linear::{Linear, NodeView};
+pub use linear::Linear;
+pub use node::{Missing, NodeCx};
 pub use quantize::unrounded;
-pub use registry::{all, find, makes_tensors};
+pub use registry::{contract, contracts, find, makes_tensors, operator_name};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;
 pub use weights::{holds_weights, reader, weight};
@@ -65,16 +69,6 @@ pub trait Operator: Sync {
     /// Relates the widths of the node's operands and results, and says what it costs. An error pins everything it touches.
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason>;
 
-    /// The family that the operator belongs to, after the file that holds its rules.
-    fn family(&self) -> &'static str {
-        std::any::type_name::<Self>().rsplit("::").nth(1).unwrap_or_default()
-    }
-
-    /// Slots of operands that say shapes, which [`Self::rewrite`] brings up to date.
-    fn shape_operands(&self) -> &'static [usize] {
-        &[]
-    }
-
     /// Passes what integer operands say about sizes on to the result; `None` where they are used as plain numbers.
     fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
         None
@@ -87,7 +81,7 @@ pub trait Operator: Sync {
 
     /// Passes the cotangents of the results on to the operands that need one.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        Err(node.none(""))
+        Err(node.no_rule())
     }
 
     /// What becomes of the integers of an operand, were they ids; `None` when they end here as numbers.
@@ -106,13 +100,13 @@ pub trait Operator: Sync {
     }
 
     /// The node as a matrix product with its constant operand `weight`; `None` where it is none, or of a form not covered.
-    fn linear(&self, _node: &NodeView<'_>, _weight: usize) -> Option<Linear> {
+    fn linear(&self, _node: &NodeCx<'_>, _weight: usize) -> Option<Linear> {
         None
     }
 
     /// The constant that the change of operand `slot` is multiplied by on its way to the first result, if the operator is
     /// affine in that operand and keeps its elements apart. It broadcasts against the operand.
-    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+    fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {
         None
     }
 
@@ -130,10 +124,4 @@ pub trait Operator: Sync {
     fn normalises(&self) -> bool {
         false
     }
-}
-
-/// An axis number of `rank` axes with negative ones counted from the end; `None` when there is no such axis.
-fn wrapped(axis: i64, rank: usize) -> Option<usize> {
-    let wrapped = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
-    usize::try_from(wrapped).ok().filter(|a| *a < rank)
 }

@@ -1,9 +1,63 @@
 //! Normalisations. Statistics that span an axis pin it; scales and biases carry their channel's width.
 
+use super::contract::{Contract, Form, float, onnx, slots};
 use ndarray::ArrayD;
 
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, NodeView, Operator};
+use super::{EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{graph::Expr, widths::Reason};
+
+slots! {
+    layer:
+    X = float("X"),
+    SCALE = float("Scale"),
+    SHIFT = float("B").optional(),
+}
+
+slots! {
+    rms:
+    X = float("X"),
+    SCALE = float("scale"),
+}
+
+slots! {
+    batch:
+    X = float("X"),
+    SCALE = float("scale"),
+    SHIFT = float("B"),
+    MEAN = float("input_mean"),
+    VARIANCE = float("input_var"),
+}
+
+slots! {
+    channels:
+    X = float("input"),
+    SCALE = float("scale"),
+    SHIFT = float("B"),
+}
+
+slots! {
+    groups:
+    X = float("X"),
+    SCALE = float("scale"),
+    SHIFT = float("bias"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("BatchNormalization", &[1, 6, 7, 9, 14, 15], &BatchNormalization).reads(batch::ALL).makes(&[
+        float("Y"),
+        float("running_mean").optional(),
+        float("running_var").optional(),
+        float("saved_mean").optional().until(13),
+        float("saved_var").optional().until(13),
+    ]),
+    onnx("GroupNormalization", &[18, 21], &GroupNormalization).reads(groups::ALL).makes(&[float("Y")]),
+    onnx("InstanceNormalization", &[1, 6, 22], &InstanceNormalization).reads(channels::ALL).makes(&[float("output")]),
+    onnx("LayerNormalization", &[17], &LayerNormalization::Layer).reads(layer::ALL).makes(&[float("Y"), float("Mean").optional(), float("InvStdDev").optional()]).forms(&[Form::of(""), Form::of("with its statistics")]),
+    onnx("LpNormalization", &[1, 22], &LpNormalization).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("RMSNormalization", &[23], &LayerNormalization::RootMeanSquare).reads(rms::ALL).makes(&[float("Y")]),
+    onnx("SimplifiedLayerNormalization", &[1], &LayerNormalization::RootMeanSquare).reads(rms::ALL).makes(&[float("Y"), float("inv_std_var").optional()]),
+];
 
 /// LayerNormalization and RMSNormalization: statistics over the axes from `axis` on.
 pub(super) enum LayerNormalization {
@@ -73,9 +127,9 @@ impl Operator for BatchNormalization {
         Ok(())
     }
 
-    fn gain(&self, node: &NodeView<'_>, slot: usize) -> Option<ArrayD<f64>> {
-        let (rank, epsilon) = (node.shape(0)?.len(), f64::from(node.float("epsilon").unwrap_or(1e-5)));
-        let (scale, variance) = if slot == 0 { (node.constant(1)?, node.constant(4)?) } else { return None };
+    fn gain(&self, node: &NodeCx<'_>, slot: usize) -> Option<ArrayD<f64>> {
+        let (rank, epsilon) = (node.shape(0).ok()?.len(), f64::from(node.float("epsilon").unwrap_or(1e-5)));
+        let (scale, variance) = if slot == 0 { (node.numbers(1)?, node.numbers(4)?) } else { return None };
         if scale.shape() != variance.shape() || rank < 2 {
             return None;
         }

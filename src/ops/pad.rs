@@ -1,7 +1,21 @@
 //! Pad.
 
+use super::contract::{Contract, Form, any, onnx, slots};
 use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::{onnx::proto::NodeProto, widths::Reason};
+
+slots! {
+    slot:
+    DATA = any("data"),
+    PADS = int64("pads").since(11).follows(),
+    VALUE = any("constant_value").optional().since(11),
+    AXES = integer("axes").optional().since(18),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Pad", &[1, 2, 11, 13, 18, 19, 21, 23, 24, 25], &Pad).reads(slot::ALL).makes(&[any("output")]).forms(&[Form::of("pads as an attribute").until(10), Form::of("pads as an operand").since(11), Form::of("pads of some axes").since(18)]),
+];
 
 /// Adds entries around an axis.
 pub(super) struct Pad;
@@ -57,11 +71,6 @@ impl Operator for Pad {
         }
         node.give(0, g);
         Ok(())
-    }
-
-    // Axes that shrink are not padded, so the pads stay as they are.
-    fn shape_operands(&self) -> &'static [usize] {
-        &[1]
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {

@@ -1,10 +1,21 @@
 //! Pooling: per channel, over positions.
 
+use super::contract::{Contract, Form, float, int64, number, onnx};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot, window::Window};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
 };
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("AveragePool", &[1, 7, 10, 11, 19, 22], &Pool::Average).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("GlobalAveragePool", &[1, 22], &GlobalPool::Average).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("GlobalLpPool", &[1, 2, 22], &GlobalPool::Norm).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("GlobalMaxPool", &[1, 22], &GlobalPool::Max).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("LpPool", &[1, 2, 11, 18, 22], &Pool::Norm).reads(&[float("X")]).makes(&[float("Y")]),
+    onnx("MaxPool", &[1, 8, 10, 11, 12, 22], &Pool::Max).reads(&[number("X")]).makes(&[number("Y"), int64("Indices").optional().since(8)]).forms(&[Form::of(""), Form::of("with places").since(8)]),
+];
 
 /// Pooling by a sliding window.
 pub(super) enum Pool {

@@ -1,5 +1,6 @@
 //! QuantizeLinear and DequantizeLinear.
 
+use super::contract::{Contract, Form, any, float, microsoft, number, onnx, slots};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
@@ -13,6 +14,21 @@ use crate::{
     tensor::Tensor,
     widths::{Reason, Width},
 };
+
+slots! {
+    slot:
+    X = any("x"),
+    SCALE = float("x_scale"),
+    ZERO = any("x_zero_point").optional(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Dequantize).reads(slot::ALL).makes(&[float("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
+    onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Quantize).reads(&[number("x"), number("y_scale"), any("y_zero_point").optional()]).makes(&[any("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
+    microsoft("DequantizeLinear", &Dequantize).reads(slot::ALL).makes(&[float("y")]).without_gradient(),
+    microsoft("QuantizeLinear", &Quantize).reads(&[float("x"), float("y_scale"), any("y_zero_point").optional()]).makes(&[any("y")]).without_gradient(),
+];
 
 /// QuantizeLinear: each element by itself, by a scale and a zero point for the whole tensor or for each entry of one axis.
 pub(super) struct Quantize;

@@ -1,7 +1,37 @@
 //! LSTM, GRU and RNN.
 
+use super::contract::{Contract, float, onnx, slots};
 use super::{NodeTyper, Operator};
 use crate::widths::Reason;
+
+slots! {
+    lstm:
+    X = float("X"),
+    WEIGHT = float("W"),
+    RECURRENCE = float("R"),
+    BIAS = float("B").optional(),
+    LENGTHS = any("sequence_lens").optional(),
+    INITIAL_H = float("initial_h").optional(),
+    INITIAL_C = float("initial_c").optional(),
+    PEEPHOLES = float("P").optional(),
+}
+
+slots! {
+    slot:
+    X = float("X"),
+    WEIGHT = float("W"),
+    RECURRENCE = float("R"),
+    BIAS = float("B").optional(),
+    LENGTHS = any("sequence_lens").optional(),
+    INITIAL_H = float("initial_h").optional(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("GRU", &[1, 3, 7, 14, 22], &Recurrent).reads(slot::ALL).makes(&[float("Y").optional(), float("Y_h").optional()]).without_gradient(),
+    onnx("LSTM", &[1, 7, 14, 22], &Recurrent).reads(lstm::ALL).makes(&[float("Y").optional(), float("Y_h").optional(), float("Y_c").optional()]).without_gradient(),
+    onnx("RNN", &[1, 7, 14, 22], &Recurrent).reads(slot::ALL).makes(&[float("Y").optional(), float("Y_h").optional()]).without_gradient(),
+];
 
 /// `X[T, B, I]` (or `[B, T, I]`), `W[directions, gates·H, I]`: the input features end in a sum. The hidden state keeps its
 /// extent, as it ends inside the operator, where no mask can reach it.

@@ -1,10 +1,25 @@
 //! Reductions.
 
+use super::contract::{Contract, Form, any, float, int64, number, onnx};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
 };
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("ReduceL1", &[1, 11, 13, 18], &L1).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceL2", &[1, 11, 13, 18], &L2).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceLogSum", &[1, 11, 13, 18, 28], &LOG_SUM).reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceLogSumExp", &[1, 11, 13, 18, 28], &LOG_SUM_EXP).reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &EXTREMUM).reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceMean", &[1, 11, 13, 18], &Mean).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &EXTREMUM).reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceProd", &[1, 11, 13, 18], &PRODUCT).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceSum", &[1, 11, 13], &SUM).reads(&[number("data"), int64("axes").optional().since(13)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13), Form::of("no axes").since(13)]),
+    onnx("ReduceSumSquare", &[1, 11, 13, 18], &SUM_SQUARE).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+];
 
 /// Reductions to which a zero adds nothing (sums and norms): entries can go.
 pub(super) struct Additive(Slope);

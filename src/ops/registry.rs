@@ -1,220 +1,48 @@
-//! The list of operators.
+//! The operators that have rules: what their families declare.
 
 use std::{collections::HashMap, sync::OnceLock};
 
 use super::{
-    Operator, activation,
-    along::{ArgExtremum, CumSum, EyeLike, Lrn, MeanVariance, NonZero, ReverseSequence, Size, TopK, Trilu},
-    attention::Attention,
-    concat::{Concat, Split},
-    conv::{Conv, ConvTranspose},
-    einsum::Einsum,
-    elementwise::{
-        Add, CastLike, Clip, Div, Dropout, Extremum, Logical, Mean, Mod, Mul, PRelu, Pow, Rename, Step, Sub,
-        Where,
-    },
-    expand::{Expand, Tile},
-    experts::Experts,
-    fused::{EmbedLayerNormalization, FusedConv, FusedGemm, FusedMatMul, SkipNormalization},
-    gather::Gather,
-    grid::GridSample,
-    matmul::{Gemm, MatMul},
-    microsoft::{FusedAttention, GroupQueryAttention, MultiHeadAttention},
-    normalization::{
-        BatchNormalization, GroupNormalization, InstanceNormalization, LayerNormalization, LpNormalization,
-    },
-    pad::Pad,
-    pool::{GlobalPool, Pool},
-    quantize::{Dequantize, Quantize},
-    recurrent::Recurrent,
-    reduce,
-    reshape::{Flatten, Reshape, Squeeze, Unsqueeze},
-    resize::Resize,
-    rotary::RotaryEmbedding,
-    scatter::{Compress, GatherElements, GatherNd, OneHot, ScatterElements, ScatterNd},
-    shape::{ConstantOfShape, Range, Shape},
-    slice::Slice,
-    softmax::Softmax,
-    space::{DepthToSpace, RoiAlign, SpaceToDepth},
-    transpose::Transpose,
+    Contract, Operator, activation, along, attention, concat, conv, einsum, elementwise, expand, experts,
+    fused, gather, grid, matmul, microsoft, normalization, pad, pool, quantize, recurrent, reduce, reshape,
+    resize, rotary, scatter, shape, slice, softmax, space, transpose,
 };
-use crate::onnx::proto::{NodeProto, type_proto::Value};
+use crate::{
+    graph::{Graph, Node},
+    onnx::proto::{NodeProto, type_proto::Value},
+};
 
-/// Domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
-
-#[rustfmt::skip]
-static OPERATORS: &[(&str, &str, &dyn Operator)] = &[
-    ("", "Abs", &activation::ABS),
-    ("", "Acos", &activation::ACOS),
-    ("", "Acosh", &activation::ACOSH),
-    ("", "Add", &Add),
-    ("", "And", &Logical),
-    ("", "ArgMax", &ArgExtremum),
-    ("", "ArgMin", &ArgExtremum),
-    ("", "Asin", &activation::ASIN),
-    ("", "Asinh", &activation::ASINH),
-    ("", "Atan", &activation::ATAN),
-    ("", "Atanh", &activation::ATANH),
-    ("", "Attention", &Attention),
-    ("", "AveragePool", &Pool::Average),
-    ("", "BatchNormalization", &BatchNormalization),
-    ("", "BitShift", &Logical),
-    ("", "BitwiseAnd", &Logical),
-    ("", "BitwiseNot", &Logical),
-    ("", "BitwiseOr", &Logical),
-    ("", "BitwiseXor", &Logical),
-    ("", "Cast", &Rename),
-    ("", "CastLike", &CastLike),
-    ("", "Ceil", &Step),
-    ("", "Celu", &activation::CELU),
-    ("", "Clip", &Clip),
-    ("", "Compress", &Compress),
-    ("", "Concat", &Concat),
-    ("", "ConstantOfShape", &ConstantOfShape),
-    ("", "Conv", &Conv),
-    ("", "ConvTranspose", &ConvTranspose),
-    ("", "Cos", &activation::COS),
-    ("", "Cosh", &activation::COSH),
-    ("", "CumSum", &CumSum),
-    ("", "DepthToSpace", &DepthToSpace),
-    ("", "DequantizeLinear", &Dequantize),
-    ("", "Div", &Div),
-    ("", "Dropout", &Dropout),
-    ("", "Einsum", &Einsum),
-    ("", "Elu", &activation::ELU),
-    ("", "Equal", &Logical),
-    ("", "Erf", &activation::ERF),
-    ("", "Exp", &activation::EXP),
-    ("", "Expand", &Expand),
-    ("", "EyeLike", &EyeLike),
-    ("", "Flatten", &Flatten),
-    ("", "Floor", &Step),
-    ("", "GRU", &Recurrent),
-    ("", "Gather", &Gather),
-    ("", "GatherElements", &GatherElements),
-    ("", "GatherND", &GatherNd),
-    ("", "Gelu", &activation::GELU),
-    ("", "Gemm", &Gemm),
-    ("", "GlobalAveragePool", &GlobalPool::Average),
-    ("", "GlobalLpPool", &GlobalPool::Norm),
-    ("", "GlobalMaxPool", &GlobalPool::Max),
-    ("", "Greater", &Logical),
-    ("", "GreaterOrEqual", &Logical),
-    ("", "GridSample", &GridSample),
-    ("", "GroupNormalization", &GroupNormalization),
-    ("", "HardSigmoid", &activation::HARD_SIGMOID),
-    ("", "HardSwish", &activation::HARD_SWISH),
-    ("", "Hardmax", &Softmax::Hard),
-    ("", "Identity", &Rename),
-    ("", "InstanceNormalization", &InstanceNormalization),
-    ("", "IsInf", &Logical),
-    ("", "IsNaN", &Logical),
-    ("", "LRN", &Lrn),
-    ("", "LSTM", &Recurrent),
-    ("", "LayerNormalization", &LayerNormalization::Layer),
-    ("", "LeakyRelu", &activation::LEAKY_RELU),
-    ("", "Less", &Logical),
-    ("", "LessOrEqual", &Logical),
-    ("", "Log", &activation::LOG),
-    ("", "LogSoftmax", &Softmax::Logarithmic),
-    ("", "LpNormalization", &LpNormalization),
-    ("", "LpPool", &Pool::Norm),
-    ("", "MatMul", &MatMul),
-    ("", "Max", &Extremum),
-    ("", "MaxPool", &Pool::Max),
-    ("", "Mean", &Mean),
-    ("", "MeanVarianceNormalization", &MeanVariance),
-    ("", "Min", &Extremum),
-    ("", "Mish", &activation::MISH),
-    ("", "Mod", &Mod),
-    ("", "Mul", &Mul),
-    ("", "Neg", &activation::NEG),
-    ("", "NonZero", &NonZero),
-    ("", "Not", &Logical),
-    ("", "OneHot", &OneHot),
-    ("", "Or", &Logical),
-    ("", "PRelu", &PRelu),
-    ("", "Pad", &Pad),
-    ("", "Pow", &Pow),
-    ("", "QuantizeLinear", &Quantize),
-    ("", "RMSNormalization", &LayerNormalization::RootMeanSquare),
-    ("", "RNN", &Recurrent),
-    ("", "Range", &Range),
-    ("", "Reciprocal", &activation::RECIPROCAL),
-    ("", "ReduceL1", &reduce::L1),
-    ("", "ReduceL2", &reduce::L2),
-    ("", "ReduceLogSum", &reduce::LOG_SUM),
-    ("", "ReduceLogSumExp", &reduce::LOG_SUM_EXP),
-    ("", "ReduceMax", &reduce::EXTREMUM),
-    ("", "ReduceMean", &reduce::Mean),
-    ("", "ReduceMin", &reduce::EXTREMUM),
-    ("", "ReduceProd", &reduce::PRODUCT),
-    ("", "ReduceSum", &reduce::SUM),
-    ("", "ReduceSumSquare", &reduce::SUM_SQUARE),
-    ("", "Relu", &activation::RELU),
-    ("", "Reshape", &Reshape),
-    ("", "Resize", &Resize),
-    ("", "ReverseSequence", &ReverseSequence),
-    ("", "RoiAlign", &RoiAlign),
-    ("", "RotaryEmbedding", &RotaryEmbedding { tables: [1, 2] }),
-    ("", "Round", &Step),
-    ("", "ScatterElements", &ScatterElements),
-    ("", "ScatterND", &ScatterNd),
-    ("", "Selu", &activation::SELU),
-    ("", "Shape", &Shape),
-    ("", "Shrink", &activation::SHRINK),
-    ("", "Sigmoid", &activation::SIGMOID),
-    ("", "Sign", &Step),
-    ("", "SimplifiedLayerNormalization", &LayerNormalization::RootMeanSquare),
-    ("", "Sin", &activation::SIN),
-    ("", "Sinh", &activation::SINH),
-    ("", "Size", &Size),
-    ("", "Slice", &Slice),
-    ("", "Softmax", &Softmax::Linear),
-    ("", "Softplus", &activation::SOFTPLUS),
-    ("", "Softsign", &activation::SOFTSIGN),
-    ("", "SpaceToDepth", &SpaceToDepth),
-    ("", "Split", &Split),
-    ("", "Sqrt", &activation::SQRT),
-    ("", "Squeeze", &Squeeze),
-    ("", "Sub", &Sub),
-    ("", "Sum", &Add),
-    ("", "Swish", &activation::SWISH),
-    ("", "Tan", &activation::TAN),
-    ("", "Tanh", &activation::TANH),
-    ("", "ThresholdedRelu", &activation::THRESHOLDED_RELU),
-    ("", "Tile", &Tile),
-    ("", "TopK", &TopK),
-    ("", "Transpose", &Transpose),
-    ("", "Trilu", &Trilu),
-    ("", "Unsqueeze", &Unsqueeze),
-    ("", "Upsample", &Resize),
-    ("", "Where", &Where),
-    ("", "Xor", &Logical),
-    (MICROSOFT, "Attention", &FusedAttention),
-    (MICROSOFT, "BiasAdd", &Add),
-    (MICROSOFT, "BiasGelu", &activation::BIAS_GELU),
-    (MICROSOFT, "DequantizeLinear", &Dequantize),
-    (MICROSOFT, "EmbedLayerNormalization", &EmbedLayerNormalization),
-    (MICROSOFT, "FastGelu", &activation::FAST_GELU),
-    (MICROSOFT, "FusedConv", &FusedConv),
-    (MICROSOFT, "FusedGemm", &FusedGemm),
-    (MICROSOFT, "FusedMatMul", &FusedMatMul),
-    (MICROSOFT, "Gelu", &activation::GELU),
-    (MICROSOFT, "GridSample", &GridSample),
-    (MICROSOFT, "GroupQueryAttention", &GroupQueryAttention),
-    (MICROSOFT, "MoE", &Experts { weights: [2, 4, 6] }),
-    (MICROSOFT, "MultiHeadAttention", &MultiHeadAttention),
-    (MICROSOFT, "QMoE", &Experts { weights: [2, 5, 8] }),
-    (MICROSOFT, "QuantizeLinear", &Quantize),
-    (MICROSOFT, "QuickGelu", &activation::QUICK_GELU),
-    (MICROSOFT, "RotaryEmbedding", &RotaryEmbedding { tables: [2, 3] }),
-    (MICROSOFT, "SimplifiedLayerNormalization", &LayerNormalization::RootMeanSquare),
-    (MICROSOFT, "SkipLayerNormalization", &SkipNormalization::Layer),
-    (MICROSOFT, "SkipSimplifiedLayerNormalization", &SkipNormalization::RootMeanSquare),
-    (MICROSOFT, "TransposeMatMul", &FusedMatMul),
-    (MICROSOFT, "Trilu", &Trilu),
+/// The families, each after the file that declares it.
+static FAMILIES: &[(&str, &&[Contract])] = &[
+    ("activation", &activation::OPERATORS),
+    ("along", &along::OPERATORS),
+    ("attention", &attention::OPERATORS),
+    ("concat", &concat::OPERATORS),
+    ("conv", &conv::OPERATORS),
+    ("einsum", &einsum::OPERATORS),
+    ("elementwise", &elementwise::OPERATORS),
+    ("expand", &expand::OPERATORS),
+    ("experts", &experts::OPERATORS),
+    ("fused", &fused::OPERATORS),
+    ("gather", &gather::OPERATORS),
+    ("grid", &grid::OPERATORS),
+    ("matmul", &matmul::OPERATORS),
+    ("microsoft", &microsoft::OPERATORS),
+    ("normalization", &normalization::OPERATORS),
+    ("pad", &pad::OPERATORS),
+    ("pool", &pool::OPERATORS),
+    ("quantize", &quantize::OPERATORS),
+    ("recurrent", &recurrent::OPERATORS),
+    ("reduce", &reduce::OPERATORS),
+    ("reshape", &reshape::OPERATORS),
+    ("resize", &resize::OPERATORS),
+    ("rotary", &rotary::OPERATORS),
+    ("scatter", &scatter::OPERATORS),
+    ("shape", &shape::OPERATORS),
+    ("slice", &slice::OPERATORS),
+    ("softmax", &softmax::OPERATORS),
+    ("space", &space::OPERATORS),
+    ("transpose", &transpose::OPERATORS),
 ];
 
 /// Operators whose results are sequences or optionals, not tensors.
@@ -238,35 +66,62 @@ pub fn makes_tensors(node: &NodeProto) -> bool {
     !CONTAINERS.contains(&node.op_type()) && containers.next().is_none()
 }
 
-/// Every operator that has rules: its domain (empty for ONNX's own) and its name, by which they are sorted, and the rules.
-pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static dyn Operator)> {
-    OPERATORS.iter().copied()
+/// What is declared of every operator, and its family.
+pub fn contracts() -> impl Iterator<Item = (&'static str, &'static Contract)> {
+    FAMILIES.iter().flat_map(|(family, contracts)| contracts.iter().map(move |contract| (*family, contract)))
 }
 
-/// The rules of the node's operator, if it has any.
-pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
-    static TABLE: OnceLock<HashMap<(&str, &str), &dyn Operator>> = OnceLock::new();
-    let table =
-        TABLE.get_or_init(|| OPERATORS.iter().map(|(domain, name, op)| ((*domain, *name), *op)).collect());
+/// What is declared of the node's operator, if it has rules.
+pub fn contract(node: &NodeProto) -> Option<&'static Contract> {
+    static TABLE: OnceLock<HashMap<(&str, &str), &Contract>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| contracts().map(|(_, c)| ((c.domain, c.name), c)).collect());
     let domain = if node.domain() == "ai.onnx" { "" } else { node.domain() };
     table.get(&(domain, node.op_type())).copied()
 }
 
+/// The same, where it covers the version that the graph's operator set has.
+pub(super) fn covering(graph: &Graph, node: &Node) -> Option<&'static Contract> {
+    contract(&node.proto).filter(|contract| contract.changed_by(graph.opset()).is_none())
+}
+
+/// The rules of the node's operator, where they cover its version.
+pub(super) fn rule(graph: &Graph, node: &Node) -> Option<&'static dyn Operator> {
+    covering(graph, node).map(|contract| contract.rule)
+}
+
+/// The rules of the node's operator, if it has any.
+pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
+    contract(node).map(|contract| contract.rule)
+}
+
+/// The operator's name, with its domain where that is not ONNX's own.
+pub fn operator_name(node: &NodeProto) -> String {
+    match node.domain() {
+        "" | "ai.onnx" => node.op_type().to_owned(),
+        domain => format!("{domain}.{}", node.op_type()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{super::has_gradient, *};
+    use std::collections::BTreeSet;
+
+    use super::*;
 
     #[test]
-    fn the_list_is_sorted_and_free_of_duplicates() {
-        assert!(OPERATORS.windows(2).all(|pair| (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1)));
+    fn every_operator_is_declared_once() {
+        let names: Vec<_> = contracts().map(|(_, c)| (c.domain, c.name)).collect();
+        assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len());
     }
+
     #[test]
-    fn every_operator_says_whether_it_has_a_gradient() {
-        let rule =
-            |name: &str| OPERATORS.iter().find(|(_, n, _)| *n == name).map(|(_, _, op)| has_gradient(*op));
-        assert_eq!((rule("Conv"), rule("Softmax"), rule("Tanh")), (Some(true), Some(true), Some(true)));
-        assert_eq!((rule("RoiAlign"), rule("LSTM")), (Some(false), Some(false)));
-        let with = OPERATORS.iter().filter(|(_, _, op)| has_gradient(*op)).count();
-        assert!(2 * with > OPERATORS.len());
+    fn versions_ascend_and_every_one_has_a_form() {
+        for (_, contract) in contracts() {
+            assert!(contract.since.is_sorted(), "{}", contract.name);
+            for version in contract.since.iter().filter(|v| **v >= 7) {
+                let mut variants = contract.variants(7);
+                assert!(variants.any(|(v, _)| v == *version), "{} of version {version}", contract.name);
+            }
+        }
     }
 }

@@ -1,10 +1,31 @@
 //! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
 
+use super::contract::{Contract, Form, any, int64, onnx, slots};
 use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
 };
+
+slots! {
+    reshape:
+    DATA = any("data"),
+    SHAPE = int64("shape").follows(),
+}
+
+slots! {
+    axes:
+    DATA = any("data"),
+    AXES = int64("axes").optional().since(13),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Flatten", &[1, 9, 11, 13, 21, 23, 24, 25], &Flatten).reads(&[any("input")]).makes(&[any("output")]),
+    onnx("Reshape", &[1, 5, 13, 14, 19, 21, 23, 24, 25], &Reshape).reads(reshape::ALL).makes(&[any("reshaped")]),
+    onnx("Squeeze", &[1, 11, 13, 21, 23, 24, 25], &Squeeze).reads(axes::ALL).makes(&[any("squeezed")]).forms(&[Form::of("all axes of one"), Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13)]),
+    onnx("Unsqueeze", &[1, 11, 13, 21, 23, 24, 25], &Unsqueeze).reads(&[any("data"), int64("axes").since(13)]).makes(&[any("expanded")]).forms(&[Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13)]),
+];
 
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
 /// extents multiply to the same number before and after, and in each group the two products are one width.
@@ -17,10 +38,6 @@ impl Operator for Reshape {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         restore(node)
-    }
-
-    fn shape_operands(&self) -> &'static [usize] {
-        &[1]
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {

@@ -1,7 +1,22 @@
 //! Resize.
 
+use super::contract::{Contract, Form, any, float, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::widths::Reason;
+
+slots! {
+    slot:
+    X = any("X"),
+    ROI = float("roi").optional().since(11),
+    SCALES = float("scales").optional(),
+    SIZES = int64("sizes").optional().since(11).follows(),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Resize", &[10, 11, 13, 18, 19], &Resize).reads(slot::ALL).makes(&[any("Y")]).forms(&[Form::of("to sizes").since(11), Form::of("by scales"), Form::of("some axes").since(18)]),
+    onnx("Upsample", &[1, 7, 9], &Resize).reads(&[any("X"), float("scales").since(9)]).makes(&[any("Y")]).forms(&[Form::of("scales as an attribute").until(8), Form::of("scales as an operand").since(9)]),
+];
 
 /// Interpolates along the axes whose extent changes; the others pass.
 pub(super) struct Resize;
@@ -50,10 +65,6 @@ impl Operator for Resize {
         node.give(0, g);
         (1..node.input_count()).for_each(|slot| node.give_zero(slot));
         Ok(())
-    }
-
-    fn shape_operands(&self) -> &'static [usize] {
-        &[SIZES]
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {

@@ -1,7 +1,30 @@
 //! RotaryEmbedding, of the standard (operator set 23) and of ONNX Runtime.
 
+use super::contract::{Contract, float, microsoft, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, attention::by_heads};
 use crate::widths::Reason;
+
+slots! {
+    standard:
+    X = float("X"),
+    COSINES = float("cos_cache"),
+    SINES = float("sin_cache"),
+    POSITIONS = int64("position_ids").optional(),
+}
+
+slots! {
+    microsoft:
+    X = float("input"),
+    POSITIONS = int64("position_ids"),
+    COSINES = float("cos_cache"),
+    SINES = float("sin_cache"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("RotaryEmbedding", &[23], &RotaryEmbedding { tables: [standard::COSINES, standard::SINES] }).reads(standard::ALL).makes(&[float("Y")]),
+    microsoft("RotaryEmbedding", &RotaryEmbedding { tables: [microsoft::COSINES, microsoft::SINES] }).reads(microsoft::ALL).makes(&[float("output")]),
+];
 
 /// Turns pairs of entries within each head, `[B, H, S, E]` or `[B, S, H·E]`. The two forms list the tables of cosines and
 /// sines in different slots.
@@ -57,7 +80,7 @@ impl Operator for RotaryEmbedding {
                 false => None,
             });
         }
-        node.give(0, node.again(&operands)?);
+        node.give(0, node.repeat(&operands)?);
         Ok(())
     }
 }

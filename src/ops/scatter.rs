@@ -1,5 +1,6 @@
 //! Picking and replacing entries at places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
 
+use super::contract::{Contract, any, boolean, int64, onnx, slots};
 use super::{
     EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
     gather::{follow, segment},
@@ -9,6 +10,36 @@ use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
 };
+
+slots! {
+    pick:
+    DATA = any("data"),
+    INDICES = integer("indices"),
+}
+
+slots! {
+    replace:
+    DATA = any("data"),
+    INDICES = integer("indices"),
+    UPDATES = any("updates"),
+}
+
+slots! {
+    one_hot:
+    INDICES = number("indices"),
+    DEPTH = number("depth"),
+    VALUES = any("values"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Compress", &[9, 11, 28], &Compress).reads(&[any("input"), boolean("condition")]).makes(&[any("output")]).without_gradient(),
+    onnx("GatherElements", &[11, 13], &GatherElements).reads(pick::ALL).makes(&[any("output")]),
+    onnx("GatherND", &[11, 12, 13], &GatherNd).reads(&[any("data"), int64("indices")]).makes(&[any("output")]),
+    onnx("OneHot", &[9, 11, 28], &OneHot).reads(one_hot::ALL).makes(&[any("output")]).without_gradient(),
+    onnx("ScatterElements", &[11, 13, 16, 18], &ScatterElements).reads(replace::ALL).makes(&[any("output")]),
+    onnx("ScatterND", &[11, 13, 16, 18], &ScatterNd).reads(&[any("data"), int64("indices"), any("updates")]).makes(&[any("output")]),
+];
 
 /// Picks along one axis, at every place of the others by itself.
 pub(super) struct GatherElements;
@@ -176,7 +207,7 @@ fn replaced<'a>(
         return Err(node.none("a reduction"));
     }
     let (g, indices) = (node.g()?, node.x(1)?);
-    node.give(0, node.again(&[Some(g), Some(indices), Some(node.x(2)?.zeros())])?);
+    node.give(0, node.repeat(&[Some(g), Some(indices), Some(node.x(2)?.zeros())])?);
     node.give(2, picked(g, indices));
     Ok(())
 }

@@ -1,7 +1,22 @@
 //! Shape, and what makes tensors from shapes: ConstantOfShape, Range.
 
+use super::contract::{Contract, any, int64, number, onnx, slots};
 use super::{Change, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::widths::{Element, Reason};
+
+slots! {
+    range:
+    START = number("start"),
+    LIMIT = number("limit"),
+    DELTA = number("delta"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("ConstantOfShape", &[9, 20, 21, 23, 24, 25], &ConstantOfShape).reads(&[int64("input").follows()]).makes(&[any("output")]).without_gradient(),
+    onnx("Range", &[11, 27], &Range).reads(range::ALL).makes(&[number("output")]),
+    onnx("Shape", &[1, 13, 15, 19, 21, 23, 24, 25], &Shape).reads(&[any("data")]).makes(&[int64("shape")]).without_gradient(),
+];
 
 /// The extents of its operand's axes.
 pub(super) struct Shape;
@@ -61,10 +76,6 @@ impl Operator for ConstantOfShape {
         }
         node.set(0, axes);
         Ok(())
-    }
-
-    fn shape_operands(&self) -> &'static [usize] {
-        &[0]
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {

@@ -7,47 +7,50 @@
 
 use std::{collections::BTreeSet, ops::Deref};
 
-use super::Operator;
+use super::{NodeCx, registry};
 use crate::{
-    graph::{Facts, Graph, Node, NodeId, ValueId},
+    graph::{Facts, Graph, NodeId},
     widths::{Element, Pin, Reason, Width, Widths},
 };
 
 /// The integer values around one node, while sizes flow through it.
 pub struct SizeFlow<'a> {
-    graph: &'a Graph,
-    facts: &'a Facts,
+    cx: NodeCx<'a>,
+    dynamic: &'a [bool],
     widths: &'a mut Widths,
-    id: NodeId,
-    node: &'a Node,
 }
 
-impl Deref for SizeFlow<'_> {
-    type Target = Node;
+impl<'a> Deref for SizeFlow<'a> {
+    type Target = NodeCx<'a>;
 
-    fn deref(&self) -> &Node {
-        self.node
+    fn deref(&self) -> &NodeCx<'a> {
+        &self.cx
     }
 }
 
 impl<'a> SizeFlow<'a> {
-    pub(crate) fn new(graph: &'a Graph, facts: &'a Facts, widths: &'a mut Widths, id: NodeId) -> Self {
-        Self { graph, facts, widths, id, node: graph.node(id) }
+    pub(crate) fn new(
+        graph: &'a Graph,
+        facts: &'a Facts,
+        dynamic: &'a [bool],
+        widths: &'a mut Widths,
+        id: NodeId,
+    ) -> Self {
+        Self { cx: NodeCx::new(graph, facts, id), dynamic, widths }
     }
 
     /// Passes sizes through the node by its rule, or pins them where it has none or they are used as numbers.
-    pub(crate) fn run(mut self, rule: Option<&dyn Operator>) {
-        let shapes = rule.map_or(&[][..], |rule| rule.shape_operands());
-        let speaks = |flow: &Self, slot: usize| !shapes.contains(&slot) && flow.elements(slot).is_some();
-        if !(0..self.node.inputs.len()).any(|slot| speaks(&self, slot)) {
+    pub(crate) fn run(mut self) {
+        let contract = registry::covering(self.cx.graph, self.cx.node);
+        let follows = |slot| contract.is_some_and(|contract| contract.follows(self.opset(), slot));
+        let say_sizes = |slot: &usize| self.elements(*slot).is_some() && !follows(*slot);
+        let slots: Vec<usize> = (0..self.input_count()).filter(say_sizes).collect();
+        if slots.is_empty() {
             return;
         }
-        let passed = rule.is_some_and(|rule| rule.sizes(&mut self).is_some());
+        let passed = contract.is_some_and(|contract| contract.rule.sizes(&mut self).is_some());
         if !passed {
-            let slots: Vec<_> = (0..self.node.inputs.len()).filter(|slot| speaks(&self, *slot)).collect();
-            for slot in slots {
-                self.pin(slot);
-            }
+            slots.into_iter().for_each(|slot| self.pin(slot));
         }
     }
 
@@ -55,31 +58,24 @@ impl<'a> SizeFlow<'a> {
         let widths: BTreeSet<Width> =
             self.elements(slot).into_iter().flatten().flat_map(Element::widths).collect();
         for width in widths {
-            self.widths.table.pin(width, Pin::new(self.node.label(), Reason::Counted));
+            self.widths.table.pin(width, Pin::new(self.cx.node.label(), Reason::Counted));
         }
-    }
-
-    fn value(&self, slot: usize) -> Option<ValueId> {
-        self.input(slot)
     }
 
     /// What the elements of an operand say, if it says sizes.
     pub fn elements(&self, slot: usize) -> Option<&[Element]> {
-        self.widths.sizes(self.value(slot)?)
+        self.widths.sizes(self.input(slot)?)
     }
 
-    /// As [`Self::elements`], with plain constants for operands that say nothing; `None` when the operand is not a small
+    /// As [`Self::elements`], with plain numbers for operands that say nothing; `None` when the operand is not a small
     /// integer.
-    pub fn elements_or_constants(&self, slot: usize) -> Option<Vec<Element>> {
+    pub fn elements_or_numbers(&self, slot: usize) -> Option<Vec<Element>> {
         if let Some(elements) = self.elements(slot) {
             return Some(elements.to_vec());
         }
-        self.contents(slot).map(|ints| vec![Element::Constant; ints.len()])
-    }
-
-    /// Observed contents of a small integer operand.
-    pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
-        self.facts.get(self.value(slot)?)?.ints.as_deref()
+        let varies = self.input(slot).is_some_and(|v| self.dynamic[v.index()]);
+        let number = if varies { Element::Varying } else { Element::Constant };
+        self.contents(slot).map(|ints| vec![number; ints.len()])
     }
 
     /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each
@@ -90,8 +86,8 @@ impl<'a> SizeFlow<'a> {
 
     /// As [`Self::set`], for any result.
     pub fn set_result(&mut self, slot: usize, elements: Vec<Element>) -> Option<()> {
-        let output = self.node.outputs.get(slot).copied().flatten()?;
-        let ints = self.facts.get(output)?.ints.as_ref()?;
+        let output = self.cx.node.outputs.get(slot).copied().flatten()?;
+        let ints = self.cx.facts.get(output)?.ints.as_ref()?;
         if ints.len() != elements.len() {
             return None;
         }
@@ -103,14 +99,14 @@ impl<'a> SizeFlow<'a> {
 
     /// Elements pass unchanged, in order.
     pub fn pass(&mut self) -> Option<()> {
-        let elements = self.elements_or_constants(0)?;
+        let elements = self.elements_or_numbers(0)?;
         self.set(elements)
     }
 
     /// The result is of floating-point numbers, which say no sizes any more. They have to be what the dense model computes.
-    pub fn count(&mut self) -> Option<()> {
+    pub fn become_numbers(&mut self) -> Option<()> {
         let elements = self.elements(0)?.iter().flat_map(Element::widths).collect::<Vec<_>>();
-        let result = self.facts.get(self.node.outputs.first().copied().flatten()?)?;
+        let result = self.cx.facts.get(self.cx.node.outputs.first().copied().flatten()?)?;
         if !result.dtype.is_float() {
             return None;
         }
@@ -120,16 +116,16 @@ impl<'a> SizeFlow<'a> {
 
     /// The only element of the result is computed from all of the first operand's.
     pub fn reduce(&mut self) -> Option<()> {
-        let elements = self.elements_or_constants(0)?;
+        let elements = self.elements_or_numbers(0)?;
         self.set(vec![Element::join(&elements.iter().collect::<Vec<_>>())])
     }
 
-    /// The elements of the operand, dealt out to the results in order.
-    pub fn deal(&mut self) -> Option<()> {
-        let mut elements = self.elements_or_constants(0)?;
-        for slot in 0..self.node.outputs.len() {
-            let output = self.node.outputs[slot]?;
-            let count = self.facts.get(output)?.shape.iter().product();
+    /// The elements of the operand, distributed over the results in order.
+    pub fn split(&mut self) -> Option<()> {
+        let mut elements = self.elements_or_numbers(0)?;
+        for slot in 0..self.cx.node.outputs.len() {
+            let output = self.cx.node.outputs[slot]?;
+            let count = self.cx.facts.get(output)?.shape.iter().product();
             if count > elements.len() {
                 return None;
             }
@@ -144,8 +140,8 @@ impl<'a> SizeFlow<'a> {
     /// broadcast.
     pub fn combine(&mut self) -> Option<()> {
         let operands = (0..self.input_count())
-            .filter(|slot| self.value(*slot).is_some())
-            .map(|slot| self.elements_or_constants(slot))
+            .filter(|slot| self.has(*slot))
+            .map(|slot| self.elements_or_numbers(slot))
             .collect::<Option<Vec<_>>>()?;
         let count = operands.iter().map(Vec::len).max()?;
         let elements = (0..count)
@@ -156,10 +152,5 @@ impl<'a> SizeFlow<'a> {
             })
             .collect::<Option<Vec<_>>>()?;
         self.set(elements)
-    }
-
-    /// The node that sizes flow through, for reasons.
-    pub fn label(&self) -> &str {
-        self.graph.node(self.id).label()
     }
 }

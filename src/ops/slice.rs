@@ -1,9 +1,24 @@
 //! Slice.
 
+use super::contract::{Contract, Form, any, onnx, slots};
 use super::{
     EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot,
 };
 use crate::{onnx::proto::NodeProto, widths::Reason};
+
+slots! {
+    slot:
+    DATA = any("data"),
+    STARTS = integer("starts").since(10).follows(),
+    ENDS = integer("ends").since(10).follows(),
+    AXES = integer("axes").optional().since(10),
+    STEPS = integer("steps").optional().since(10),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Slice", &[1, 10, 11, 13], &Slice).reads(slot::ALL).makes(&[any("output")]).forms(&[Form::of("bounds as attributes").until(9), Form::of("int64 bounds").since(10), Form::of("int32 bounds").since(10), Form::of("a step").since(10)]),
+];
 
 /// Takes a range of one or more axes.
 pub(super) struct Slice;
@@ -67,12 +82,8 @@ impl Operator for Slice {
         Ok(())
     }
 
-    fn shape_operands(&self) -> &'static [usize] {
-        &[1, 2]
-    }
-
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        let elements = flow.elements_or_constants(0)?;
+        let elements = flow.elements_or_numbers(0)?;
         let start = *flow.contents(1)?.first()?;
         let end = *flow.contents(2)?.first()?;
         let step = flow.contents(4).map_or(Some(1), |s| s.first().copied())?;

@@ -1,7 +1,15 @@
 //! Softmax and LogSoftmax.
 
+use super::contract::{Contract, float, onnx};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::Reason;
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Hardmax", &[1, 11, 13], &Softmax::Hard).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("LogSoftmax", &[1, 11, 13], &Softmax::Logarithmic).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Softmax", &[1, 11, 13], &Softmax::Linear).reads(&[float("input")]).makes(&[float("output")]),
+];
 
 /// Entries along the axis compete: none can go without changing the others.
 pub(super) enum Softmax {

@@ -1,7 +1,22 @@
 //! Operators between channels and positions: DepthToSpace, SpaceToDepth, RoiAlign.
 
+use super::contract::{Contract, any, float, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::{Reason, Width};
+
+slots! {
+    regions:
+    X = float("X"),
+    REGIONS = float("rois"),
+    IMAGES = int64("batch_indices"),
+}
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("DepthToSpace", &[1, 11, 13, 28], &DepthToSpace).reads(&[any("input")]).makes(&[any("output")]),
+    onnx("RoiAlign", &[10, 16, 22], &RoiAlign).reads(regions::ALL).makes(&[float("Y")]).without_gradient(),
+    onnx("SpaceToDepth", &[1, 13, 28], &SpaceToDepth).reads(&[any("input")]).makes(&[any("output")]),
+];
 
 /// `[N, C, H, W]` → `[N, C/b², H·b, W·b]`: blocks of `b·b` channels become positions, so that a unit is `b·b` channels.
 pub(super) struct DepthToSpace;

@@ -1,9 +1,15 @@
 //! Transpose.
 
+use super::contract::{Contract, any, onnx};
 use ndarray::ArrayD;
 
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, NodeView, Operator, linear::uniform};
+use super::{Ids, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
 use crate::{onnx::proto::NodeProto, widths::Reason};
+
+#[rustfmt::skip]
+pub(super) static OPERATORS: &[Contract] = &[
+    onnx("Transpose", &[1, 13, 21, 23, 24, 25], &Transpose).reads(&[any("data")]).makes(&[any("transposed")]),
+];
 
 /// Permutes axes; without `perm`, reverses them.
 pub(super) struct Transpose;
@@ -29,7 +35,7 @@ impl Operator for Transpose {
         Ids::moved(slot)
     }
 
-    fn gain(&self, _node: &NodeView<'_>, _slot: usize) -> Option<ArrayD<f64>> {
+    fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {
         Some(uniform(1.0))
     }
 }

@@ -2,27 +2,24 @@
 
 use std::ops::Deref;
 
-use super::wrapped;
+use super::{NodeCx, registry};
 use crate::{
-    graph::{Facts, Graph, Node, NodeId, Use},
+    graph::{Facts, Graph, NodeId, Use},
     widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
 };
 
-/// One node under typing. Slots count the node's inputs (or outputs) as the ONNX specification lists them.
+/// One node under typing.
 pub struct NodeTyper<'a> {
-    graph: &'a Graph,
-    facts: &'a Facts,
+    cx: NodeCx<'a>,
     dynamic: &'a [bool],
     widths: &'a mut Widths,
-    id: NodeId,
-    node: &'a Node,
 }
 
-impl Deref for NodeTyper<'_> {
-    type Target = Node;
+impl<'a> Deref for NodeTyper<'a> {
+    type Target = NodeCx<'a>;
 
-    fn deref(&self) -> &Node {
-        self.node
+    fn deref(&self) -> &NodeCx<'a> {
+        &self.cx
     }
 }
 
@@ -34,12 +31,22 @@ impl<'a> NodeTyper<'a> {
         widths: &'a mut Widths,
         id: NodeId,
     ) -> Self {
-        Self { graph, facts, dynamic, widths, id, node: graph.node(id) }
+        Self { cx: NodeCx::new(graph, facts, id), dynamic, widths }
     }
 
-    /// Version of the default operator set.
-    pub fn opset(&self) -> i64 {
-        self.graph.opset()
+    /// Types the results by the operator's rule; where there is none for it in this version, pins all that it touches.
+    pub(crate) fn run(mut self) {
+        let typed = match registry::contract(&self.cx.node.proto) {
+            None => Err(Reason::Unsupported(registry::operator_name(&self.cx.node.proto))),
+            Some(contract) => match contract.changed_by(self.opset()) {
+                Some(since) => Err(Reason::Version { op: contract.name.to_owned(), since }),
+                None => contract.rule.infer(&mut self),
+            },
+        };
+        match typed {
+            Ok(()) => self.finish(),
+            Err(reason) => self.pin_everything(&reason),
+        }
     }
 
     /// Whether the operand depends on a graph input.
@@ -47,43 +54,10 @@ impl<'a> NodeTyper<'a> {
         self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
-    /// Whether the operand is a constant of the file.
-    pub fn is_constant(&self, slot: usize) -> bool {
-        self.input(slot).is_some_and(|v| self.graph.constant(v).is_some())
-    }
-
     /// Axes of an operand.
     pub fn axes(&self, slot: usize) -> Result<Vec<Width>, Reason> {
-        let axes = self.widths.operand(self.graph, Use { node: self.id, slot });
+        let axes = self.widths.operand(self.cx.graph, Use { node: self.cx.id, slot });
         axes.map(<[Width]>::to_vec).ok_or(Reason::Unobserved)
-    }
-
-    /// Observed extents of an operand.
-    pub fn shape(&self, slot: usize) -> Result<&'a [usize], Reason> {
-        let fact = self.input(slot).and_then(|v| self.facts.get(v));
-        fact.map(|f| f.shape.as_slice()).ok_or(Reason::Unobserved)
-    }
-
-    /// Observed extents of a result.
-    pub fn result_shape(&self, slot: usize) -> Result<&'a [usize], Reason> {
-        let value = self.node.outputs.get(slot).copied().flatten();
-        let fact = value.and_then(|v| self.facts.get(v));
-        fact.map(|f| f.shape.as_slice()).ok_or(Reason::Unobserved)
-    }
-
-    /// Observed contents of a small integer operand.
-    pub fn contents(&self, slot: usize) -> Option<&'a [i64]> {
-        self.facts.get(self.input(slot)?)?.ints.as_deref()
-    }
-
-    /// Integers given by an attribute in older operator sets and by an operand in newer ones.
-    pub fn ints_or_operand(&self, name: &str, slot: usize) -> Option<Vec<i64>> {
-        self.ints(name).or_else(|| self.contents(slot).map(<[i64]>::to_vec))
-    }
-
-    /// An axis number with negative ones counted from the end.
-    pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Reason> {
-        wrapped(axis, rank).ok_or_else(|| self.form("axis out of range"))
     }
 
     /// What each element of an integer operand says about sizes.
@@ -125,7 +99,7 @@ impl<'a> NodeTyper<'a> {
 
     /// Says that two widths are one.
     pub fn unify(&mut self, a: Width, b: Width) {
-        let label = self.node.label();
+        let label = self.cx.node.label();
         self.widths.table.unify(a, b, |a, b| Pin::new(label, Reason::Conflict(a, b)));
     }
 
@@ -147,7 +121,7 @@ impl<'a> NodeTyper<'a> {
 
     /// Forbids a width to shrink.
     pub fn pin(&mut self, width: Width, reason: Reason) {
-        self.widths.table.pin(width, Pin::new(self.node.label(), reason));
+        self.widths.table.pin(width, Pin::new(self.cx.node.label(), reason));
     }
 
     /// Whether the width itself is pinned already.
@@ -157,20 +131,20 @@ impl<'a> NodeTyper<'a> {
 
     /// Says what the axes of a result are.
     pub fn set(&mut self, slot: usize, axes: Vec<Width>) {
-        if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
+        if let Some(value) = self.cx.node.outputs.get(slot).copied().flatten() {
             self.widths.values[value.index()] = Some(axes);
         }
     }
 
     /// Axes of a result, once they were said.
     pub fn result(&self, slot: usize) -> Option<Vec<Width>> {
-        let value = self.node.outputs.get(slot).copied().flatten()?;
+        let value = self.cx.node.outputs.get(slot).copied().flatten()?;
         self.widths.value(value).map(<[Width]>::to_vec)
     }
 
     /// Says what the elements of an integer result say about sizes.
     pub fn set_sizes(&mut self, slot: usize, elements: Vec<Element>) {
-        if let Some(value) = self.node.outputs.get(slot).copied().flatten() {
+        if let Some(value) = self.cx.node.outputs.get(slot).copied().flatten() {
             self.widths.sizes[value.index()] = Some(elements);
         }
     }
@@ -217,7 +191,7 @@ impl<'a> NodeTyper<'a> {
         if weight.is_none() && other.is_some() {
             self.widths.paired.insert(width);
         }
-        self.widths.contractions.push(Contraction { node: self.id, slot, axis, width, weight, feature });
+        self.widths.contractions.push(Contraction { node: self.cx.id, slot, axis, width, weight, feature });
     }
 
     /// Notes an axis whose entries are attention heads, as the operator itself says.
@@ -227,7 +201,7 @@ impl<'a> NodeTyper<'a> {
 
     /// Notes a batch axis of a product of two activations.
     pub fn batched(&mut self, width: Width) {
-        self.widths.batched.insert((self.id, width));
+        self.widths.batched.insert((self.cx.id, width));
     }
 
     /// Notes an axis that a product of two activations makes from one of them.
@@ -237,14 +211,14 @@ impl<'a> NodeTyper<'a> {
 
     /// Says what the node costs: `factor` times the product of `widths` multiply-accumulates.
     pub fn macs(&mut self, factor: u64, widths: &[Width]) {
-        self.widths.macs.push(Macs { node: self.id, factor, widths: widths.to_vec() });
+        self.widths.macs.push(Macs { node: self.cx.id, factor, widths: widths.to_vec() });
     }
 
     /// After a rule has run: results it left out, or whose extents are not what was observed, are typed as fixed.
-    pub(crate) fn settle(&mut self) {
-        for (slot, value) in self.node.outputs.iter().enumerate() {
+    fn finish(&mut self) {
+        for (slot, value) in self.cx.node.outputs.iter().enumerate() {
             let Some(value) = value else { continue };
-            let Some(fact) = self.facts.get(*value) else {
+            let Some(fact) = self.cx.facts.get(*value) else {
                 self.widths.values[value.index()] = None;
                 continue;
             };
@@ -269,13 +243,13 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Pins every axis of every operand and result.
-    pub(crate) fn pin_everything(&mut self, reason: &Reason) {
+    fn pin_everything(&mut self, reason: &Reason) {
         for slot in 0..self.input_count() {
             for axis in self.axes(slot).unwrap_or_default() {
                 self.pin(axis, reason.clone());
             }
         }
-        for &value in &self.node.captures {
+        for &value in &self.cx.node.captures {
             for axis in self.widths.values[value.index()].clone().unwrap_or_default() {
                 self.pin(axis, reason.clone());
             }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     graph::{Facts, Graph, NodeId},
     onnx::is_float,
-    ops::{self, Linear, NodeView},
+    ops::{self, Linear, NodeCx},
     score::ModelView,
     trajectory::{Addend, Waypoint, after_residual},
     widths::{Contraction, Kept},
@@ -138,7 +138,7 @@ fn layer(
         return Err(Reason::Shared);
     }
     let rule = ops::find(&node.proto).ok_or_else(form)?;
-    let linear = rule.linear(&NodeView::new(pruned, facts, id), weight).ok_or_else(form)?;
+    let linear = rule.linear(&NodeCx::new(pruned, facts, id), weight).ok_or_else(form)?;
     let result = view.graph.node(contraction.node).outputs.first().copied().flatten();
     let result = result.ok_or(Reason::Unobserved)?;
     let rank = view.facts.get(result).map_or(0, |fact| fact.shape.len());

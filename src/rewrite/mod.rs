@@ -43,10 +43,8 @@ pub fn rewrite(
     slice_constants(graph, widths, kept, &mut patch)?;
     select_views(graph, widths, kept, &mut patch);
     let restored = restored(widths, kept);
-    for (id, node) in graph.nodes() {
-        if let Some(rule) = ops::find(&node.proto) {
-            rule.rewrite(&mut NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id))?;
-        }
+    for (id, _) in graph.nodes() {
+        NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id).run()?;
     }
     keep_annotations(model, graph, widths, kept, &mut patch);
     let mut pruned = patch.apply(model);

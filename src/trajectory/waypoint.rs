@@ -6,7 +6,7 @@ use ndarray::ArrayD;
 
 use crate::{
     graph::{Facts, Graph, Use, ValueId},
-    ops::{self, NodeView},
+    ops::{self, NodeCx},
     typing::Dimension,
     widths::Widths,
 };
@@ -113,7 +113,7 @@ fn step(
 ) -> Option<(Waypoint, Vec<f64>)> {
     let node = graph.node(at.node);
     let value = node.outputs.first().copied().flatten()?;
-    let gain = ops::find(&node.proto)?.gain(&NodeView::new(graph, facts, at.node), at.slot)?;
+    let gain = ops::find(&node.proto)?.gain(&NodeCx::new(graph, facts, at.node), at.slot)?;
     let (before, after) = (widths.value(from.value)?, widths.value(value)?);
     let roots =
         |axes: &[crate::widths::Width]| -> Vec<_> { axes.iter().map(|a| widths.table.root(*a)).collect() };

@@ -48,20 +48,8 @@ fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, apart: &Ap
             continue;
         }
         type_views(graph, &mut widths, id, apart);
-        let rule = ops::find(&node.proto);
-        let mut typer = NodeTyper::new(graph, facts, &dynamic, &mut widths, id);
-        let result = match rule {
-            Some(rule) => rule.infer(&mut typer),
-            None => Err(Reason::Unsupported(match node.proto.domain() {
-                "" => node.op_type().to_owned(),
-                domain => format!("{domain}.{}", node.op_type()),
-            })),
-        };
-        match result {
-            Ok(()) => typer.settle(),
-            Err(reason) => typer.pin_everything(&reason),
-        }
-        SizeFlow::new(graph, facts, &mut widths, id).run(rule);
+        NodeTyper::new(graph, facts, &dynamic, &mut widths, id).run();
+        SizeFlow::new(graph, facts, &dynamic, &mut widths, id).run();
     }
     pin_outputs(graph, &mut widths);
     widths
@@ -72,11 +60,7 @@ pub fn unsupported(graph: &Graph) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for (_, node) in graph.nodes().filter(|(_, node)| !is_constant(graph, node)) {
         if ops::find(&node.proto).is_none() {
-            let operator = match node.proto.domain() {
-                "" | "ai.onnx" => node.op_type().to_owned(),
-                domain => format!("{domain}.{}", node.op_type()),
-            };
-            *counts.entry(operator).or_default() += 1;
+            *counts.entry(ops::operator_name(&node.proto)).or_default() += 1;
         }
     }
     counts

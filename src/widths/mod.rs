@@ -20,6 +20,8 @@ pub enum Element {
     /// Nothing about any width.
     #[default]
     Constant,
+    /// Nothing about any width, and not the same for all inputs.
+    Varying,
     /// The extent of this width.
     Extent(Width),
     /// Something computed from the extents of these widths.
@@ -30,7 +32,7 @@ impl Element {
     /// The widths that the element depends on.
     pub fn widths(&self) -> BTreeSet<Width> {
         match self {
-            Self::Constant => BTreeSet::new(),
+            Self::Constant | Self::Varying => BTreeSet::new(),
             Self::Extent(width) => BTreeSet::from([*width]),
             Self::Computed(widths) => widths.clone(),
         }
@@ -38,7 +40,11 @@ impl Element {
 
     pub(crate) fn join(elements: &[&Element]) -> Self {
         let widths: BTreeSet<Width> = elements.iter().flat_map(|e| e.widths()).collect();
-        if widths.is_empty() { Self::Constant } else { Self::Computed(widths) }
+        match widths.is_empty() {
+            true if elements.contains(&&Self::Varying) => Self::Varying,
+            true => Self::Constant,
+            false => Self::Computed(widths),
+        }
     }
 }
 

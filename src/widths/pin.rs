@@ -60,6 +60,14 @@ pub enum Reason {
     /// The operator has no typing rule.
     #[error("operator {0} has no typing rule")]
     Unsupported(String),
+    /// The model's operator set has changed the operator in a way that its rule does not cover.
+    #[error("operator set {since} changed {op} in a way that its rule does not cover")]
+    Version {
+        /// The operator.
+        op: String,
+        /// The version of the operator set that changed it.
+        since: i64,
+    },
     /// The operator's rule does not cover this form of it.
     #[error("{op}: {what}")]
     Form {
