@@ -171,10 +171,12 @@ fn write_operators(out: &mut String, unsupported: &BTreeMap<String, BTreeSet<Str
         writeln!(out, "| {operator} | {} |", models.join(", "))?;
     }
     writeln!(out, "\n## Operators with rules\n\n| operator | rules | gradient |\n|---|---|---|")?;
-    for (domain, name, operator) in ops::all() {
-        let prefix = if domain.is_empty() { String::new() } else { format!("{domain}.") };
-        let family = operator.family();
-        let gradient = if ops::has_gradient(operator) { "yes" } else { "" };
+    let mut operators: Vec<_> = ops::contracts().collect();
+    operators.sort_by_key(|(_, operator)| (operator.domain, operator.name));
+    for (family, operator) in operators {
+        let name = operator.name;
+        let prefix = if operator.domain.is_empty() { String::new() } else { format!("{}.", operator.domain) };
+        let gradient = if operator.has_gradient { "yes" } else { "" };
         writeln!(out, "| {prefix}{name} | [{family}](src/ops/{family}.rs) | {gradient} |")?;
     }
     Ok(())

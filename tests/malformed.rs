@@ -116,7 +116,7 @@ fn models_whose_parts_do_not_fit_are_typed_or_refused() {
 /// Changes an operator, an operand, an attribute or a constant.
 fn distort(model: &mut ModelProto, rng: &mut ChaCha8Rng) {
     let graph = model.graph.as_mut().unwrap();
-    let operators: Vec<_> = ops::all().collect();
+    let operators: Vec<_> = ops::contracts().map(|(_, contract)| contract).collect();
     let values: Vec<String> = graph.initializer.iter().map(|t| t.name().to_owned()).collect();
     let values: Vec<String> =
         values.into_iter().chain(graph.node.iter().flat_map(|n| n.output.clone())).collect();
@@ -124,8 +124,8 @@ fn distort(model: &mut ModelProto, rng: &mut ChaCha8Rng) {
     let node = &mut graph.node[index];
     match rng.random_range(0..8) {
         0 => {
-            let (domain, name, _) = operators.choose(rng).unwrap();
-            (node.domain, node.op_type) = (Some((*domain).to_owned()), Some((*name).to_owned()));
+            let operator = operators.choose(rng).unwrap();
+            (node.domain, node.op_type) = (Some(operator.domain.to_owned()), Some(operator.name.to_owned()));
         }
         1 => drop(node.input.pop()),
         2 => node.input.push(values.choose(rng).unwrap().clone()),

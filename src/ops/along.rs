@@ -58,8 +58,10 @@ pub(super) struct CumSum;
 
 impl Operator for CumSum {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
-        let Some(&[axis]) = node.contents(1) else { return Err(node.form("an axis that was not observed")) };
+        let x = node.axes(cum_sum::X)?;
+        let Some(&[axis]) = node.contents(cum_sum::AXIS) else {
+            return Err(node.form("an axis that was not observed"));
+        };
         let axis = node.axis(axis, x.len())?;
         node.pin(x[axis], rearranged(node));
         node.set(0, x);
@@ -71,7 +73,7 @@ impl Operator for CumSum {
         let flag = |name| node.int(name).unwrap_or(0);
         let attributes =
             [Attr::Int("exclusive", flag("exclusive")), Attr::Int("reverse", 1 - flag("reverse"))];
-        node.give(0, node.g()?.apply("CumSum", &[node.x(1)?], &attributes));
+        node.give(cum_sum::X, node.g()?.apply("CumSum", &[node.x(cum_sum::AXIS)?], &attributes));
         Ok(())
     }
 }
@@ -81,7 +83,7 @@ pub(super) struct TopK;
 
 impl Operator for TopK {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let mut x = node.axes(0)?;
+        let mut x = node.axes(top_k::X)?;
         let axis = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
         node.pin(x[axis], Reason::Indexed);
         let count = (0..2).find_map(|slot| node.result_shape(slot).ok()?.get(axis).copied()).unwrap_or(0);
@@ -97,7 +99,7 @@ impl Operator for TopK {
             return Err(node.none("operator sets before 11, where nothing scatters elements"));
         }
         let axis = node.int("axis").unwrap_or(-1);
-        node.give(0, node.x(0)?.zeros().scatter(axis, node.y(1)?, node.g()?, false));
+        node.give(top_k::X, node.x(top_k::X)?.zeros().scatter(axis, node.y(1)?, node.g()?, false));
         Ok(())
     }
 
@@ -133,7 +135,7 @@ pub(super) struct Trilu;
 
 impl Operator for Trilu {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
+        let x = node.axes(trilu::INPUT)?;
         for &axis in x.iter().rev().take(2) {
             node.pin(axis, rearranged(node));
         }
@@ -143,8 +145,12 @@ impl Operator for Trilu {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         // tract wants the diagonal to be given.
-        let diagonal = if node.has(1) { node.x(1)? } else { node.tail().constant(&Tensor::int(0)) };
-        node.give(0, node.repeat(&[Some(node.g()?), Some(diagonal)])?);
+        let diagonal = if node.has(trilu::DIAGONAL) {
+            node.x(trilu::DIAGONAL)?
+        } else {
+            node.tail().constant(&Tensor::int(0))
+        };
+        node.give(trilu::INPUT, node.repeat(&[Some(node.g()?), Some(diagonal)])?);
         Ok(())
     }
 }
@@ -154,8 +160,8 @@ pub(super) struct ReverseSequence;
 
 impl Operator for ReverseSequence {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
-        let lengths = node.axes(1)?;
+        let x = node.axes(reverse_sequence::INPUT)?;
+        let lengths = node.axes(reverse_sequence::LENGTHS)?;
         let time = node.axis(node.int("time_axis").unwrap_or(0), x.len())?;
         let batch = node.axis(node.int("batch_axis").unwrap_or(1), x.len())?;
         node.pin(x[time], rearranged(node));
@@ -167,7 +173,10 @@ impl Operator for ReverseSequence {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.repeat(&[Some(node.g()?), Some(node.x(1)?)])?);
+        node.give(
+            reverse_sequence::INPUT,
+            node.repeat(&[Some(node.g()?), Some(node.x(reverse_sequence::LENGTHS)?)])?,
+        );
         Ok(())
     }
 }

@@ -122,7 +122,7 @@ const PAST: (usize, usize) = (4, 5);
 
 impl Operator for Attention {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let merged = node.axes(0)?.len() == 3;
+        let merged = node.axes(slot::QUERY)?.len() == 3;
         let q = four_axes(node, 0, "q_num_heads")?;
         let k = four_axes(node, 1, "kv_num_heads")?;
         let v = four_axes(node, 2, "kv_num_heads")?;
@@ -157,7 +157,7 @@ impl Operator for Attention {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        if node.axes(0).len() != 3 {
+        if node.axes(slot::QUERY).len() != 3 {
             return Ok(());
         }
         for (name, slot) in [("q_num_heads", 0), ("kv_num_heads", 1)] {
@@ -176,7 +176,7 @@ impl Operator for Attention {
             _ => node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
         };
         let attended = Attended {
-            operands: [node.x(0)?, node.x(1)?, node.x(2)?],
+            operands: [node.x(slot::QUERY)?, node.x(slot::KEY)?, node.x(slot::VALUE)?],
             heads: count("q_num_heads", 0),
             kv_heads: count("kv_num_heads", 1),
             rest: (MASK..node.input_count()).map(|slot| node.x(slot).ok()).collect(),

@@ -90,11 +90,15 @@ pub(super) struct Split;
 
 impl Operator for Split {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
+        let x = node.axes(split::INPUT)?;
         let axis = node.axis(node.int("axis").unwrap_or(0), x.len())?;
         let sizes = (0..node.output_count())
             .map(|slot| node.result_shape(slot).map(|shape| shape.get(axis).copied().unwrap_or(0)))
             .collect::<Result<Vec<_>, _>>()?;
+        // Where the sizes differ between inputs, so do the entries that a segment has.
+        if !(node.is_pinned(x[axis]) || (0..sizes.len()).all(|i| node.holds(split::SIZES, i))) {
+            node.pin(x[axis], Reason::Indexed);
+        }
         if sizes.iter().sum::<usize>() != node.size(x[axis]) {
             return Err(node.form("segments that do not fill the axis"));
         }
@@ -107,7 +111,7 @@ impl Operator for Split {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let axis = node.axis(node.int("axis").unwrap_or(0), node.shape(0)?.len())?;
+        let axis = node.axis(node.int("axis").unwrap_or(0), node.shape(split::INPUT)?.len())?;
         let mut parts = Vec::with_capacity(node.output_count());
         for slot in 0..node.output_count() {
             parts.push(match node.cotangent(slot) {
@@ -116,7 +120,7 @@ impl Operator for Split {
             });
         }
         if let Some(whole) = node.tail().concat(&parts, axis) {
-            node.give(0, whole);
+            node.give(split::INPUT, whole);
         }
         Ok(())
     }
@@ -126,9 +130,9 @@ impl Operator for Split {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let rank = node.axes(0).len();
+        let rank = node.axes(split::INPUT).len();
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
-        if node.old_size(node.axes(0)[axis]) == node.new_size(node.axes(0)[axis]) {
+        if node.old_size(node.axes(split::INPUT)[axis]) == node.new_size(node.axes(split::INPUT)[axis]) {
             return Ok(());
         }
         let sizes: Vec<i64> = (0..node.output_count())
@@ -136,11 +140,11 @@ impl Operator for Split {
             .collect();
         if node.opset() < 13 {
             node.set_ints("split", sizes);
-        } else if node.has(1) {
-            node.set_operand(1, &sizes);
+        } else if node.has(split::SIZES) {
+            node.set_operand(split::SIZES, &sizes);
         } else if sizes.windows(2).any(|pair| pair[0] != pair[1]) {
             node.remove_attribute("num_outputs");
-            node.set_operand(1, &sizes);
+            node.set_operand(split::SIZES, &sizes);
         }
         Ok(())
     }

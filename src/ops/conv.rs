@@ -27,7 +27,7 @@ pub(super) struct Conv;
 
 impl Operator for Conv {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (x, w) = (node.axes(0)?, node.axes(1)?);
+        let (x, w) = (node.axes(slot::X)?, node.axes(slot::WEIGHT)?);
         check_ranks(node, &x, &w)?;
         let groups = node.int("group").unwrap_or(1).max(1) as usize;
         let (group, inner) = grouped(node, x[1], groups)?;
@@ -35,7 +35,7 @@ impl Operator for Conv {
         node.unify(group, out_group);
         node.unify(inner, w[1]);
         let result = window_result(node, &x, w[0])?;
-        finish(node, &w, inner, result, (1, 1))
+        finish(node, &w, inner, result, (slot::WEIGHT, 1))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -43,7 +43,7 @@ impl Operator for Conv {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        rewrite_group(node, 1)
+        rewrite_group(node, node.axes(slot::X).get(1))
     }
 
     fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
@@ -57,8 +57,8 @@ impl Conv {
     pub fn pull_back<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
         // Each window's cotangent is spread over the positions it saw: the transposed convolution.
         let window = window(node, false)?;
-        if node.needs(0) {
-            node.give(0, window.spread(g, node.x(1)?, node.shape(1)?));
+        if node.needs(slot::X) {
+            node.give(slot::X, window.spread(g, node.x(slot::WEIGHT)?, node.shape(slot::WEIGHT)?));
         }
         bias_gradient(node, g)
     }
@@ -69,7 +69,7 @@ pub(super) struct ConvTranspose;
 
 impl Operator for ConvTranspose {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (x, w) = (node.axes(0)?, node.axes(1)?);
+        let (x, w) = (node.axes(slot::X)?, node.axes(slot::WEIGHT)?);
         check_ranks(node, &x, &w)?;
         let groups = node.int("group").unwrap_or(1).max(1) as usize;
         node.unify(x[1], w[0]);
@@ -82,7 +82,7 @@ impl Operator for ConvTranspose {
         cost.push(w[1]);
         node.macs(kernel, &cost);
         bias(node, result[1])?;
-        node.contract(inner, (0, 1), Some((1, 0)), Some(1));
+        node.contract(inner, (slot::X, 1), Some((slot::WEIGHT, 0)), Some(1));
         node.set(0, result);
         Ok(())
     }
@@ -90,14 +90,14 @@ impl Operator for ConvTranspose {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let window = window(node, true)?;
         let g = node.g()?;
-        if node.needs(0) {
-            node.give(0, window.direct(g, node.x(1)?));
+        if node.needs(slot::X) {
+            node.give(slot::X, window.direct(g, node.x(slot::WEIGHT)?));
         }
         bias_gradient(node, g)
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        rewrite_group(node, 0)
+        rewrite_group(node, node.result_axes(0).get(1))
     }
 
     fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
@@ -109,19 +109,19 @@ impl Operator for ConvTranspose {
 
 /// A convolution as a matrix product. `order` is that of [`Linear::order`].
 fn convolution(node: &NodeCx<'_>, weight: usize, order: [usize; 4], transposed: bool) -> Option<Linear> {
-    let (x, w, y) = (node.shape(0).ok()?, node.shape(1).ok()?, node.result_shape(0).ok()?);
-    if weight != 1 || x.len() < 3 || w.len() != x.len() || y.len() != x.len() {
+    let (x, w, y) = (node.shape(slot::X).ok()?, node.shape(slot::WEIGHT).ok()?, node.result_shape(0).ok()?);
+    if weight != slot::WEIGHT || x.len() < 3 || w.len() != x.len() || y.len() != x.len() {
         return None;
     }
     let window = Window::of(node, &w[2..], (x, y), transposed)?;
     let groups = node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1);
     let window = Some(window).filter(|w| !w.is_identity());
-    Some(Linear { groups, window, order, scale: 1.0, bias: Some((2, 1.0)) })
+    Some(Linear { groups, window, order, scale: 1.0, bias: Some((slot::BIAS, 1.0)) })
 }
 
 /// How the node's kernel slides.
 fn window(node: &NodeGradient<'_>, transposed: bool) -> Result<Window, NoGradient> {
-    let window = Window::of(node, kernel(node)?, (node.shape(0)?, node.result_shape(0)?), transposed);
+    let window = Window::of(node, kernel(node)?, (node.shape(slot::X)?, node.result_shape(0)?), transposed);
     window.ok_or_else(|| node.none("attributes that do not fit its operands"))
 }
 
@@ -156,8 +156,8 @@ fn window_result(node: &mut NodeTyper<'_>, x: &[Width], channels: Width) -> Resu
 }
 
 fn bias(node: &mut NodeTyper<'_>, channels: Width) -> Result<(), Reason> {
-    if node.has(2) {
-        let bias = node.axes(2)?;
+    if node.has(slot::BIAS) {
+        let bias = node.axes(slot::BIAS)?;
         let [axis] = bias.as_slice() else { return Err(node.form("bias that is not a vector")) };
         node.unify(*axis, channels);
     }
@@ -176,45 +176,42 @@ fn finish(
     let mut cost = result.clone();
     cost.push(inner);
     node.macs(kernel, &cost);
-    node.contract(inner, (0, 1), Some(weight), Some(1));
+    node.contract(inner, (slot::X, 1), Some(weight), Some(1));
     node.set(0, result);
     Ok(())
 }
 
-/// The group count follows when whole groups are removed: it is the channels of `X` over those per group, which the weight
-/// shows on its axis `inner_axis` (directly for Conv; through the channels themselves for ConvTranspose).
-fn rewrite_group(node: &mut NodeEditor<'_>, inner_axis: usize) -> Result<(), EditError> {
-    let groups = node.int("group").unwrap_or(1).max(1) as usize;
-    let Some(&channels) = node.axes(0).get(1) else { return Ok(()) };
-    if groups == 1 || node.old_size(channels) == node.new_size(channels) {
+/// The group count follows when whole groups are removed. `channels` are those of the side that the weight has per group on
+/// its second axis: operand of a convolution, result of a transposed one. The other factor is what a group keeps.
+fn rewrite_group(node: &mut NodeEditor<'_>, channels: Option<&Width>) -> Result<(), EditError> {
+    let (Some(&channels), Some(&per_group)) = (channels, node.axes(slot::WEIGHT).get(1)) else {
+        return Ok(());
+    };
+    let (old, new) = (node.int("group").unwrap_or(1).max(1), node.new_size(channels));
+    if old == 1 || node.old_size(channels) == new {
         return Ok(());
     }
-    let old_inner = node.old_size(channels) / groups;
-    let new_inner = match (inner_axis, node.axes(1).get(1)) {
-        (1, Some(&inner)) => node.new_size(inner),
-        _ => old_inner,
-    };
-    let channels = node.new_size(channels);
-    if new_inner == 0 || !channels.is_multiple_of(new_inner) {
+    let per_group = node.new_size(per_group);
+    if per_group == 0 || !new.is_multiple_of(per_group) {
         return Err(node.error("its groups would become unequal"));
     }
-    node.set_int("group", (channels / new_inner) as i64);
+    node.set_int("group", (new / per_group) as i64);
     Ok(())
 }
 
 /// Extents of the kernel.
 fn kernel<'a>(node: &NodeGradient<'a>) -> Result<&'a [usize], NoGradient> {
-    match node.shape(1)? {
+    match node.shape(slot::WEIGHT)? {
         [_, _, kernel @ ..] => Ok(kernel),
         _ => Err(node.none("a weight of fewer than two axes")),
     }
 }
 
 fn bias_gradient<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
-    if node.needs(2) {
+    if node.needs(slot::BIAS) {
         let rank = node.result_shape(0)?.len();
         let others: Vec<usize> = (0..rank).filter(|axis| *axis != 1).collect();
-        node.give(2, g.sum(&others, false));
+        node.give(slot::BIAS, g.sum(&others, false));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::{
         proto::{AttributeProto, NodeProto},
         tensor::from_tensor,
     },
-    tensor::Tensor,
+    tensor::{DType, Tensor},
     widths::{Element, Kept, Width, Widths},
 };
 
@@ -169,6 +169,15 @@ impl<'a> NodeEditor<'a> {
         self.set_attribute(onnx::ints_attribute(name, &values));
     }
 
+    /// Makes the node pass its first operand on as it is.
+    pub fn set_identity(&mut self) {
+        let mut node = self.proto();
+        node.op_type = Some("Identity".to_owned());
+        node.attribute.clear();
+        node.input.truncate(1);
+        self.patch.replace(self.cx.id, node);
+    }
+
     /// Removes an attribute.
     pub fn remove_attribute(&mut self, name: &str) {
         let mut node = self.proto();
@@ -179,10 +188,11 @@ impl<'a> NodeEditor<'a> {
     /// Makes an operand a constant of integers in the shape that it has: a scalar, a vector, or a column.
     pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
         let fact = self.input(slot).and_then(|v| self.cx.facts.get(v));
+        let list = self.integers(slot, values);
         let tensor = match fact.map(|f| f.shape.as_slice()) {
-            Some([]) => values.first().map(|value| Tensor::int(*value)),
-            Some([_]) => Some(Tensor::ints(values)),
-            Some([_, 1]) => Tensor::ints(values).reshape(&[values.len(), 1]),
+            Some([]) => list.reshape(&[]),
+            Some([_]) => Some(list),
+            Some([_, 1]) => list.reshape(&[values.len(), 1]),
             _ => None,
         };
         let tensor = tensor.ok_or_else(|| self.error("its indices are of unexpected rank"))?;
@@ -193,14 +203,35 @@ impl<'a> NodeEditor<'a> {
 
     /// Makes an operand a constant vector of integers.
     pub fn set_operand(&mut self, slot: usize, values: &[i64]) {
-        let name = self.constant("shape", &Tensor::ints(values));
+        let name = self.constant("shape", &self.integers(slot, values));
         self.patch.rewire(Use { node: self.cx.id, slot }, name);
+    }
+
+    /// A vector of integers of the type that an operand has; of int64, which all operands may have, where there is none yet.
+    fn integers(&self, slot: usize, values: &[i64]) -> Tensor {
+        let narrow = |value: &i64| (*value).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        match self.dtype(slot) {
+            Some(DType::I32) => {
+                Tensor::I32(values.iter().map(narrow).collect::<ndarray::Array1<_>>().into_dyn())
+            }
+            _ => Tensor::ints(values),
+        }
     }
 
     fn constant(&mut self, hint: &str, tensor: &Tensor) -> String {
         let name = self.patch.fresh(self.cx.graph, hint);
         self.patch.constant(from_tensor(&name, tensor));
         name
+    }
+
+    /// Replaces elements of integers that an attribute gives in older operator sets and an operand in newer ones, keeping
+    /// those that are `None`.
+    pub fn adjust(&mut self, name: &str, slot: usize, changes: &[Option<i64>]) -> Result<(), EditError> {
+        let Some(old) = self.ints(name) else { return self.adjust_operand(slot, changes) };
+        if changes.iter().any(Option::is_some) {
+            self.set_ints(name, old.iter().zip(changes).map(|(old, new)| new.unwrap_or(*old)).collect());
+        }
+        Ok(())
     }
 
     /// Replaces elements of an integer vector operand, keeping those that are `None`.
@@ -229,7 +260,7 @@ impl<'a> NodeEditor<'a> {
             let ratios: Vec<_> = changes.iter().map(Change::ratio).collect();
             for (op, values) in [("Mul", 0), ("Div", 1)] {
                 let factors: Vec<i64> = ratios.iter().map(|r| [r.0, r.1][values]).collect();
-                let factors = self.constant("shape", &Tensor::ints(&factors));
+                let factors = self.constant("shape", &self.integers(slot, &factors));
                 name = self.compute(op, vec![name, factors]);
             }
         }
@@ -238,7 +269,7 @@ impl<'a> NodeEditor<'a> {
             let mask = ndarray::Array1::from_iter(known.iter().map(Option::is_some)).into_dyn();
             let mask = self.constant("where", &Tensor::Bool(mask));
             let values: Vec<i64> = known.iter().map(|k| k.unwrap_or(0)).collect();
-            let values = self.constant("shape", &Tensor::ints(&values));
+            let values = self.constant("shape", &self.integers(slot, &values));
             name = self.compute("Where", vec![mask, values, name]);
         }
         self.patch.rewire(Use { node: self.cx.id, slot }, name);

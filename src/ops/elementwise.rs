@@ -120,10 +120,13 @@ elementwise! {
     };
     /// Mean of all operands.
     Mean, |_| None, |node| each(node, |g, _| Ok(g / node.input_count() as f32));
-    /// The largest (or smallest) of all operands: the cotangent goes to whichever it is.
+    /// The largest (or smallest) of all operands: the cotangent goes to whichever it is, in equal parts where several are.
     Extremum, |_| Some(Ids::Passed), |node| {
         let y = node.y(0)?;
-        each(node, |g, slot| Ok(g * node.x(slot)?.equals(y).cast(g.dtype())))
+        let hit = |slot: usize| Ok(node.x(slot)?.equals(y).cast(y.dtype()));
+        let hits = (0..node.input_count()).map(hit).collect::<Result<Vec<_>, NoGradient>>()?;
+        let ties = hits.iter().copied().reduce(|a, b| a + b).unwrap_or(y);
+        each(node, |g, slot| Ok(g * hits[slot] / ties))
     };
     /// Keeps elements within bounds: those that were not moved pass their cotangent.
     Clip, Ids::moved, |node| {

@@ -30,9 +30,9 @@ pub(super) struct Expand;
 
 impl Operator for Expand {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
+        let x = node.axes(expand::DATA)?;
         let shape = node.result_shape(0)?;
-        let asked = node.contents(1).map_or(0, <[i64]>::len);
+        let asked = node.contents(expand::SHAPE).map_or(0, <[i64]>::len);
         let start = shape.len() - x.len().min(shape.len());
         let mut result = Vec::with_capacity(shape.len());
         for (i, &size) in shape.iter().enumerate() {
@@ -42,10 +42,13 @@ impl Operator for Expand {
                 continue;
             }
             // An axis made by repetition is as wide as what its extent was read from.
-            let element =
-                (i + asked).checked_sub(shape.len()).and_then(|j| node.elements(1)?.get(j).cloned());
+            let place = (i + asked).checked_sub(shape.len());
+            let element = place.and_then(|place| node.elements(expand::SHAPE)?.get(place).cloned());
             let axis = match element {
                 Some(Element::Extent(width)) if node.size(width) == size => width,
+                _ if place.is_some_and(|place| node.varies(expand::SHAPE, place)) => {
+                    node.fixed(size, Reason::Indexed)
+                }
                 _ => node.fresh(size),
             };
             result.push(axis);
@@ -55,20 +58,20 @@ impl Operator for Expand {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give_broadcast(0, node.g()?)
+        node.give_broadcast(expand::DATA, node.g()?)
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let axes = node.result_axes(0);
-        let asked = node.contents(1).unwrap_or_default();
-        let mut changes = node.changes(1, &axes[axes.len().saturating_sub(asked.len())..]);
+        let asked = node.contents(expand::SHAPE).unwrap_or_default();
+        let mut changes = node.changes(expand::SHAPE, &axes[axes.len().saturating_sub(asked.len())..]);
         for (change, asked) in changes.iter_mut().zip(asked) {
             // A one asks for no expansion: the operand's own extent holds.
             if *asked == 1 {
                 *change = Change::Stays;
             }
         }
-        node.change_operand(1, &changes)
+        node.change_operand(expand::SHAPE, &changes)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
@@ -81,15 +84,16 @@ pub(super) struct Tile;
 
 impl Operator for Tile {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
-        let Some(repeats) = node.contents(1).filter(|r| r.len() == x.len()) else {
+        let x = node.axes(tile::DATA)?;
+        let Some(repeats) = node.contents(tile::REPEATS).filter(|r| r.len() == x.len()) else {
             return Err(node.form("repeats that were not observed"));
         };
         let mut result = Vec::with_capacity(x.len());
         for (i, (&axis, &times)) in x.iter().zip(repeats).enumerate() {
             let times = usize::try_from(times).map_err(|_| node.form("negative repeats"))?;
-            let times = match node.elements(1).and_then(|e| e.get(i)) {
+            let times = match node.elements(tile::REPEATS).and_then(|e| e.get(i)) {
                 Some(&Element::Extent(width)) if node.size(width) == times => width,
+                _ if node.varies(tile::REPEATS, i) => node.fixed(times, Reason::Indexed),
                 _ => node.fresh(times),
             };
             result.push(node.product(&[times, axis]));
@@ -99,27 +103,28 @@ impl Operator for Tile {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let x = node.x(0)?;
-        let rank = node.shape(0)?.len();
+        let x = node.x(tile::DATA)?;
+        let rank = node.shape(tile::DATA)?.len();
         // Each axis as its copies and what is copied: (times, extent) pairs, row by row.
-        let pairs = node.tail().concat(&[node.x(1)?.reshape(&[-1, 1]), x.shape().reshape(&[-1, 1])], 1);
+        let pairs =
+            node.tail().concat(&[node.x(tile::REPEATS)?.reshape(&[-1, 1]), x.shape().reshape(&[-1, 1])], 1);
         let shape = pairs.ok_or_else(|| node.none("repeats that were not observed"))?.reshape(&[-1]);
         let copies: Vec<usize> = (0..rank).map(|axis| 2 * axis).collect();
-        node.give(0, node.g()?.reshape_to(shape).sum(&copies, false));
+        node.give(tile::DATA, node.g()?.reshape_to(shape).sum(&copies, false));
         Ok(())
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let (from, to) = (node.axes(0), node.result_axes(0));
+        let (from, to) = (node.axes(tile::DATA), node.result_axes(0));
         let times = |repeated: usize, axis: usize| repeated.checked_div(axis).unwrap_or(1);
         let changes: Vec<_> = (from.iter().zip(to).enumerate())
             .map(|(i, (&axis, &repeated))| {
                 let before = times(node.old_size(repeated), node.old_size(axis));
                 let after = times(node.new_size(repeated), node.new_size(axis));
-                node.change(1, i, (axis == Width::ONE).then_some(repeated), (before, after))
+                node.change(tile::REPEATS, i, (axis == Width::ONE).then_some(repeated), (before, after))
             })
             .collect();
-        node.change_operand(1, &changes)
+        node.change_operand(tile::REPEATS, &changes)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {

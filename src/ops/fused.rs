@@ -72,7 +72,7 @@ pub(super) struct FusedMatMul;
 
 impl Operator for FusedMatMul {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (a, b) = (read(node, 0, A)?, read(node, 1, B)?);
+        let (a, b) = (read(node, product::A, A)?, read(node, product::B, B)?);
         let (&[ref a_batch @ .., (_, m), (k_of_a, k)], &[ref b_batch @ .., (k_of_b, rows), (_, n)]) =
             (a.as_slice(), b.as_slice())
         else {
@@ -80,7 +80,7 @@ impl Operator for FusedMatMul {
         };
         let widths = |axes: &[(usize, Width)]| axes.iter().map(|(_, width)| *width).collect::<Vec<_>>();
         let mut result = node.broadcast_axes(&[&widths(a_batch), &widths(b_batch)]);
-        if node.is_dynamic(0) && node.is_dynamic(1) {
+        if node.is_dynamic(product::A) && node.is_dynamic(product::B) {
             for &axis in &result {
                 node.batched(axis);
             }
@@ -90,20 +90,21 @@ impl Operator for FusedMatMul {
         node.unify(k, rows);
         let cost: Vec<Width> = result.iter().copied().chain([k]).collect();
         node.macs(1, &cost);
-        node.contract(k, (0, k_of_a), Some((1, k_of_b)), Some(result.len() - 1));
+        node.contract(k, (product::A, k_of_a), Some((product::B, k_of_b)), Some(result.len() - 1));
         node.set(0, result);
         Ok(())
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (a, b) = (order(node, A, node.shape(0)?.len()), order(node, B, node.shape(1)?.len()));
-        let (left, right) = (node.x(0)?.transpose(&a), node.x(1)?.transpose(&b));
+        let (a, b) =
+            (order(node, A, node.shape(product::A)?.len()), order(node, B, node.shape(product::B)?.len()));
+        let (left, right) = (node.x(product::A)?.transpose(&a), node.x(product::B)?.transpose(&b));
         let g = node.g()? * node.float("alpha").unwrap_or(1.0);
-        if node.needs(0) {
-            give_product(node, 0, &a, g.matmul(right.matrix_transpose(b.len())))?;
+        if node.needs(product::A) {
+            give_product(node, product::A, &a, g.matmul(right.matrix_transpose(b.len())))?;
         }
-        if node.needs(1) {
-            give_product(node, 1, &b, left.matrix_transpose(a.len()).matmul(g))?;
+        if node.needs(product::B) {
+            give_product(node, product::B, &b, left.matrix_transpose(a.len()).matmul(g))?;
         }
         Ok(())
     }
@@ -156,8 +157,8 @@ pub(super) struct FusedConv;
 impl Operator for FusedConv {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         Conv.infer(node)?;
-        if let (true, Some(result)) = (node.has(3), node.result(0)) {
-            let added = node.axes(3)?;
+        if let (true, Some(result)) = (node.has(conv::ADDED), node.result(0)) {
+            let added = node.axes(conv::ADDED)?;
             node.broadcast_axes(&[&result, &added]);
         }
         Ok(())
@@ -170,8 +171,8 @@ impl Operator for FusedConv {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let parameters = node.floats("activation_params").unwrap_or(&[]);
         let g = before_activation(node, &|i| parameters.get(i).copied())?;
-        if node.needs(3) {
-            node.give(3, g);
+        if node.needs(conv::ADDED) {
+            node.give(conv::ADDED, g);
         }
         Conv::pull_back(node, g)
     }
@@ -219,7 +220,10 @@ fn before_activation<'a>(
     Ok(g * slope)
 }
 
-/// Normalises the sum of two operands (and a bias) over the last axis. The fourth result is the sum itself.
+/// The result of [`SkipNormalization`] that is the sum itself.
+const SUM: usize = 3;
+
+/// Normalises the sum of two operands (and a bias) over the last axis.
 pub(super) enum SkipNormalization {
     /// By mean and standard deviation.
     Layer,
@@ -237,25 +241,28 @@ impl Operator for SkipNormalization {
         node.set(0, axes.clone());
         node.set(1, statistics.clone());
         node.set(2, statistics);
-        node.set(3, axes);
+        node.set(SUM, axes);
         Ok(())
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (bias, centred) = match self {
-            Self::Layer => (4, true),
-            Self::RootMeanSquare => (3, false),
+            Self::Layer => (skip::BIAS, true),
+            Self::RootMeanSquare => (skip_rms::BIAS, false),
         };
-        let mut addends = vec![0, 1];
+        if node.cotangent(1).or(node.cotangent(2)).is_some() {
+            return Err(node.none("cotangents of its statistics"));
+        }
+        let mut addends = vec![skip::INPUT, skip::SKIP];
         addends.extend(node.has(bias).then_some(bias));
         let rank = node.result_shape(0)?.len();
-        let mut passed = node.cotangent(3);
+        let mut passed = node.cotangent(SUM);
         if let Some(g) = node.cotangent(0) {
             let values = addends.iter().map(|slot| node.x(*slot)).collect::<Result<Vec<_>, _>>()?;
             let sum = values.into_iter().reduce(|a, b| a + b).unwrap_or(g);
             let norm =
                 Norm::of(sum, &[rank.saturating_sub(1)], centred, node.float("epsilon").unwrap_or(1e-12));
-            let own = norm.gradient(g * node.x(2)?);
+            let own = norm.gradient(g * node.x(skip::SCALE)?);
             passed = Some(passed.map_or(own, |passed| passed + own));
         }
         let passed = passed.ok_or_else(|| node.none("the cotangent of a statistic"))?;
@@ -271,11 +278,11 @@ pub(super) struct EmbedLayerNormalization;
 
 impl Operator for EmbedLayerNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let mut result = node.axes(0)?;
-        let words = node.axes(2)?;
+        let mut result = node.axes(embed::WORD_IDS)?;
+        let words = node.axes(embed::WORDS)?;
         let &[_, features] = words.as_slice() else { return Err(node.form("a table that is not a matrix")) };
         node.pin(features, Reason::Normalised);
-        for slot in (2..7).filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
+        for slot in (embed::WORDS..=embed::SHIFT).filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
             let axes = node.axes(slot)?;
             if let Some((&last, rows)) = axes.split_last() {
                 node.unify(last, features);
@@ -294,9 +301,9 @@ impl Operator for EmbedLayerNormalization {
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
         // Words, segments and positions, each with a table of its own.
         let table = match slot {
-            0 => 2,
-            1 => 4,
-            8 => 3,
+            embed::WORD_IDS => embed::WORDS,
+            embed::SEGMENT_IDS => embed::SEGMENTS,
+            embed::POSITION_IDS => embed::POSITIONS,
             _ => return None,
         };
         Some(Ids::Indexes { table, axis: 0 })

@@ -29,7 +29,7 @@ pub(super) struct Gather;
 
 impl Operator for Gather {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (data, indices) = (node.axes(0)?, node.axes(1)?);
+        let (data, indices) = (node.axes(slot::DATA)?, node.axes(slot::INDICES)?);
         let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
         let listed = indices.len() <= 1;
         if let Some(taken) = listed.then(|| segment(node, data[axis])).flatten() {
@@ -47,11 +47,11 @@ impl Operator for Gather {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (x, rank) = (node.x(0)?, node.shape(0)?.len());
+        let (x, rank) = (node.x(slot::DATA)?, node.shape(slot::DATA)?.len());
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
-        let (extents, indices) = (x.shape(), node.x(1)?.cast(DType::I64));
+        let (extents, indices) = (x.shape(), node.x(slot::INDICES)?.cast(DType::I64));
         // The axes of the indices, of which there may be none, as one.
-        let g = match node.shape(1)?.len() {
+        let g = match node.shape(slot::INDICES)?.len() {
             0 => node.g()?.unsqueeze(&[axis]),
             1 => node.g()?,
             _ => {
@@ -61,7 +61,7 @@ impl Operator for Gather {
             }
         };
         let picks = picks(node, axis, indices)?.cast(g.dtype());
-        let single = node.shape(1)?.iter().product::<usize>() == 1;
+        let single = node.shape(slot::INDICES)?.iter().product::<usize>() == 1;
         node.give(
             0,
             match single {
@@ -73,15 +73,17 @@ impl Operator for Gather {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let Some(rank) = Some(node.axes(0).len()).filter(|_| node.is_constant(1)) else { return Ok(()) };
+        let Some(rank) = Some(node.axes(slot::DATA).len()).filter(|_| node.is_constant(slot::INDICES)) else {
+            return Ok(());
+        };
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
-        follow(node, node.axes(0)[axis])
+        follow(node, node.axes(slot::DATA)[axis])
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        let elements = flow.elements_or_numbers(0)?;
+        let elements = flow.elements_or_numbers(slot::DATA)?;
         let n = elements.len() as i64;
-        let indices = flow.contents(1)?;
+        let indices = flow.contents(slot::INDICES).filter(|_| !flow.varies(slot::INDICES))?;
         let picked =
             indices.iter().map(|&i| elements.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?));
         let picked: Vec<_> = picked.map(|e| e.cloned()).collect::<Option<_>>()?;
@@ -106,20 +108,22 @@ pub(super) fn segment(node: &mut NodeTyper<'_>, axis: Width) -> Option<Width> {
 
 /// Brings constant indices of an axis up to date with the entries of it that stay.
 pub(super) fn follow(node: &mut NodeEditor<'_>, axis: Width) -> Result<(), EditError> {
-    let (Some(kept), Some(indices)) = (node.entries(axis), node.contents(1)) else { return Ok(()) };
+    let (Some(kept), Some(indices)) = (node.entries(axis), node.contents(slot::INDICES)) else {
+        return Ok(());
+    };
     let size = node.old_size(axis) as i64;
     let indices = indices.iter().map(|i| if *i < 0 { *i + size } else { *i } as usize);
     let places = indices.filter_map(|i| kept.binary_search(&i).ok()).map(|place| place as i64);
     let places: Vec<i64> = places.collect();
-    node.set_indices(1, &places)
+    node.set_indices(slot::INDICES, &places)
 }
 
 /// Start and length of the range that constant indices take.
 fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
-    if !node.is_constant(1) || node.is_pinned(axis) {
+    if !node.is_constant(slot::INDICES) || node.is_pinned(axis) {
         return None;
     }
-    let (indices, size) = (node.contents(1)?, node.size(axis) as i64);
+    let (indices, size) = (node.contents(slot::INDICES)?, node.size(axis) as i64);
     let indices: Vec<i64> = indices.iter().map(|i| if *i < 0 { i + size } else { *i }).collect();
     let start = *indices.first().filter(|start| **start >= 0)?;
     let consecutive = indices.iter().zip(start..).all(|(index, expected)| *index == expected);
@@ -130,14 +134,14 @@ fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
 /// `[indices, extent]`: where an index is a place of the axis. Made at run time, as indices may depend on the inputs, and
 /// the extent on the batch.
 fn picks<'a>(node: &NodeGradient<'a>, axis: usize, indices: Expr<'a>) -> Result<Expr<'a>, NoGradient> {
-    let extent = node.x(0)?.shape().slice(0, axis, axis + 1);
+    let extent = node.x(slot::DATA)?.shape().slice(0, axis, axis + 1);
     let places = match node.opset() >= 11 {
         true => {
             let [first, step] = [0, 1].map(|n| Some(node.tail().constant(&Tensor::int(n))));
             node.tail().node("Range", &[first, Some(extent.squeeze(&[0])), step], &[], DType::I64)
         }
         false => {
-            let places: Vec<i64> = (0..node.shape(0)?[axis] as i64).collect();
+            let places: Vec<i64> = (0..node.shape(slot::DATA)?[axis] as i64).collect();
             node.tail().constant(&Tensor::ints(&places))
         }
     };

@@ -25,7 +25,7 @@ pub(super) struct GridSample;
 
 impl Operator for GridSample {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (x, grid) = (node.axes(0)?, node.axes(1)?);
+        let (x, grid) = (node.axes(slot::X)?, node.axes(slot::GRID)?);
         let (&[batch, channels, ref from @ ..], &[grid_batch, ref points @ .., coordinates]) =
             (x.as_slice(), grid.as_slice())
         else {
@@ -49,15 +49,15 @@ impl Operator for GridSample {
         let flat = [0, 0, -1];
         let sampled = Sampled {
             node,
-            x: node.x(0)?.reshape(&flat),
+            x: node.x(slot::X)?.reshape(&flat),
             g: node.g()?.reshape(&flat),
             around: sampling.around(node)?,
         };
-        if node.needs(0) {
-            node.give(0, sampled.spread()?.reshape_like(node.x(0)?));
+        if node.needs(slot::X) {
+            node.give(slot::X, sampled.spread()?.reshape_like(node.x(slot::X)?));
         }
-        if node.needs(1) {
-            node.give(1, sampled.slopes()?.reshape_like(node.x(1)?));
+        if node.needs(slot::GRID) {
+            node.give(slot::GRID, sampled.slopes()?.reshape_like(node.x(slot::GRID)?));
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ struct Source<'a> {
 
 impl<'a> Sampling<'a> {
     fn of(node: &'a NodeGradient<'_>) -> Result<Self, NoGradient> {
-        let sizes = node.shape(0)?.get(2..).unwrap_or_default();
+        let sizes = node.shape(slot::X)?.get(2..).unwrap_or_default();
         if sizes.is_empty() || sizes.contains(&0) {
             return Err(node.none("an operand without positions"));
         }
@@ -108,7 +108,11 @@ impl<'a> Sampling<'a> {
     fn around<'e>(&self, node: &NodeGradient<'e>) -> Result<Vec<Source<'e>>, NoGradient> {
         let rank = self.sizes.len();
         // Halves are too coarse for places.
-        let grid = node.x(1)?.cast(if node.dtype(1) == Some(DType::F64) { DType::F64 } else { DType::F32 });
+        let grid = node.x(slot::GRID)?.cast(if node.dtype(slot::GRID) == Some(DType::F64) {
+            DType::F64
+        } else {
+            DType::F32
+        });
         let grid = grid.reshape(&[0, -1, rank as i64]).transpose(&[0, 2, 1]);
         let mut sources: Vec<Source<'e>> = Vec::new();
         for (axis, &size) in self.sizes.iter().enumerate() {
@@ -257,6 +261,6 @@ impl<'a> Sampled<'_, 'a> {
             }
         }
         let slopes = self.node.concat(&sums, 1)?.transpose(&[0, 2, 1]);
-        Ok(slopes.cast(self.node.dtype(1).unwrap_or(self.g.dtype())))
+        Ok(slopes.cast(self.node.dtype(slot::GRID).unwrap_or(self.g.dtype())))
     }
 }

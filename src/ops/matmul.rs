@@ -28,7 +28,7 @@ pub(super) struct MatMul;
 
 impl Operator for MatMul {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (a, b) = (node.axes(0)?, node.axes(1)?);
+        let (a, b) = (node.axes(slot::A)?, node.axes(slot::B)?);
         let Some((&k, a_outer)) = a.split_last() else { return Err(node.form("scalar operand")) };
         // A vector on the right is a column without a column axis.
         let (k_axis, n) = match b.as_slice() {
@@ -42,7 +42,7 @@ impl Operator for MatMul {
         };
         let b_batch = if b.len() > 2 { &b[..b.len() - 2] } else { &[] };
         let mut result = node.broadcast_axes(&[a_batch, b_batch]);
-        let paired = node.is_dynamic(0) && node.is_dynamic(1);
+        let paired = node.is_dynamic(slot::A) && node.is_dynamic(slot::B);
         for axis in result.clone().into_iter().filter(|_| paired) {
             node.batched(axis);
         }
@@ -57,7 +57,7 @@ impl Operator for MatMul {
         node.macs(1, &cost);
         // Features are on the axis that comes from the constant, if one operand is constant.
         let feature = match (m, n) {
-            (Some(_), _) if !node.is_dynamic(0) => Some(result.len() - 1 - usize::from(n.is_some())),
+            (Some(_), _) if !node.is_dynamic(slot::A) => Some(result.len() - 1 - usize::from(n.is_some())),
             _ => n.map(|_| result.len() - 1),
         };
         node.contract(k, (0, a.len() - 1), Some((1, k_axis)), feature);
@@ -66,8 +66,8 @@ impl Operator for MatMul {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (a, b) = (node.x(0)?, node.x(1)?);
-        let (a_shape, b_shape) = (node.shape(0)?, node.shape(1)?);
+        let (a, b) = (node.x(slot::A)?, node.x(slot::B)?);
+        let (a_shape, b_shape) = (node.shape(slot::A)?, node.shape(slot::B)?);
         // Vectors take part as a row on the left and as a column on the right.
         let (row, column) = (a_shape.len() == 1, b_shape.len() == 1);
         let (a, b) = (if row { a.unsqueeze(&[0]) } else { a }, if column { b.unsqueeze(&[1]) } else { b });
@@ -84,18 +84,22 @@ impl Operator for MatMul {
         let whole = |tail: [usize; 2]| batch.iter().copied().chain(tail).collect::<Vec<_>>();
         let (k, m) = (a_shape[a_shape.len() - 1], if row { 1 } else { a_shape[a_rank - 2] });
         let n = if column { 1 } else { b_shape[b_rank - 1] };
-        if node.needs(0) {
+        if node.needs(slot::A) {
             let cotangent = g.matmul(b.matrix_transpose(b_rank));
             match row {
-                true => node.give_summed(0, cotangent.squeeze(&[rank - 2]), &[&batch[..], &[k]].concat())?,
-                false => node.give_summed(0, cotangent, &whole([m, k]))?,
+                true => {
+                    node.give_summed(slot::A, cotangent.squeeze(&[rank - 2]), &[&batch[..], &[k]].concat())?
+                }
+                false => node.give_summed(slot::A, cotangent, &whole([m, k]))?,
             }
         }
-        if node.needs(1) {
+        if node.needs(slot::B) {
             let cotangent = a.matrix_transpose(a_rank).matmul(g);
             match column {
-                true => node.give_summed(1, cotangent.squeeze(&[rank - 1]), &[&batch[..], &[k]].concat())?,
-                false => node.give_summed(1, cotangent, &whole([k, n]))?,
+                true => {
+                    node.give_summed(slot::B, cotangent.squeeze(&[rank - 1]), &[&batch[..], &[k]].concat())?
+                }
+                false => node.give_summed(slot::B, cotangent, &whole([k, n]))?,
             }
         }
         Ok(())
@@ -113,7 +117,7 @@ pub(super) struct Gemm;
 
 impl Operator for Gemm {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (a, b) = (node.axes(0)?, node.axes(1)?);
+        let (a, b) = (node.axes(gemm::A)?, node.axes(gemm::B)?);
         if a.len() != 2 || b.len() != 2 {
             return Err(node.form("operands that are not matrices"));
         }
@@ -122,12 +126,12 @@ impl Operator for Gemm {
         let (m, k, n) = (a[1 - k_of_a], a[k_of_a], b[1 - k_of_b]);
         node.unify(k, b[k_of_b]);
         let mut result = vec![m, n];
-        if node.has(2) {
-            let c = node.axes(2)?;
+        if node.has(gemm::C) {
+            let c = node.axes(gemm::C)?;
             result = node.broadcast_axes(&[&result, &c]);
         }
         node.macs(1, &[m, n, k]);
-        let feature = usize::from(node.is_dynamic(0));
+        let feature = usize::from(node.is_dynamic(gemm::A));
         node.contract(k, (0, k_of_a), Some((1, k_of_b)), Some(feature));
         node.set(0, result);
         Ok(())
@@ -152,18 +156,18 @@ impl Operator for Gemm {
 impl Gemm {
     /// Gives the operands their cotangents, where `g` is that of the product and its bias.
     pub fn pull_back<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradient> {
-        let (a, b) = (node.x(0)?, node.x(1)?);
+        let (a, b) = (node.x(gemm::A)?, node.x(gemm::B)?);
         let flag = |name| node.int(name).unwrap_or(0) != 0;
         let scaled = g * node.float("alpha").unwrap_or(1.0);
-        if node.needs(0) {
+        if node.needs(gemm::A) {
             // op(A) has the cotangent g · op(B)ᵀ.
-            node.give(0, turned(scaled.matmul(turned(b, !flag("transB"))), flag("transA")));
+            node.give(gemm::A, turned(scaled.matmul(turned(b, !flag("transB"))), flag("transA")));
         }
-        if node.needs(1) {
-            node.give(1, turned(turned(a, !flag("transA")).matmul(scaled), flag("transB")));
+        if node.needs(gemm::B) {
+            node.give(gemm::B, turned(turned(a, !flag("transA")).matmul(scaled), flag("transB")));
         }
-        if node.needs(2) {
-            node.give_broadcast(2, g * node.float("beta").unwrap_or(1.0))?;
+        if node.needs(gemm::C) {
+            node.give_broadcast(gemm::C, g * node.float("beta").unwrap_or(1.0))?;
         }
         Ok(())
     }

@@ -75,8 +75,8 @@ impl Operator for MultiHeadAttention {
         let [bias, mask, past_key, past_value] = [3, 5, 6, 7];
         let count = node.int("num_heads").unwrap_or(0);
         let query = operand(node, 0, count)?;
-        let key = if node.has(1) { operand(node, 1, count)? } else { query };
-        let value = if node.has(2) { operand(node, 2, count)? } else { key };
+        let key = if node.has(multi_head::KEY) { operand(node, 1, count)? } else { query };
+        let value = if node.has(multi_head::VALUE) { operand(node, 2, count)? } else { key };
         for (a, b) in [(query, key), (query, value)] {
             node.unify(a.batch, b.batch);
             node.unify(a.heads, b.heads);
@@ -122,10 +122,13 @@ impl Operator for MultiHeadAttention {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let [bias, mask, past, indirection] = [3, 5, 6, 9];
-        if !node.has(1) || !node.has(2) || (past..=indirection).any(|slot| node.has(slot)) {
+        if !node.has(multi_head::KEY)
+            || !node.has(multi_head::VALUE)
+            || (past..=indirection).any(|slot| node.has(slot))
+        {
             return Err(node.none("packed operands or a cache"));
         }
-        let mut operands = [node.x(0)?, node.x(1)?, node.x(2)?];
+        let mut operands = [node.x(multi_head::QUERY)?, node.x(multi_head::KEY)?, node.x(multi_head::VALUE)?];
         if node.has(bias) {
             let mut start = 0;
             for (slot, operand) in operands.iter_mut().enumerate() {
@@ -182,7 +185,7 @@ pub(super) struct FusedAttention;
 impl Operator for FusedAttention {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let [weight, bias, cache, mask] = [1, 2, 4, 5];
-        let (x, w) = (node.axes(0)?, node.axes(weight)?);
+        let (x, w) = (node.axes(attention::INPUT)?, node.axes(weight)?);
         let (&[batch, length, features], &[rows, columns]) = (x.as_slice(), w.as_slice()) else {
             return Err(node.form("operands of unexpected rank"));
         };
@@ -250,13 +253,14 @@ impl Operator for FusedAttention {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        if node.has(4) || node.int("do_rotary").unwrap_or(0) != 0 {
+        if node.has(attention::PAST) || node.int("do_rotary").unwrap_or(0) != 0 {
             return Err(node.none("a cache or rotary embeddings"));
         }
         let projections = Projections::of(node)?;
-        let (x, w) = (node.x(0)?, node.x(1)?);
+        let (x, w) = (node.x(attention::INPUT)?, node.x(attention::WEIGHT)?);
         let projected = x.matmul(w);
-        let projected = if node.has(2) { projected + node.x(2)? } else { projected };
+        let projected =
+            if node.has(attention::BIAS) { projected + node.x(attention::BIAS)? } else { projected };
         let Projections { heads, length, sizes: [queries, keys, values] } = projections;
         let ends = [0, queries, queries + keys, queries + keys + values];
         let attended = Attended {
@@ -268,7 +272,7 @@ impl Operator for FusedAttention {
         let parts = projections.sizes.map(|s| Part { merged: true, heads, length, extent: s / heads });
         let p = projections.probabilities(node)?;
         let cotangents = attended.pull_back(parts, p, node.only_g()?, node.float("scale"));
-        node.give(0, node.concat(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
+        node.give(attention::INPUT, node.concat(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
         Ok(())
     }
 }
@@ -283,7 +287,9 @@ struct Projections {
 
 impl Projections {
     fn of(node: &NodeGradient<'_>) -> Result<Self, NoGradient> {
-        let (&[_, length, _], &[_, columns]) = (node.shape(0)?, node.shape(1)?) else {
+        let (&[_, length, _], &[_, columns]) =
+            (node.shape(attention::INPUT)?, node.shape(attention::WEIGHT)?)
+        else {
             return Err(node.none("operands of unexpected rank"));
         };
         let heads = node.int("num_heads").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
@@ -298,7 +304,7 @@ impl Projections {
     /// from, a position's place becomes features of its own: `[B, S, H·S]`.
     fn probabilities<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
         let [bias, mask, scores] = [2, 3, 5];
-        let (x, w, length) = (node.x(0)?, node.x(1)?, self.length);
+        let (x, w, length) = (node.x(attention::INPUT)?, node.x(attention::WEIGHT)?, self.length);
         let numbers = |shape: &[usize], values: Vec<f32>| {
             let numbers = node.tail().numbers(shape, values, x.dtype());
             numbers.ok_or_else(|| node.none("operands without extent"))
@@ -312,7 +318,7 @@ impl Projections {
             std::iter::repeat_n(0.0, scored).chain(values)
         };
         let rows = numbers(&[length, scored + attended], (0..length).flat_map(row).collect())?;
-        let features = node.shape(1)?.first().copied().unwrap_or(0);
+        let features = node.shape(attention::WEIGHT)?.first().copied().unwrap_or(0);
         let none = numbers(&[features, attended], vec![0.0; features * attended])?;
         let weight = node.concat(&[node.concat(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
         let offsets = match node.has(bias) {
@@ -381,7 +387,11 @@ impl Operator for GroupQueryAttention {
         let (old, new) = (node.old_size(merged), node.new_size(merged));
         let head = old / (heads.unsigned_abs() as usize).max(1);
         // What the result does not take of a packed operand, keys and values share.
-        let kv = |node: &NodeEditor<'_>| match (node.has(1), node.axes(0).last(), node.axes(1).last()) {
+        let kv = |node: &NodeEditor<'_>| match (
+            node.has(group_query::KEY),
+            node.axes(group_query::QUERY).last(),
+            node.axes(group_query::KEY).last(),
+        ) {
             (true, _, Some(&key)) => node.new_size(key),
             (_, Some(&packed), _) => (node.new_size(packed) - new) / 2,
             _ => 0,
@@ -447,7 +457,9 @@ impl Grouped {
         }
         let count = |name| node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let (heads, kv_heads) = (count("num_heads"), count("kv_num_heads"));
-        let (&[_, length, _], &[_, _, keys, extent]) = (node.shape(0)?, node.result_shape(1)?) else {
+        let (&[_, length, _], &[_, _, keys, extent]) =
+            (node.shape(group_query::QUERY)?, node.result_shape(1)?)
+        else {
             return Err(node.none("operands of unexpected rank"));
         };
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || keys < length {
@@ -463,8 +475,8 @@ impl Grouped {
 
     fn query<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
         let features = self.heads * self.extent;
-        let x = node.x(0)?;
-        let query = if node.has(1) { x } else { x.slice(2, 0, features) };
+        let x = node.x(group_query::QUERY)?;
+        let query = if node.has(group_query::KEY) { x } else { x.slice(2, 0, features) };
         Ok(self.merged(self.heads, self.length).apart(query))
     }
 
@@ -488,7 +500,7 @@ impl Grouped {
         let interleaved = node.int("rotary_interleaved").unwrap_or(0);
         turn.attribute.push(int_attribute("interleaved", interleaved));
         if 2 * pairs < self.extent {
-            let heads = if node.has(1) { self.heads } else { self.kv_heads };
+            let heads = if node.has(group_query::KEY) { self.heads } else { self.kv_heads };
             turn.attribute.push(int_attribute("num_heads", heads as i64));
             turn.attribute.push(int_attribute("rotary_embedding_dim", 2 * pairs as i64));
         }
@@ -511,7 +523,7 @@ impl Grouped {
         let grouped = query.reshape(&[0, group[0], group[1], -1, self.extent as i64]);
         let logits = grouped.matmul(key.unsqueeze(&[2]).matrix_transpose(5)) * scale;
         let mut logits = logits.reshape(&[0, self.heads as i64, -1, self.keys as i64]);
-        if let Ok(bias) = node.x(10) {
+        if let Ok(bias) = node.x(group_query::MASK) {
             logits = logits + bias;
         }
         // A query sees no later keys, and of earlier ones those in its window.
@@ -540,12 +552,12 @@ impl Grouped {
         let query = queried.together(self.turned(node, query, true)?);
         let keys = keyed.together(self.turned(node, own(key), true)?);
         let values = keyed.together(own(value));
-        if node.has(1) {
-            node.give(0, query);
-            node.give(1, keys);
-            node.give(2, values);
+        if node.has(group_query::KEY) {
+            node.give(group_query::QUERY, query);
+            node.give(group_query::KEY, keys);
+            node.give(group_query::VALUE, values);
         } else {
-            node.give(0, node.concat(&[query, keys, values], 2)?);
+            node.give(group_query::QUERY, node.concat(&[query, keys, values], 2)?);
         }
         for (slot, cotangent) in [(3, key), (4, value)] {
             node.give(slot, cotangent.slice(2, 0, past));
@@ -562,11 +574,11 @@ impl GroupQueryAttention {
         heads: i64,
         kv_heads: i64,
     ) -> Result<(Width, Width, [Width; 3]), Reason> {
-        let query = node.axes(0)?;
+        let query = node.axes(group_query::QUERY)?;
         let &[batch, length, features] = query.as_slice() else {
             return Err(node.form("an operand of unexpected rank"));
         };
-        if !node.has(1) {
+        if !node.has(group_query::KEY) {
             let all = (heads + 2 * kv_heads).max(1) as usize;
             let (size, kv_heads) = (node.size(features), kv_heads.max(0) as usize);
             if !size.is_multiple_of(all) {
@@ -576,7 +588,7 @@ impl GroupQueryAttention {
             let parts = node.split_concat(features, &[size - 2 * kv, kv, kv]);
             return Ok((batch, length, [parts[0], parts[1], parts[2]]));
         }
-        let (key, value) = (node.axes(1)?, node.axes(2)?);
+        let (key, value) = (node.axes(group_query::KEY)?, node.axes(group_query::VALUE)?);
         let (&[key_batch, keys, key], &[value_batch, values, value]) = (key.as_slice(), value.as_slice())
         else {
             return Err(node.form("an operand of unexpected rank"));

@@ -69,7 +69,7 @@ pub(super) enum LayerNormalization {
 
 impl Operator for LayerNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
+        let x = node.axes(layer::X)?;
         let first = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
         for &axis in &x[first..] {
             node.pin(axis, Reason::Normalised);
@@ -87,16 +87,31 @@ impl Operator for LayerNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (g, rank) = (node.g()?, node.shape(0)?.len());
+        let (x, rank) = (node.x(layer::X)?, node.shape(layer::X)?.len());
         let first = node.axis(node.int("axis").unwrap_or(-1), rank)?;
         let axes: Vec<usize> = (first..rank).collect();
-        let norm = Norm::of(node.x(0)?, &axes, matches!(self, Self::Layer), epsilon(node));
-        node.give(0, norm.gradient(g * node.x(1)?));
-        if node.needs(1) {
-            node.give_broadcast(1, g * norm.normalised)?;
+        let norm = Norm::of(x, &axes, matches!(self, Self::Layer), epsilon(node));
+        let (mean, inverse) = match self {
+            Self::Layer => (node.cotangent(1), node.cotangent(2)),
+            Self::RootMeanSquare => (None, node.cotangent(1)),
+        };
+        let from_result = match node.cotangent(0) {
+            Some(g) => Some(norm.gradient(g * node.x(layer::SCALE)?)),
+            None => None,
+        };
+        let parts = [
+            from_result,
+            mean.map(|g| norm.mean_gradient(x, g)),
+            inverse.map(|g| norm.inverse_gradient(x, g)),
+        ];
+        if let Some(sum) = parts.into_iter().flatten().reduce(|a, b| a + b) {
+            node.give(layer::X, sum);
         }
-        if node.needs(2) {
-            node.give_broadcast(2, g)?;
+        if node.needs(layer::SCALE) {
+            node.give_broadcast(layer::SCALE, node.g()? * norm.normalised)?;
+        }
+        if node.needs(layer::SHIFT) {
+            node.give_broadcast(layer::SHIFT, node.g()?)?;
         }
         Ok(())
     }
@@ -114,22 +129,27 @@ impl Operator for BatchNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (g, rank) = (node.g()?, node.shape(0)?.len());
-        let deviation = (node.x(4)? + epsilon(node)).map("Sqrt");
-        node.give(0, g * per_channel_shape(node.x(1)? / deviation, rank));
-        if node.needs(1) {
-            let centred = node.x(0)? - per_channel_shape(node.x(3)?, rank);
-            node.give(1, over_channels(g * centred, rank) / deviation);
+        let (g, rank) = (node.g()?, node.shape(batch::X)?.len());
+        let deviation = (node.x(batch::VARIANCE)? + epsilon(node)).map("Sqrt");
+        node.give(batch::X, g * per_channel_shape(node.x(batch::SCALE)? / deviation, rank));
+        if node.needs(batch::SCALE) {
+            let centred = node.x(batch::X)? - per_channel_shape(node.x(batch::MEAN)?, rank);
+            node.give(batch::SCALE, over_channels(g * centred, rank) / deviation);
         }
-        if node.needs(2) {
-            node.give(2, over_channels(g, rank));
+        if node.needs(batch::SHIFT) {
+            node.give(batch::SHIFT, over_channels(g, rank));
         }
         Ok(())
     }
 
     fn gain(&self, node: &NodeCx<'_>, slot: usize) -> Option<ArrayD<f64>> {
-        let (rank, epsilon) = (node.shape(0).ok()?.len(), f64::from(node.float("epsilon").unwrap_or(1e-5)));
-        let (scale, variance) = if slot == 0 { (node.numbers(1)?, node.numbers(4)?) } else { return None };
+        let (rank, epsilon) =
+            (node.shape(batch::X).ok()?.len(), f64::from(node.float("epsilon").unwrap_or(1e-5)));
+        let (scale, variance) = if slot == batch::X {
+            (node.numbers(batch::SCALE)?, node.numbers(batch::VARIANCE)?)
+        } else {
+            return None;
+        };
         if scale.shape() != variance.shape() || rank < 2 {
             return None;
         }
@@ -144,22 +164,22 @@ pub(super) struct InstanceNormalization;
 
 impl Operator for InstanceNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        for axis in node.axes(0)?.into_iter().skip(2) {
+        for axis in node.axes(channels::X)?.into_iter().skip(2) {
             node.pin(axis, Reason::Normalised);
         }
         per_channel(node, 1..3)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (g, rank) = (node.g()?, node.shape(0)?.len());
+        let (g, rank) = (node.g()?, node.shape(channels::X)?.len());
         let axes: Vec<usize> = (2..rank).collect();
-        let norm = Norm::of(node.x(0)?, &axes, true, epsilon(node));
-        node.give(0, norm.gradient(g * per_channel_shape(node.x(1)?, rank)));
-        if node.needs(1) {
-            node.give(1, over_channels(g * norm.normalised, rank));
+        let norm = Norm::of(node.x(channels::X)?, &axes, true, epsilon(node));
+        node.give(channels::X, norm.gradient(g * per_channel_shape(node.x(channels::SCALE)?, rank)));
+        if node.needs(channels::SCALE) {
+            node.give(channels::SCALE, over_channels(g * norm.normalised, rank));
         }
-        if node.needs(2) {
-            node.give(2, over_channels(g, rank));
+        if node.needs(channels::SHIFT) {
+            node.give(channels::SHIFT, over_channels(g, rank));
         }
         Ok(())
     }
@@ -182,7 +202,7 @@ pub(super) struct GroupNormalization;
 
 impl Operator for GroupNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
+        let x = node.axes(groups::X)?;
         let groups = node.int("num_groups").unwrap_or(0);
         let Some(&channels) = x.get(1) else { return Err(node.form("operand without a channel axis")) };
         let groups =
@@ -208,30 +228,30 @@ impl Operator for GroupNormalization {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (x, g, shape) = (node.x(0)?, node.g()?, node.shape(0)?);
+        let (x, g, shape) = (node.x(groups::X)?, node.g()?, node.shape(groups::X)?);
         let groups = node.int("num_groups").unwrap_or(1).max(1);
         let grouped = [0, groups, -1];
         let norm = Norm::of(x.reshape(&grouped), &[2], true, epsilon(node));
         // A scale per group up to operator set 20, per channel from 21 on: either way there is one per entry of axis 1.
-        let per_group = node.shape(1)?.first() != shape.get(1);
+        let per_group = node.shape(groups::SCALE)?.first() != shape.get(1);
         let rank = if per_group { 3 } else { shape.len() };
         let (g, normalised) = match per_group {
             true => (g.reshape(&grouped), norm.normalised),
             false => (g, norm.normalised.reshape_like(x)),
         };
-        let scaled = g * per_channel_shape(node.x(1)?, rank);
-        node.give(0, norm.gradient(scaled.reshape(&grouped)).reshape_like(x));
-        if node.needs(1) {
-            node.give(1, over_channels(g * normalised, rank));
+        let scaled = g * per_channel_shape(node.x(groups::SCALE)?, rank);
+        node.give(groups::X, norm.gradient(scaled.reshape(&grouped)).reshape_like(x));
+        if node.needs(groups::SCALE) {
+            node.give(groups::SCALE, over_channels(g * normalised, rank));
         }
-        if node.needs(2) {
-            node.give(2, over_channels(g, rank));
+        if node.needs(groups::SHIFT) {
+            node.give(groups::SHIFT, over_channels(g, rank));
         }
         Ok(())
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let Some(&channels) = node.axes(0).get(1) else { return Ok(()) };
+        let Some(&channels) = node.axes(groups::X).get(1) else { return Ok(()) };
         let (old, new) = (node.old_size(channels), node.new_size(channels));
         let groups = node.int("num_groups").unwrap_or(1) as usize;
         if old != new {
@@ -287,6 +307,21 @@ impl<'a> Norm<'a> {
     pub fn gradient(&self, g: Expr<'a>) -> Expr<'a> {
         let along = g - self.normalised * (g * self.normalised).mean(&self.axes);
         (if self.centred { along - g.mean(&self.axes) } else { along }) / self.deviation
+    }
+
+    /// The cotangent of `x`, given that of its mean: each of `count` entries has an equal share in it.
+    fn mean_gradient(&self, x: Expr<'a>, g: Expr<'a>) -> Expr<'a> {
+        (g.cast(x.dtype()) / self.entries(x)).expand_like(x)
+    }
+
+    /// The cotangent of `x`, given that of `1 / σ`: as `dσ/dx = n / count`, it is `-g · n / (count · σ²)`.
+    fn inverse_gradient(&self, x: Expr<'a>, g: Expr<'a>) -> Expr<'a> {
+        -(g.cast(x.dtype()) * self.normalised / (self.entries(x) * self.deviation * self.deviation))
+    }
+
+    /// How many entries the statistics run over.
+    fn entries(&self, x: Expr<'a>) -> Expr<'a> {
+        x.count() / self.deviation.count()
     }
 }
 

@@ -22,10 +22,12 @@ pub(super) struct Pad;
 
 impl Operator for Pad {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let mut axes = node.axes(0)?;
+        let mut axes = node.axes(slot::DATA)?;
         let result = node.result_shape(0)?;
-        let pads = node.ints_or_operand("pads", 1).ok_or_else(|| node.form("pads that were not observed"))?;
-        let padded: Vec<i64> = match node.contents(3) {
+        let pads = node
+            .ints_or_operand("pads", slot::PADS)
+            .ok_or_else(|| node.form("pads that were not observed"))?;
+        let padded: Vec<i64> = match node.contents(slot::AXES) {
             Some(listed) => listed.to_vec(),
             None => (0..axes.len() as i64).collect(),
         };
@@ -45,9 +47,12 @@ impl Operator for Pad {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (shape, result) = (node.shape(0)?, node.result_shape(0)?);
-        let pads = node.ints_or_operand("pads", 1).ok_or_else(|| node.none("pads that were not observed"))?;
-        let padded = node.contents(3).map_or_else(|| (0..shape.len() as i64).collect(), <[i64]>::to_vec);
+        let (shape, result) = (node.shape(slot::DATA)?, node.result_shape(0)?);
+        let pads = node
+            .ints_or_operand("pads", slot::PADS)
+            .ok_or_else(|| node.none("pads that were not observed"))?;
+        let padded =
+            node.contents(slot::AXES).map_or_else(|| (0..shape.len() as i64).collect(), <[i64]>::to_vec);
         let mode = node.string("mode").unwrap_or("constant");
         if pads.len() != 2 * padded.len() {
             return Err(node.none("pads that do not fit its operand"));
@@ -69,7 +74,7 @@ impl Operator for Pad {
                 }
             };
         }
-        node.give(0, g);
+        node.give(slot::DATA, g);
         Ok(())
     }
 

@@ -73,7 +73,7 @@ impl Operator for Dequantize {
 }
 
 fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-    let x = node.axes(0)?;
+    let x = node.axes(slot::X)?;
     for slot in (1..3).filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
         match *node.axes(slot)?.as_slice() {
             [] | [Width::ONE] => {}

@@ -39,7 +39,7 @@ pub(super) struct Recurrent;
 
 impl Operator for Recurrent {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (x, w) = (node.axes(0)?, node.axes(1)?);
+        let (x, w) = (node.axes(slot::X)?, node.axes(slot::WEIGHT)?);
         let (&[first, second, input], &[directions, gates, columns]) = (x.as_slice(), w.as_slice()) else {
             return Err(node.form("operands of unexpected rank"));
         };
@@ -53,7 +53,7 @@ impl Operator for Recurrent {
         node.pin(second, own.clone());
         node.unify(input, columns);
         node.macs(1, &[first, second, directions, gates, input]);
-        if let Ok(&[_, _, hidden]) = node.shape(2) {
+        if let Ok(&[_, _, hidden]) = node.shape(slot::RECURRENCE) {
             node.macs(hidden as u64, &[first, second, directions, gates]);
         }
         node.contract(input, (0, 2), Some((1, 2)), None);

@@ -45,8 +45,8 @@ impl Operator for Reshape {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let asked = node.contents(1).ok_or_else(|| node.error("its shape was not observed"))?;
-        let mut changes = node.changes(1, node.result_axes(0));
+        let asked = node.contents(reshape::SHAPE).ok_or_else(|| node.error("its shape was not observed"))?;
+        let mut changes = node.changes(reshape::SHAPE, node.result_axes(0));
         if asked.len() != changes.len() {
             return Ok(());
         }
@@ -60,8 +60,8 @@ impl Operator for Reshape {
             return Ok(());
         }
         match constant_shape(node, asked, &changes) {
-            Some(shape) => node.set_operand(1, &shape),
-            None => node.change_operand(1, &changes)?,
+            Some(shape) => node.set_operand(reshape::SHAPE, &shape),
+            None => node.change_operand(reshape::SHAPE, &changes)?,
         }
         Ok(())
     }
@@ -74,10 +74,10 @@ impl Operator for Reshape {
 /// The new shape as a constant: extents that we know, `0` for axes that are copied from the operand, one `-1`. `None` when
 /// more than one extent is only known at run time.
 fn constant_shape(node: &NodeEditor<'_>, asked: &[i64], changes: &[Change]) -> Option<Vec<i64>> {
-    if node.is_constant(1) {
+    if node.is_constant(reshape::SHAPE) {
         return None;
     }
-    let (from, to) = (node.axes(0), node.result_axes(0));
+    let (from, to) = (node.axes(reshape::DATA), node.result_axes(0));
     let allow_zero = node.int("allowzero").unwrap_or(0) != 0;
     let mut unknown = 0;
     let shape: Vec<i64> = (0..to.len())
@@ -126,9 +126,10 @@ pub(super) struct Squeeze;
 
 impl Operator for Squeeze {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
-        let removed: Vec<usize> = match node.ints_or_operand("axes", 1) {
+        let x = node.axes(axes::DATA)?;
+        let removed: Vec<usize> = match node.ints_or_operand("axes", axes::AXES) {
             Some(listed) => listed.iter().map(|&a| node.axis(a, x.len())).collect::<Result<_, _>>()?,
+            None if node.has(axes::AXES) => return Err(node.form("axes that were not observed")),
             None => (0..x.len()).filter(|i| node.size(x[*i]) == 1).collect(),
         };
         let result = x.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, a)| *a).collect();
@@ -138,6 +139,25 @@ impl Operator for Squeeze {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         restore(node)
+    }
+
+    /// Without a list, the axes of extent one are removed, whichever they are: they are listed once another axis becomes one.
+    fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
+        let x = node.axes(axes::DATA);
+        let becomes_one = |axis: &Width| node.old_size(*axis) != 1 && node.new_size(*axis) == 1;
+        if node.ints_or_operand("axes", axes::AXES).is_some() || !x.iter().any(becomes_one) {
+            return Ok(());
+        }
+        let removed = (0..x.len()).filter(|axis| node.old_size(x[*axis]) == 1).map(|axis| axis as i64);
+        let removed: Vec<i64> = removed.collect();
+        if removed.is_empty() {
+            node.set_identity();
+        } else if node.opset() < 13 {
+            node.set_ints("axes", removed);
+        } else {
+            node.set_operand(axes::AXES, &removed);
+        }
+        Ok(())
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
@@ -154,9 +174,10 @@ pub(super) struct Unsqueeze;
 
 impl Operator for Unsqueeze {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
-        let listed =
-            node.ints_or_operand("axes", 1).ok_or_else(|| node.form("axes that were not observed"))?;
+        let x = node.axes(axes::DATA)?;
+        let listed = node
+            .ints_or_operand("axes", axes::AXES)
+            .ok_or_else(|| node.form("axes that were not observed"))?;
         let rank = x.len() + listed.len();
         let added: Vec<usize> = listed.iter().map(|&a| node.axis(a, rank)).collect::<Result<_, _>>()?;
         let mut rest = x.into_iter();

@@ -25,7 +25,7 @@ const SIZES: usize = 3;
 
 impl Operator for Resize {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let x = node.axes(0)?;
+        let x = node.axes(slot::X)?;
         let shape = node.result_shape(0)?;
         if shape.len() != x.len() {
             return Err(node.form("result of another rank"));
@@ -47,7 +47,7 @@ impl Operator for Resize {
 
     /// Interpolation is linear in its operand: along each axis, the result is a matrix times what it is made from.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let (from, to) = (node.shape(0)?, node.result_shape(0)?);
+        let (from, to) = (node.shape(slot::X)?, node.result_shape(0)?);
         if from.len() != to.len() || from.contains(&0) {
             return Err(node.none("an empty operand"));
         }
@@ -62,7 +62,7 @@ impl Operator for Resize {
                 g = g.along(axis, scales.len(), &(0..to).map(row).collect::<Vec<_>>());
             }
         }
-        node.give(0, g);
+        node.give(slot::X, g);
         (1..node.input_count()).for_each(|slot| node.give_zero(slot));
         Ok(())
     }

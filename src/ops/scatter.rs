@@ -46,7 +46,7 @@ pub(super) struct GatherElements;
 
 impl Operator for GatherElements {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (data, indices) = (node.axes(0)?, node.axes(1)?);
+        let (data, indices) = (node.axes(pick::DATA)?, node.axes(pick::INDICES)?);
         beside(node, &data, &indices)?;
         node.set(0, indices);
         Ok(())
@@ -59,7 +59,10 @@ impl Operator for GatherElements {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         adds_at_indices(node)?;
         let axis = node.int("axis").unwrap_or(0);
-        node.give(0, node.x(0)?.zeros().scatter(axis, node.x(1)?, node.g()?, true));
+        node.give(
+            pick::DATA,
+            node.x(pick::DATA)?.zeros().scatter(axis, node.x(pick::INDICES)?, node.g()?, true),
+        );
         Ok(())
     }
 }
@@ -69,7 +72,8 @@ pub(super) struct ScatterElements;
 
 impl Operator for ScatterElements {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (data, indices, updates) = (node.axes(0)?, node.axes(1)?, node.axes(2)?);
+        let (data, indices, updates) =
+            (node.axes(replace::DATA)?, node.axes(replace::INDICES)?, node.axes(replace::UPDATES)?);
         beside(node, &data, &indices)?;
         beside(node, &data, &updates)?;
         let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
@@ -108,7 +112,7 @@ pub(super) struct GatherNd;
 
 impl Operator for GatherNd {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (data, indices) = (node.axes(0)?, node.axes(1)?);
+        let (data, indices) = (node.axes(pick::DATA)?, node.axes(pick::INDICES)?);
         let batch = usize::try_from(node.int("batch_dims").unwrap_or(0)).unwrap_or(0);
         // A list of indices into the first axis, as PyTorch's exporter writes advanced indexing.
         if let ([first, rest @ ..], [_, tuple]) = (data.as_slice(), indices.as_slice())
@@ -128,8 +132,8 @@ impl Operator for GatherNd {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        match node.axes(0).first() {
-            Some(&first) if node.is_constant(1) => follow(node, first),
+        match node.axes(pick::DATA).first() {
+            Some(&first) if node.is_constant(pick::INDICES) => follow(node, first),
             _ => Ok(()),
         }
     }
@@ -144,7 +148,10 @@ impl Operator for GatherNd {
         }
         adds_at_indices(node)?;
         let add = Attr::Str("reduction", "add");
-        node.give(0, node.x(0)?.zeros().apply("ScatterND", &[node.x(1)?, node.g()?], &[add]));
+        node.give(
+            pick::DATA,
+            node.x(pick::DATA)?.zeros().apply("ScatterND", &[node.x(pick::INDICES)?, node.g()?], &[add]),
+        );
         Ok(())
     }
 }
@@ -154,7 +161,8 @@ pub(super) struct ScatterNd;
 
 impl Operator for ScatterNd {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let (data, indices, updates) = (node.axes(0)?, node.axes(1)?, node.axes(2)?);
+        let (data, indices, updates) =
+            (node.axes(replace::DATA)?, node.axes(replace::INDICES)?, node.axes(replace::UPDATES)?);
         let (places, slice) = indexed(node, &data, &indices, 0)?;
         let expected: Vec<Width> = places.iter().chain(&slice).copied().collect();
         if expected.len() != updates.len() {
@@ -206,9 +214,12 @@ fn replaced<'a>(
     if node.string("reduction").unwrap_or("none") != "none" {
         return Err(node.none("a reduction"));
     }
-    let (g, indices) = (node.g()?, node.x(1)?);
-    node.give(0, node.repeat(&[Some(g), Some(indices), Some(node.x(2)?.zeros())])?);
-    node.give(2, picked(g, indices));
+    let (g, indices) = (node.g()?, node.x(replace::INDICES)?);
+    node.give(
+        replace::DATA,
+        node.repeat(&[Some(g), Some(indices), Some(node.x(replace::UPDATES)?.zeros())])?,
+    );
+    node.give(replace::UPDATES, picked(g, indices));
     Ok(())
 }
 
@@ -217,7 +228,7 @@ pub(super) struct OneHot;
 
 impl Operator for OneHot {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let mut result = node.axes(0)?;
+        let mut result = node.axes(one_hot::INDICES)?;
         let axis = node.axis(node.int("axis").unwrap_or(-1), result.len() + 1)?;
         let depth = node.result_shape(0)?.get(axis).copied().unwrap_or(0);
         let depth = node.fixed(depth, Reason::Indexed);

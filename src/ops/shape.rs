@@ -97,8 +97,8 @@ impl Operator for Range {
 
     /// All numbers move with the start, and none with the limit.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(0, node.g()?.sum(&[0], false));
-        node.give_zero(1);
+        node.give(range::START, node.g()?.sum(&[0], false));
+        node.give_zero(range::LIMIT);
         Ok(())
     }
 }

@@ -73,9 +73,13 @@ impl<'a> SizeFlow<'a> {
         if let Some(elements) = self.elements(slot) {
             return Some(elements.to_vec());
         }
-        let varies = self.input(slot).is_some_and(|v| self.dynamic[v.index()]);
-        let number = if varies { Element::Varying } else { Element::Constant };
+        let number = if self.varies(slot) { Element::Varying } else { Element::Constant };
         self.contents(slot).map(|ints| vec![number; ints.len()])
+    }
+
+    /// Whether an operand that says no sizes differs between inputs.
+    pub fn varies(&self, slot: usize) -> bool {
+        self.elements(slot).is_none() && self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
     /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each

@@ -2,7 +2,8 @@
 
 use super::contract::{Contract, Form, any, onnx, slots};
 use super::{
-    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow, gradient::one_hot,
+    EditError, Ids, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow,
+    gradient::one_hot,
 };
 use crate::{onnx::proto::NodeProto, widths::Reason};
 
@@ -34,14 +35,18 @@ struct Range {
 
 impl Operator for Slice {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let mut axes = node.axes(0)?;
-        let shape = node.shape(0)?;
+        let mut axes = node.axes(slot::DATA)?;
+        let shape = node.shape(slot::DATA)?;
         let result = node.result_shape(0)?;
         if result.len() != axes.len() {
             return Err(node.form("a result of another rank"));
         }
-        for range in ranges(node, shape)? {
+        for (i, range) in ranges(node, shape)?.into_iter().enumerate() {
             let whole = axes[range.axis];
+            // Where the bounds differ between inputs, so do the entries that they take.
+            if !(node.is_pinned(whole) || node.holds(slot::STARTS, i) && node.holds(slot::ENDS, i)) {
+                node.pin(whole, Reason::Indexed);
+            }
             let taken = range.end.saturating_sub(range.start);
             axes[range.axis] = if range.step == 1 && taken == shape[range.axis] {
                 whole
@@ -59,12 +64,8 @@ impl Operator for Slice {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let shape = node.shape(0)?;
-        let steps = node.contents(4).map(<[i64]>::to_vec);
-        let bounds = node.ints_or_operand("starts", 1).zip(node.ints_or_operand("ends", 2));
-        let ranges = bounds
-            .and_then(|(starts, ends)| parse(shape, &starts, &ends, node.ints_or_operand("axes", 3), steps));
-        let ranges = ranges.ok_or_else(|| node.none("bounds that were not observed"))?;
+        let shape = node.shape(slot::DATA)?;
+        let ranges = parsed(node, shape).ok_or_else(|| node.none("bounds that were not observed"))?;
         let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
         let mut g = node.g()?;
         for range in ranges {
@@ -78,15 +79,18 @@ impl Operator for Slice {
             let matrix: Vec<Vec<f32>> = (0..taken).map(|i| one_hot(origin(i), shape[range.axis])).collect();
             g = g.along(range.axis, shape.len(), &matrix);
         }
-        node.give(0, g.pad(&before, &after));
+        node.give(slot::DATA, g.pad(&before, &after));
         Ok(())
     }
 
     fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        let elements = flow.elements_or_numbers(0)?;
-        let start = *flow.contents(1)?.first()?;
-        let end = *flow.contents(2)?.first()?;
-        let step = flow.contents(4).map_or(Some(1), |s| s.first().copied())?;
+        let elements = flow.elements_or_numbers(slot::DATA)?;
+        if flow.varies(slot::STARTS) || flow.varies(slot::ENDS) {
+            return None;
+        }
+        let start = *flow.contents(slot::STARTS)?.first()?;
+        let end = *flow.contents(slot::ENDS)?.first()?;
+        let step = flow.contents(slot::STEPS).map_or(Some(1), |s| s.first().copied())?;
         let n = elements.len() as i64;
         let clamp = |x: i64| if x < 0 { (x + n).max(0) } else { x.min(n) } as usize;
         if step != 1 {
@@ -96,17 +100,12 @@ impl Operator for Slice {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let axes = node.axes(0);
+        let axes = node.axes(slot::DATA);
         if axes.iter().all(|a| node.old_size(*a) == node.new_size(*a)) {
             return Ok(());
         }
         let shape: Vec<usize> = axes.iter().map(|a| node.old_size(*a)).collect();
-        let (Some(starts), Some(ends)) = (node.contents(1), node.contents(2)) else {
-            return Err(node.error("its bounds were not observed"));
-        };
-        let numbers = |slot| node.contents(slot).map(<[i64]>::to_vec);
-        let ranges =
-            parse(&shape, starts, ends, numbers(3), numbers(4)).ok_or_else(|| node.error("bounds"))?;
+        let ranges = parsed(node, &shape).ok_or_else(|| node.error("its bounds do not fit its operand"))?;
         let mut bounds = (vec![None; ranges.len()], vec![None; ranges.len()]);
         for (i, range) in ranges.iter().enumerate() {
             let Some(kept) = node.entries(axes[range.axis]) else { continue };
@@ -114,8 +113,8 @@ impl Operator for Slice {
             bounds.0[i] = Some(before(range.start));
             bounds.1[i] = Some(before(range.end));
         }
-        node.adjust_operand(1, &bounds.0)?;
-        node.adjust_operand(2, &bounds.1)
+        node.adjust("starts", slot::STARTS, &bounds.0)?;
+        node.adjust("ends", slot::ENDS, &bounds.1)
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
@@ -124,12 +123,15 @@ impl Operator for Slice {
 }
 
 fn ranges(node: &NodeTyper<'_>, shape: &[usize]) -> Result<Vec<Range>, Reason> {
-    let starts =
-        node.ints_or_operand("starts", 1).ok_or_else(|| node.form("bounds that were not observed"))?;
-    let ends = node.ints_or_operand("ends", 2).ok_or_else(|| node.form("bounds that were not observed"))?;
-    let steps = node.contents(4).map(<[i64]>::to_vec);
-    parse(shape, &starts, &ends, node.ints_or_operand("axes", 3), steps)
-        .ok_or_else(|| node.form("bounds that do not fit its operand"))
+    parsed(node, shape).ok_or_else(|| node.form("bounds that were not observed, or do not fit its operand"))
+}
+
+/// The ranges as attributes (before operator set 10) or operands say them.
+fn parsed(node: &NodeCx<'_>, shape: &[usize]) -> Option<Vec<Range>> {
+    let (starts, ends) =
+        (node.ints_or_operand("starts", slot::STARTS)?, node.ints_or_operand("ends", slot::ENDS)?);
+    let steps = node.contents(slot::STEPS).map(<[i64]>::to_vec);
+    parse(shape, &starts, &ends, node.ints_or_operand("axes", slot::AXES), steps)
 }
 
 /// Bounds as the specification clamps them; negative steps keep the bounds they are written with.

@@ -132,7 +132,7 @@ pub(super) struct RoiAlign;
 impl Operator for RoiAlign {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let [batch, channels, height, width] = image(node)?;
-        let regions = node.axes(1)?;
+        let regions = node.axes(regions::REGIONS)?;
         for &axis in regions.iter().skip(1) {
             node.pin(axis, Reason::Indexed);
         }

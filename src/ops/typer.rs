@@ -54,6 +54,26 @@ impl<'a> NodeTyper<'a> {
         self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
+    /// Whether an element of an integer operand is what was observed for every input: it does not depend on the contents of
+    /// the graph's inputs, nor on their extents or the positions that windows make of them.
+    pub fn holds(&self, slot: usize, index: usize) -> bool {
+        match self.elements(slot).and_then(|elements| elements.get(index)) {
+            None | Some(Element::Varying) => !self.is_dynamic(slot),
+            Some(element) => !element.widths().iter().any(|width| self.is_of_inputs(*width)),
+        }
+    }
+
+    /// Whether an element of an integer operand depends on inputs otherwise than by extents of axes.
+    pub fn varies(&self, slot: usize, index: usize) -> bool {
+        let element = self.elements(slot).and_then(|elements| elements.get(index));
+        matches!(element, None | Some(Element::Varying)) && self.is_dynamic(slot)
+    }
+
+    fn is_of_inputs(&self, width: Width) -> bool {
+        let mut pins = self.widths.table.pins(width).into_iter();
+        pins.any(|pin| matches!(pin.reason, Reason::Input | Reason::Spatial))
+    }
+
     /// Axes of an operand.
     pub fn axes(&self, slot: usize) -> Result<Vec<Width>, Reason> {
         let axes = self.widths.operand(self.cx.graph, Use { node: self.cx.id, slot });
