@@ -1,10 +1,13 @@
 //! What one run of a model showed of its values.
 
 use super::ValueId;
-use crate::tensor::{DType, Tensor};
+use crate::{
+    onnx::{proto::TensorProto, tensor::to_tensor},
+    tensor::{DType, Tensor},
+};
 
 /// Integer tensors up to this many elements are remembered: shapes, axes, split points, index tables.
-const REMEMBERED: usize = 1 << 14;
+pub(crate) const REMEMBERED: usize = 1 << 14;
 
 /// Type, shape and, for small integer tensors, contents of a value.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +25,17 @@ impl Fact {
     pub fn of(tensor: &Tensor) -> Self {
         let ints = if tensor.len() <= REMEMBERED { tensor.to_ints() } else { None };
         Self { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), ints }
+    }
+
+    /// The same of a constant, whose contents are not copied unless they are remembered; `None` where it cannot be read.
+    pub fn of_constant(tensor: &TensorProto) -> Option<Self> {
+        let dtype = DType::from_onnx(tensor.data_type())?;
+        let shape = tensor.dims.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<Vec<_>>>()?;
+        let elements = shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n))?;
+        if dtype.is_float() || elements > REMEMBERED {
+            return Some(Self { dtype, shape, ints: None });
+        }
+        to_tensor(tensor).ok().map(|tensor| Self::of(&tensor))
     }
 }
 

@@ -9,6 +9,7 @@ mod patch;
 mod tail;
 
 pub use cut::{Cut, cut, segment};
+pub(crate) use facts::REMEMBERED;
 pub use facts::{Fact, Facts};
 pub use patch::Patch;
 pub use tail::{Attr, Expr, Tail};

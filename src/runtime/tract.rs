@@ -170,7 +170,7 @@ fn subgraphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
 }
 
 fn parse(model: &ModelProto) -> TractResult<InferenceModel> {
-    let model = pb::ModelProto::decode(model.encode_to_vec().as_slice())?;
+    let model = translated(model)?;
     // Shapes in the file hold symbols, which do not unify with the extents of the feeds.
     let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
     let parsed = onnx.parse(&model, None)?;
@@ -178,6 +178,19 @@ fn parse(model: &ModelProto) -> TractResult<InferenceModel> {
         return Err(core::TractError::msg(format!("no node computes `{name}`")));
     }
     Ok(parsed.model)
+}
+
+/// The model in tract's types. Weights are handed over apart: encoded with the rest, they would be there once more.
+fn translated(model: &ModelProto) -> TractResult<pb::ModelProto> {
+    let mut hollow = model.clone();
+    let initializers = hollow.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    let weights: Vec<_> = initializers.map(|tensor| tensor.raw_data.take()).collect();
+    let mut translated = pb::ModelProto::decode(hollow.encode_to_vec().as_slice())?;
+    let initializers = translated.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    for (tensor, data) in initializers.zip(weights) {
+        tensor.raw_data = data.map_or_else(Vec::new, |data| data.to_vec());
+    }
+    Ok(translated)
 }
 
 /// The model for inputs of exactly these types and shapes.

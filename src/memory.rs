@@ -1,0 +1,90 @@
+//! How much memory a run may take beside its models, and how much it took.
+
+use std::fmt;
+
+/// Bytes that may be held at a time beside the weights of models: activations, gradients, moments, and the work on them.
+///
+/// One number for the whole run, `--memory`: each stage cuts its batches, groups and chunks down to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Budget(pub u64);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(1 << 30)
+    }
+}
+
+impl Budget {
+    /// Whether so many bytes may be held.
+    pub fn holds(self, bytes: u64) -> bool {
+        bytes <= self.0
+    }
+
+    /// An equal share of the budget, for one of so many that are held at a time.
+    pub fn share(self, parts: u64) -> Self {
+        Self(self.0 / parts.max(1))
+    }
+
+    /// How many pieces of so many bytes may be held; one at least, as nothing can be done with none.
+    pub fn count(self, bytes: u64) -> usize {
+        usize::try_from(self.0 / bytes.max(1)).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+/// Bytes for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.iter().find(|(scale, _)| self.0 >= *scale) {
+            Some((scale, unit)) => write!(f, "{:.1} {unit}", self.0 as f64 / *scale as f64),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Bytes(self.0).fmt(f)
+    }
+}
+
+/// The most memory that this process held at a time, pages of mapped files included, in bytes; `None` where the system does not
+/// tell.
+pub fn peak() -> Option<u64> {
+    // VmHWM, the high-water mark of resident memory (proc_pid_status(5)), in KiB.
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_piece_fits_at_least() {
+        assert_eq!(Budget(100).count(30), 3);
+        assert_eq!(Budget(100).count(300), 1);
+        assert_eq!(Budget(100).count(0), 100);
+        assert_eq!(Budget(100).share(3), Budget(33));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_peak_covers_what_was_touched() {
+        let before = peak().unwrap();
+        let touched = vec![1u8; 64 << 20];
+        assert!(peak().unwrap() >= before.max(touched.len() as u64));
+    }
+
+    #[test]
+    fn bytes_are_for_people() {
+        assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(Bytes(12).to_string(), "12 bytes");
+        assert_eq!(Budget::default().to_string(), "1.0 GiB");
+    }
+}
