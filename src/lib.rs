@@ -8,6 +8,7 @@ pub mod graph;
 pub mod inspect;
 mod limits;
 pub mod masks;
+pub mod memory;
 pub mod onnx;
 pub mod ops;
 mod pipeline;

@@ -1,20 +1,20 @@
 //! How much memory a run may take beside its models, and how much it took.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// Bytes that may be held at a time beside the weights of models: activations, gradients, moments, and the work on them.
 ///
 /// One number for the whole run, `--memory`: each stage cuts its batches, groups and chunks down to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Budget(pub u64);
+pub struct MemoryBudget(pub u64);
 
-impl Default for Budget {
+impl Default for MemoryBudget {
     fn default() -> Self {
         Self(1 << 30)
     }
 }
 
-impl Budget {
+impl MemoryBudget {
     /// Whether so many bytes may be held.
     pub fn holds(self, bytes: u64) -> bool {
         bytes <= self.0
@@ -28,6 +28,27 @@ impl Budget {
     /// How many pieces of so many bytes may be held; one at least, as nothing can be done with none.
     pub fn count(self, bytes: u64) -> usize {
         usize::try_from(self.0 / bytes.max(1)).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+impl FromStr for MemoryBudget {
+    type Err = String;
+
+    /// A number of bytes with a binary unit or none: `512M`, `2G`, `1.5 GiB`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size such as 512M or 2G");
+        let (number, unit) = text.split_at(text.trim_end_matches(['K', 'M', 'G', 'B', 'i']).len());
+        let scale = match unit.trim_end_matches('B').trim_end_matches('i') {
+            "" => 1.0,
+            "K" => 1024.0,
+            "M" => 1024.0 * 1024.0,
+            "G" => 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(wrong()),
+        };
+        match number.trim().parse::<f64>() {
+            Ok(n) if n.is_finite() && n > 0.0 => Ok(Self((n * scale) as u64)),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -45,7 +66,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-impl fmt::Display for Budget {
+impl fmt::Display for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Bytes(self.0).fmt(f)
     }
@@ -67,10 +88,10 @@ mod tests {
 
     #[test]
     fn one_piece_fits_at_least() {
-        assert_eq!(Budget(100).count(30), 3);
-        assert_eq!(Budget(100).count(300), 1);
-        assert_eq!(Budget(100).count(0), 100);
-        assert_eq!(Budget(100).share(3), Budget(33));
+        assert_eq!(MemoryBudget(100).count(30), 3);
+        assert_eq!(MemoryBudget(100).count(300), 1);
+        assert_eq!(MemoryBudget(100).count(0), 100);
+        assert_eq!(MemoryBudget(100).share(3), MemoryBudget(33));
     }
 
     #[test]
@@ -85,6 +106,14 @@ mod tests {
     fn bytes_are_for_people() {
         assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
         assert_eq!(Bytes(12).to_string(), "12 bytes");
-        assert_eq!(Budget::default().to_string(), "1.0 GiB");
+        assert_eq!(MemoryBudget::default().to_string(), "1.0 GiB");
+    }
+
+    #[test]
+    fn sizes_are_read_with_units() {
+        assert_eq!("512M".parse(), Ok(MemoryBudget(512 << 20)));
+        assert_eq!("1.5 GiB".parse(), Ok(MemoryBudget(3 << 29)));
+        assert_eq!(MemoryBudget::default().to_string().parse(), Ok(MemoryBudget::default()));
+        assert!(["", "M", "-1G", "1T", "nan"].iter().all(|text| text.parse::<MemoryBudget>().is_err()));
     }
 }

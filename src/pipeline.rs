@@ -9,14 +9,14 @@ use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Samples},
     fold,
     graph::{Facts, Graph},
-    masks,
+    masks, memory,
     onnx::{
         self, OnnxError, Source,
         proto::{ModelProto, StringStringEntryProto},
     },
     plan::{self, Budget, Cost, Limits, Plan, PlanError},
     recover::{self, Mode, RecoverError, RecoverOptions},
-    report::{Change, Clock, Report},
+    report::{Change, Clock, Memory, Report},
     rewrite::{self, RewriteError},
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
@@ -92,7 +92,7 @@ impl Options {
             // A budget of parameters leaves no room for new ones.
             grow: !self.counts_params(),
             seed: self.calibration.seed,
-            ..Default::default()
+            memory: self.score.memory,
         }
     }
 }
@@ -247,6 +247,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         report.bytes.after = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
     }
     report.stages = clock.stages("forward");
+    report.memory = Memory { budget: options.score.memory.0, peak: memory::peak() };
     Ok(report)
 }
 
@@ -336,6 +337,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         score: scores.score.to_string(),
         stability: scores.stability,
         stages: Vec::new(),
+        memory: Memory::default(),
         flops: costs.change(&costs.flops, Some(&kept)),
         params: costs.change(&costs.params, Some(&kept)),
         bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },

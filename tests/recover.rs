@@ -9,6 +9,7 @@ use ndarray::{Array1, Array2, ArrayD, IxDyn};
 use optin_onnx::{
     calibration::Samples,
     masks::value_info,
+    memory::MemoryBudget,
     onnx::{
         int_attribute, ints_attribute,
         proto::{
@@ -493,8 +494,8 @@ fn little_memory_changes_nothing_but_the_time() {
     let half = |d: &Dimension| units(2, d.size, d.size.div_ceil(2));
     let kept = fixture.kept(&fixture.dimensions.prunable.iter().map(half).collect::<Vec<_>>());
     let pruned = fixture.prune(&kept).unwrap();
-    let run = |memory: usize| {
-        let options = RecoverOptions { memory, ..refit(Some(1e-1)) };
+    let run = |memory: u64| {
+        let options = RecoverOptions { memory: MemoryBudget(memory), ..refit(Some(1e-1)) };
         recover(&*engine, fixture.view(4), &kept, &pruned, &options, &mut |_, _| {}).unwrap()
     };
     let (much, none) = (run(usize::MAX), run(0));

@@ -6,6 +6,7 @@ mod support;
 
 use optin_onnx::{
     masks,
+    memory::MemoryBudget,
     onnx::proto::ModelProto,
     rotate::{Reason, Rotated, rotate},
     runtime::{Engine, RuntimeChoice},
@@ -16,7 +17,7 @@ use optin_onnx::{
 };
 use support::{Subject, engine, text};
 
-const MEMORY: u64 = 1 << 20;
+const MEMORY: MemoryBudget = MemoryBudget(1 << 20);
 
 fn tract() -> Box<dyn Engine> {
     engine(RuntimeChoice::Tract)

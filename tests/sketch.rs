@@ -8,6 +8,7 @@ use ndarray::{ArrayD, Axis, Ix2};
 use optin_onnx::{
     graph::Patch,
     masks,
+    memory::MemoryBudget,
     onnx::{self, proto::ModelProto},
     runtime::{Engine, RuntimeChoice},
     score::{ExactOptions, SketchOptions, exact, sketch, spearman},
@@ -33,7 +34,7 @@ impl Fixture {
     }
 
     fn sketch(&self, probes: usize, memory: u64) -> Vec<Vec<f64>> {
-        let options = SketchOptions { probes, memory, ..Default::default() };
+        let options = SketchOptions { probes, memory: MemoryBudget(memory), ..Default::default() };
         let sketch = sketch(&*tract(), self.0.view(16), &options, &|_| true, &mut |_, _| {}).unwrap();
         assert_eq!(sketch.stops, []);
         sketch.scores.into_iter().map(|d| d.scores).collect()

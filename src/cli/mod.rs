@@ -11,6 +11,7 @@ use regex::Regex;
 use crate::{
     Error, Options, Progress,
     calibration::CalibrationOptions,
+    memory::MemoryBudget,
     plan::{Budget, Limits},
     recover::Mode,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions, locate},
@@ -79,9 +80,10 @@ struct Prune {
     /// Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable.
     #[arg(long, default_value_t = 8, value_name = "N")]
     probes: usize,
-    /// Memory that the values of a sketch may take: the batch is cut down to fit.
-    #[arg(long, default_value = "512M", value_name = "BYTES", value_parser = parse_bytes)]
-    memory: u64,
+    /// Memory that the work may take beside the weights, in all stages: batches, groups of matrices and kept values are cut down
+    /// to it, and what takes more all the same is said. Weights of large models lie in TMPDIR, which needs room for them.
+    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES")]
+    memory: MemoryBudget,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long = "output", value_name = "logits=NAME", value_parser = parse_output)]
     output_kind: Vec<String>,
@@ -246,22 +248,6 @@ fn parse_weight(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok(weight),
         _ => Err(format!("`{text}` is not a number from 0 on")),
-    }
-}
-
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size such as 512M or 2G");
-    let (number, unit) = text.split_at(text.trim_end_matches(['K', 'M', 'G', 'B', 'i']).len());
-    let scale = match unit.trim_end_matches('B').trim_end_matches('i') {
-        "" => 1.0,
-        "K" => 1024.0,
-        "M" => 1024.0 * 1024.0,
-        "G" => 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(wrong()),
-    };
-    match number.trim().parse::<f64>() {
-        Ok(n) if n.is_finite() && n > 0.0 => Ok((n * scale) as u64),
-        _ => Err(wrong()),
     }
 }
 

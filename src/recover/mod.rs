@@ -23,6 +23,7 @@ use serde::Serialize;
 use crate::{
     calibration::CalibrationError,
     graph::Graph,
+    memory::MemoryBudget,
     onnx::{OnnxError, is_float, proto::ModelProto},
     rewrite,
     runtime::{Engine, RuntimeError},
@@ -68,13 +69,20 @@ pub struct RecoverOptions<'a> {
     pub grow: bool,
     /// Seed of the choice of positions.
     pub seed: u64,
-    /// Bytes of intermediate values that may be kept on the host, for each of the two models.
-    pub memory: usize,
+    /// What may be held beside the models: values that are kept on the host, and moments.
+    pub memory: MemoryBudget,
 }
 
 impl Default for RecoverOptions<'_> {
     fn default() -> Self {
-        Self { logits: &[], mode: Mode::default(), ridge: None, grow: true, seed: 0, memory: 1 << 30 }
+        Self {
+            logits: &[],
+            mode: Mode::default(),
+            ridge: None,
+            grow: true,
+            seed: 0,
+            memory: MemoryBudget::default(),
+        }
     }
 }
 

@@ -76,7 +76,7 @@ impl<'a> Pass<'a> {
         let batch = view.batch.min(view.samples.len().div_ceil(PARTS)).max(1);
         let batches: Vec<_> = view.samples.ranges(batch).collect();
         let stream = |graph: &Graph, facts: &Facts| {
-            Stream::new(engine, view.samples, graph, facts, batches.len(), options.memory)
+            Stream::new(engine, view.samples, graph, facts, batches.len(), options.memory.share(2))
         };
         let typed = |(id, value): (ValueId, &Value)| {
             let fact = facts.get(id)?;

@@ -11,6 +11,7 @@ use crate::{
     calibration::Samples,
     graph::{Facts, Graph, ValueId, segment},
     masks,
+    memory::MemoryBudget,
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
@@ -22,8 +23,8 @@ pub(super) struct Stream<'a> {
     samples: &'a Samples,
     /// Type, rank and bytes per sample of values, by name.
     shapes: BTreeMap<String, (DType, usize, f64)>,
-    /// Bytes that may be kept on the host.
-    memory: usize,
+    /// What may be kept on the host.
+    memory: MemoryBudget,
     /// Names of the values that are kept.
     known: BTreeSet<String>,
     /// Per batch, the values that are kept.
@@ -47,7 +48,7 @@ impl<'a> Stream<'a> {
         graph: &Graph,
         facts: &Facts,
         batches: usize,
-        memory: usize,
+        memory: MemoryBudget,
     ) -> Self {
         let observed = graph.values().filter_map(|(id, value)| Some((value.name.clone(), facts.get(id)?)));
         let shapes = observed.map(|(name, fact)| {
@@ -151,7 +152,7 @@ impl<'a> Stream<'a> {
         };
         let sizes = places.map(|place| (place, size(place)));
         let (place, bytes) = sizes.min_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))?;
-        let affordable = bytes * self.samples.len() as f64 <= self.memory as f64;
+        let affordable = self.memory.holds((bytes * self.samples.len() as f64).ceil() as u64);
         let alive = lives.into_iter().filter(|(_, life)| life.contains(&place)).map(|(v, _)| v);
         affordable.then(|| alive.collect())
     }

@@ -6,6 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
+    memory::Bytes,
     plan::Plan,
     recover::{Outcome, Recovery},
     rotate::Rotation,
@@ -24,6 +25,15 @@ pub struct Stage {
     pub seconds: f64,
     /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
     pub forwards: Option<f64>,
+}
+
+/// What the run held in memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Memory {
+    /// What the work might take beside the weights (`--memory`).
+    pub budget: u64,
+    /// The most that the process held at a time, pages of mapped files included; absent where the system does not tell.
+    pub peak: Option<u64>,
 }
 
 /// A quantity before and after, and the least that was reachable.
@@ -71,6 +81,8 @@ pub struct Report {
     pub stability: Option<Stability>,
     /// Time per stage.
     pub stages: Vec<Stage>,
+    /// What was held in memory.
+    pub memory: Memory,
     /// FLOPs (two per multiply-accumulate) of one sample.
     pub flops: Change,
     /// Floating-point parameters.
@@ -162,14 +174,17 @@ impl Report {
         pinned
     }
 
-    /// Time per stage, as a table.
+    /// Time per stage, as a table, and the peak of memory.
     pub fn stage_table(&self) -> String {
         let mut stages = table(&["stage", "seconds", "forwards"]);
         for s in &self.stages {
             let forwards = s.forwards.map_or(String::new(), |f| format!("{f:.1}"));
             stages.add_row([s.name.to_owned(), format!("{:.2}", s.seconds), forwards]);
         }
-        stages.to_string()
+        let peak = self.memory.peak.map_or_else(String::new, |peak| {
+            format!("\n\npeak memory: {} (--memory {})", Bytes(peak), Bytes(self.memory.budget))
+        });
+        format!("{stages}{peak}")
     }
 }
 

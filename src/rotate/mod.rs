@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::{
     graph::{Patch, Use, ValueId},
+    memory::MemoryBudget,
     onnx::{OnnxError, proto::ModelProto, tensor::to_tensor},
     runtime::Engine,
     score::{ModelView, Moments, ScoreError, Sum, measure},
@@ -96,7 +97,11 @@ pub struct Rotated {
 }
 
 /// Turns the head dimensions of a model. `memory` bounds the bytes of the moments that are measured at a time.
-pub fn rotate(engine: &dyn Engine, view: ModelView<'_>, memory: u64) -> Result<Rotated, RotateError> {
+pub fn rotate(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    memory: MemoryBudget,
+) -> Result<Rotated, RotateError> {
     let mut report = Rotation::default();
     let mut candidates = Vec::new();
     for dimension in view.dimensions.iter().filter(|d| d.kind == Kind::HeadDim) {
@@ -120,7 +125,7 @@ fn turns<'c>(
     engine: &dyn Engine,
     view: ModelView<'_>,
     candidates: &'c [Candidate<'_>],
-    memory: u64,
+    memory: MemoryBudget,
     report: &mut Rotation,
 ) -> Result<Vec<Turn<'c>>, RotateError> {
     let mut turns = Vec::with_capacity(candidates.len());

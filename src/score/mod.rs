@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     calibration::Samples,
     graph::{Facts, Graph},
+    memory::MemoryBudget,
     onnx::proto::ModelProto,
     runtime::Engine,
     typing::{Dimension, Kind},
@@ -87,8 +88,8 @@ pub struct ScoreOptions {
     pub lambda: f64,
     /// The most probes per sample of the sketch.
     pub probes: usize,
-    /// Bytes that the sketch's values may take.
-    pub memory: u64,
+    /// What may be held beside the model.
+    pub memory: MemoryBudget,
     /// Outputs that hold logits, beside those that can be told.
     pub logits: Vec<String>,
     /// Score as the released code does, for comparison (exact scoring only).

@@ -5,6 +5,7 @@ use ndarray::{Ix1, Ix2};
 
 use crate::{
     graph::{Expr, Patch, Tail},
+    memory::MemoryBudget,
     runtime::Engine,
     score::{ModelView, ScoreError},
     tensor::{DType, Tensor},
@@ -37,13 +38,16 @@ impl Moments {
 
     /// How many groups of sums can be measured at once, if their moments may take so many bytes here and in the runtime; at
     /// least one. Each group goes by the entries of its sums.
-    pub fn fitting<G: Iterator<Item = usize>>(groups: impl Iterator<Item = G>, memory: u64) -> usize {
+    pub fn fitting<G: Iterator<Item = usize>>(
+        groups: impl Iterator<Item = G>,
+        memory: MemoryBudget,
+    ) -> usize {
         let bytes = |entries: usize| (entries as u64).pow(2) * (size_of::<f64>() + size_of::<f32>()) as u64;
         let mut total = 0;
         let mut fits = 0;
         for group in groups {
             total += group.map(bytes).sum::<u64>();
-            if total > memory {
+            if !memory.holds(total) {
                 break;
             }
             fits += 1;

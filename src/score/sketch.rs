@@ -14,6 +14,7 @@ use super::{DimensionScores, ModelView, ScoreError, Stability, stability::Tally}
 use crate::{
     gradient::{self, Stop},
     graph::{Expr, Graph, Origin, Patch, Tail, Use},
+    memory::MemoryBudget,
     onnx::single,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
@@ -33,13 +34,13 @@ pub struct SketchOptions<'a> {
     pub seed: u64,
     /// Outputs that hold logits, beside those that can be told.
     pub logits: &'a [String],
-    /// Bytes that the values of a forward and a backward pass may take together; a smaller batch takes less.
-    pub memory: u64,
+    /// What the values of a forward and a backward pass may take together; a smaller batch takes less.
+    pub memory: MemoryBudget,
 }
 
 impl Default for SketchOptions<'_> {
     fn default() -> Self {
-        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: 512 << 20 }
+        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: MemoryBudget::default() }
     }
 }
 
@@ -276,14 +277,14 @@ impl Passes<'_> {
 }
 
 /// Samples per pass: as many as the memory holds, since the backward pass keeps what the forward pass computed.
-fn batch(view: ModelView<'_>, memory: u64) -> usize {
+fn batch(view: ModelView<'_>, memory: MemoryBudget) -> usize {
     let computed = view.graph.values().filter(|(_, v)| matches!(v.origin, Origin::Node(_)));
     let bytes: u64 = computed
         .filter_map(|(id, _)| view.facts.get(id))
         .map(|fact| (fact.shape.iter().product::<usize>() * fact.dtype.size()) as u64)
         .sum();
     let sample = (bytes / view.facts.samples.max(1) as u64).max(1);
-    usize::try_from(memory / sample).unwrap_or(usize::MAX).clamp(1, view.batch)
+    memory.count(sample).min(view.batch)
 }
 
 /// `⟨r, δ⟩` of the units of a dimension, a row per sample, or one for all.

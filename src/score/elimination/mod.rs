@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     graph::Use,
+    memory::MemoryBudget,
     ops,
     runtime::Engine,
     typing::{Dimension, Kind},
@@ -37,7 +38,7 @@ const PROJECTIONS: usize = 64;
 pub(super) fn order(
     engine: &dyn Engine,
     view: ModelView<'_>,
-    memory: u64,
+    memory: MemoryBudget,
     scored: &mut [DimensionScores],
 ) -> Result<(), ScoreError> {
     let mut layers: Vec<(&Dimension, &mut DimensionScores, Vec<Sum>)> = Vec::new();
