@@ -498,7 +498,7 @@ fn little_memory_changes_nothing_but_the_time() {
         let options = RecoverOptions { memory: MemoryBudget(memory), ..refit(Some(1e-1)) };
         recover(&*engine, fixture.view(4), &kept, &pruned, &options, &mut |_, _| {}).unwrap()
     };
-    let (much, none) = (run(usize::MAX), run(0));
+    let (much, none) = (run(u64::MAX), run(0));
     assert!(much.report.layers.len() > 10);
     assert!(much.report.after < much.report.before && !much.report.undone);
     // Pieces that are cut elsewhere round otherwise.
