@@ -24,7 +24,7 @@ use crate::{
     typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::{self, Proof, VerifyError},
     warning::Warning,
-    widths::{Kept, Reason, Widths},
+    widths::{Kept, Pin, Reason, Widths},
 };
 
 /// What the user asks for.
@@ -390,7 +390,10 @@ fn turn_heads(
     let source = Source { model: rotated.model, ..source };
     let mut typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
     let turned = &rotated.report.turned;
-    typed.dimensions.pin(|d| d.kind == Kind::HeadDim && !turned.contains(&d.name), Reason::HeadDimension);
+    typed.dimensions.freeze(
+        |d| d.kind == Kind::HeadDim && !turned.contains(&d.name),
+        |d| Pin::new(&d.name, Reason::HeadDimension),
+    );
     Ok((typed, Some(rotated.report)))
 }
 

@@ -46,6 +46,36 @@ fn seeds() -> Vec<Subject> {
     portable.map(|text| Subject::new(&*engine, text::parse(&text).unwrap().0).unwrap()).collect()
 }
 
+#[test]
+fn an_edit_that_fails_names_the_widths_that_asked_for_it() {
+    let text = r#"reshaped (float[N, 8] x) => (float[N, 4] y)
+        <float[8, 16] v = random, int64[2] shape = {0, 16}, float[16, 12] u = random, float[12, 4] w = random>
+        { a = MatMul (x, v) b = Reshape (a, shape) c = MatMul (b, u) d = Relu (c) y = MatMul (d, w) }"#;
+    let engine = engine(RuntimeChoice::Tract);
+    let subject = Subject::new(&*engine, text::parse(text).unwrap().0).unwrap();
+    let [first, second] = subject.dimensions.prunable.as_slice() else { panic!("two dimensions") };
+    let (first, second) = (first.width, second.width);
+    let half = |width| (0..subject.widths.table.size(width) / 2).collect();
+    let mut kept = Kept::default();
+    kept.keep(&subject.widths.table, first, half(first));
+    kept.keep(&subject.widths.table, second, half(second));
+    // The shape operand has to follow, and nothing is known of what it says.
+    let mut facts = subject.facts.clone();
+    let shape = subject.graph.find("shape").unwrap();
+    facts.insert(shape, Fact { ints: None, ..facts.get(shape).unwrap().clone() });
+    let rewritten = |kept: &Kept| rewrite(&subject.model, &subject.graph, &facts, &subject.widths, kept);
+    let error = rewritten(&kept).unwrap_err();
+    assert_eq!(error.widths(), [first], "{error}");
+    // The dimension that has them is frozen for that reason; without it the rest goes through.
+    let mut dimensions = subject.dimensions.clone();
+    let frozen = dimensions.freeze(|d| error.widths().contains(&d.width), |_| error.pin());
+    assert_eq!(frozen, [subject.dimensions.prunable[0].name.as_str()]);
+    assert!(dimensions.pinned.last().unwrap().reasons[0].to_string().contains("Reshape"));
+    let mut rest = Kept::default();
+    rest.keep(&subject.widths.table, second, half(second));
+    assert!(rewritten(&rest).is_ok());
+}
+
 /// Runs `check` on many mutations, and returns for how many it holds.
 fn for_each_case(mut check: impl FnMut(&Subject, &mut ChaCha8Rng) -> bool) -> f64 {
     let (mut all, mut held) = (0u32, 0u32);

@@ -16,7 +16,7 @@ pub use tail::{Attr, Expr, Tail};
 
 use std::collections::{BTreeSet, HashMap};
 
-use petgraph::{Direction, graph::DiGraph, visit::EdgeRef};
+use petgraph::{Direction, graph::DiGraph};
 
 use crate::onnx::{
     self,
@@ -149,17 +149,32 @@ impl Node {
     }
 }
 
+/// All that reads a value. Reading an Identity of a constant is reading the constant.
+#[derive(Clone, Debug, Default)]
+struct Readers {
+    /// Operands, in topological order.
+    operands: Vec<Use>,
+    /// Whether a subgraph captures it.
+    captured: bool,
+    /// Whether it is a graph output.
+    returned: bool,
+}
+
 /// How the parts of a model hang together.
 #[derive(Clone, Debug)]
 pub struct Graph {
     /// Vertices are nodes (index = [`NodeId`]), edges the values that flow between them.
     dag: DiGraph<Node, ValueId>,
     values: Vec<Value>,
+    /// For each value, its readers.
+    readers: Vec<Readers>,
     by_name: HashMap<String, ValueId>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     /// Initializers are the first values.
     initializers: usize,
+    /// Initializers that callers may override.
+    defaults: BTreeSet<ValueId>,
     opset: i64,
 }
 
@@ -185,9 +200,16 @@ impl Graph {
         for (position, node) in proto.node.iter().enumerate() {
             builder.add(NodeId(position as u32), node);
         }
-        let outputs = proto.output.iter().map(|output| builder.resolve(output.name())).collect();
+        let outputs: Vec<ValueId> =
+            proto.output.iter().map(|output| builder.resolve(output.name())).collect();
         let Builder { dag, values, by_name, .. } = builder;
-        Self { dag, values, by_name, inputs, outputs, initializers, opset: onnx::opset(model, "") }
+        let readers = readers(&dag, values.len(), &outputs);
+        // Before version 4 of the format every initializer had to be listed as an input.
+        let listed = proto.input.iter().filter(|_| model.ir_version() >= 4);
+        let listed = listed.filter_map(|input| by_name.get(input.name()).copied());
+        let defaults = listed.filter(|value| value.index() < initializers).collect();
+        let opset = onnx::opset(model, "");
+        Self { dag, values, readers, by_name, inputs, outputs, initializers, defaults, opset }
     }
 
     /// Version of the default operator set.
@@ -243,6 +265,11 @@ impl Graph {
         self.constant(id).is_some() && id.index() < self.initializers
     }
 
+    /// Whether the value is an initializer that is the default of a graph input: callers may override it.
+    pub fn is_default(&self, id: ValueId) -> bool {
+        self.defaults.contains(&id)
+    }
+
     /// The constant that the node only names: a Constant node's own, or the one that an Identity node copies.
     pub fn named_constant(&self, node: &NodeProto) -> Option<ValueId> {
         let value = node.output.first().and_then(|name| self.find(name));
@@ -264,30 +291,39 @@ impl Graph {
     }
 
     /// Every operand that is `value`, in topological order.
-    pub fn uses(&self, value: ValueId) -> Vec<Use> {
-        let readers: BTreeSet<NodeId> = match self.value(value).origin {
-            Origin::Node(producer) => self
-                .dag
-                .edges(petgraph::graph::NodeIndex::new(producer.index()))
-                .filter(|edge| *edge.weight() == value)
-                .map(|edge| NodeId(edge.target().index() as u32))
-                .collect(),
-            _ => self.nodes().map(|(id, _)| id).collect(),
-        };
-        readers
-            .into_iter()
-            .flat_map(|node| {
-                let inputs = self.node(node).inputs.iter().enumerate();
-                inputs.filter(|(_, v)| **v == Some(value)).map(move |(slot, _)| Use { node, slot })
-            })
-            .collect()
+    pub fn uses(&self, value: ValueId) -> &[Use] {
+        self.readers.get(value.index()).map_or(&[], |readers| readers.operands.as_slice())
+    }
+
+    /// Whether these operands are all that reads the value: no other operand does, no subgraph, and it is no graph output.
+    /// `operands` lists uses of it, each once.
+    fn is_read_only_by(&self, value: ValueId, operands: &[Use]) -> bool {
+        self.readers.get(value.index()).is_some_and(|readers| {
+            readers.operands.len() == operands.len() && !readers.captured && !readers.returned
+        })
     }
 
     /// Whether one operand alone reads the value.
     pub fn is_read_once(&self, value: ValueId) -> bool {
-        self.uses(value).len() == 1
-            && !self.outputs.contains(&value)
-            && !self.nodes().any(|(_, node)| node.captures.contains(&value))
+        matches!(self.uses(value), [only] if self.is_read_only_by(value, &[*only]))
+    }
+
+    /// Whether the value is an initializer that these operands alone read: what may be changed in place when they are to read
+    /// something else. Everything else that reads a constant, under whichever name, must not see the change.
+    ///
+    /// `operands` lists uses of the value, each once.
+    pub fn is_initializer_of(&self, value: ValueId, operands: &[Use]) -> bool {
+        self.is_initializer(value) && self.is_read_only_by(value, operands)
+    }
+
+    /// Whether the value is a graph output.
+    pub fn is_output(&self, value: ValueId) -> bool {
+        self.readers.get(value.index()).is_some_and(|readers| readers.returned)
+    }
+
+    /// Whether a subgraph of some node captures the value.
+    pub fn is_captured(&self, value: ValueId) -> bool {
+        self.readers.get(value.index()).is_some_and(|readers| readers.captured)
     }
 
     /// `start` and all nodes downstream of them, in topological order.
@@ -316,6 +352,22 @@ impl Graph {
         }
         dynamic
     }
+}
+
+/// What reads each of so many values.
+fn readers(dag: &DiGraph<Node, ValueId>, values: usize, outputs: &[ValueId]) -> Vec<Readers> {
+    let mut readers = vec![Readers::default(); values];
+    for index in dag.node_indices() {
+        let node = &dag[index];
+        for (slot, value) in node.inputs.iter().enumerate() {
+            if let Some(value) = value {
+                readers[value.index()].operands.push(Use { node: NodeId(index.index() as u32), slot });
+            }
+        }
+        node.captures.iter().for_each(|value| readers[value.index()].captured = true);
+    }
+    outputs.iter().for_each(|value| readers[value.index()].returned = true);
+    readers
 }
 
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! Edits of a model, described first and applied at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Graph, NodeId, Use};
 use crate::{
@@ -91,7 +91,7 @@ impl Patch {
         copy: impl FnOnce(&mut Self) -> String,
     ) {
         let own = graph.node(at.node).input(at.slot);
-        match own.filter(|value| graph.is_initializer(*value) && graph.is_read_once(*value)) {
+        match own.filter(|value| graph.is_initializer_of(*value, &[at])) {
             Some(value) => self.constant(from_tensor(&graph.value(value).name, tensor)),
             None => {
                 let name = copy(self);
@@ -147,17 +147,23 @@ impl Patch {
             }
         }
         graph.node.extend(self.appended.iter().cloned());
+        let positions = graph.initializer.iter().enumerate().map(|(i, old)| (old.name().to_owned(), i));
+        let mut positions: HashMap<String, usize> = positions.collect();
         for tensor in &self.initializers {
-            match graph.initializer.iter_mut().find(|old| old.name() == tensor.name()) {
-                Some(old) => *old = tensor.clone(),
-                None => graph.initializer.push(tensor.clone()),
+            match positions.get(tensor.name()) {
+                Some(&position) => graph.initializer[position] = tensor.clone(),
+                None => {
+                    positions.insert(tensor.name().to_owned(), graph.initializer.len());
+                    graph.initializer.push(tensor.clone());
+                }
             }
         }
         graph.input.extend(self.inputs.iter().cloned());
         if self.only_outputs {
             graph.output.clear();
         }
-        let exposed = self.outputs.iter().filter(|name| graph.output.iter().all(|o| o.name() != *name));
+        let own: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+        let exposed = self.outputs.iter().filter(|name| !own.contains(name.as_str()));
         let exposed: Vec<_> =
             exposed.map(|name| ValueInfoProto { name: Some(name.clone()), ..Default::default() }).collect();
         graph.output.extend(exposed);

@@ -27,6 +27,8 @@ pub use save::{Staged, encode, save, stage};
 pub use single::single;
 pub use validate::validate;
 
+use std::collections::HashSet;
+
 use crate::tensor::Tensor;
 use proto::{AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 
@@ -97,6 +99,18 @@ pub fn opset(model: &ModelProto, domain: &str) -> i64 {
     let wanted = canonical_domain(domain);
     let import = model.opset_import.iter().find(|o| canonical_domain(o.domain()) == wanted);
     import.map_or(0, |o| o.version())
+}
+
+/// Lets initializers be none of the inputs, which the format does since version 4. Files before that list each of them as an
+/// input. From then on, such an input has a default value that callers may override, which was not meant: those go.
+pub(crate) fn unlist_initializers(model: &mut ModelProto) {
+    if model.ir_version() >= 4 {
+        return;
+    }
+    model.ir_version = Some(4);
+    let Some(graph) = model.graph.as_mut() else { return };
+    let initializers: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    graph.input.retain(|input| !initializers.contains(input.name()));
 }
 
 /// The one spelling of an operator domain that comparisons use.

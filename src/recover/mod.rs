@@ -218,7 +218,7 @@ pub fn recover(
             }
         }
         model = pass.finish();
-        rewrite::drop_unread(pruned, &mut model);
+        rewrite::tidy(&mut model);
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));
     let held_out = held_out.iter().map(ExactSizeIterator::len).sum();

@@ -1,15 +1,16 @@
 //! Rewriting: slices constants, and lets operators bring attributes and shape operands up to date.
 //!
-//! What nothing asks to change stays as the file has it: keeping every unit gives the model back, byte for byte.
+//! What nothing asks to change stays as the file has it, and what nothing reads goes: keeping every unit gives a model without
+//! dead weights back, byte for byte.
 
-mod unused;
+mod dead;
 
-pub use unused::{drop as drop_unread, drop_dead};
+pub use dead::{drop_dead, tidy};
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Facts, Graph, Patch, Use, ValueId},
+    graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
     onnx::{
         OnnxError,
         proto::{ModelProto, TensorProto},
@@ -17,21 +18,57 @@ use crate::{
     },
     ops::{self, EditError, NodeEditor},
     tensor::Tensor,
-    widths::{Element, Kept, Width, Widths},
+    widths::{Element, Kept, Pin, Reason, Width, Widths},
 };
 
-/// Why a model could not be rewritten.
+/// Why a model could not be rewritten, and which widths would have to keep their extent for it.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
     /// A node could not follow.
-    #[error(transparent)]
-    Edit(#[from] EditError),
-    /// A constant could not be read.
-    #[error(transparent)]
-    Onnx(#[from] OnnxError),
+    #[error("{error}")]
+    Edit {
+        /// The node, and what is in its way.
+        error: EditError,
+        /// The free widths that shrink and that the node's axes are made of, or that its operands say sizes of; ascending.
+        widths: Vec<Width>,
+    },
+    /// A constant could not be sliced.
+    #[error("constant {name} cannot be sliced: {error}")]
+    Constant {
+        /// Its name.
+        name: String,
+        /// What is in the way.
+        error: OnnxError,
+        /// The free widths that shrink and that its axes are made of; ascending.
+        widths: Vec<Width>,
+    },
+}
+
+impl RewriteError {
+    /// The free widths that asked for the edit. When all of them keep their extent it is not needed. Empty when nothing around
+    /// the node shrinks.
+    pub fn widths(&self) -> &[Width] {
+        match self {
+            Self::Edit { widths, .. } | Self::Constant { widths, .. } => widths,
+        }
+    }
+
+    /// Why these widths have to keep their extent.
+    pub fn pin(&self) -> Pin {
+        match self {
+            Self::Edit { error, .. } => {
+                let what = format!("{}: {}", error.op, error.what);
+                Pin::new(&error.node, Reason::Uneditable(what))
+            }
+            Self::Constant { name, error, .. } => Pin::new(name, Reason::Uneditable(error.to_string())),
+        }
+    }
 }
 
 /// The model without the units that `kept` leaves out.
+///
+/// # Errors
+/// When a node or a constant cannot follow. The caller may freeze [`RewriteError::widths`] and plan anew.
 pub fn rewrite(
     model: &ModelProto,
     graph: &Graph,
@@ -44,12 +81,32 @@ pub fn rewrite(
     select_views(graph, widths, kept, &mut patch);
     let restored = restored(widths, kept);
     for (id, _) in graph.nodes() {
-        NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id).run()?;
+        NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id)
+            .run()
+            .map_err(|error| RewriteError::Edit { error, widths: around(graph, widths, kept, id) })?;
     }
     keep_annotations(model, graph, widths, kept, &mut patch);
     let mut pruned = patch.apply(model);
-    unused::drop(model, &mut pruned);
+    tidy(&mut pruned);
     Ok(pruned)
+}
+
+/// The free widths that shrink and that a node has to do with.
+fn around(graph: &Graph, widths: &Widths, kept: &Kept, id: NodeId) -> Vec<Width> {
+    let node = graph.node(id);
+    let operands = (0..node.input_count()).filter_map(|slot| widths.operand(graph, Use { node: id, slot }));
+    let results = node.outputs.iter().flatten().filter_map(|value| widths.value(*value));
+    let sizes = node.inputs.iter().flatten().filter_map(|value| widths.sizes(*value));
+    let said = sizes.flatten().flat_map(Element::widths);
+    shrinking(widths, kept, operands.chain(results).flatten().copied().chain(said))
+}
+
+/// The free widths that shrink among those that `whole` are made of, ascending.
+fn shrinking(widths: &Widths, kept: &Kept, whole: impl Iterator<Item = Width>) -> Vec<Width> {
+    let table = &widths.table;
+    let atoms = whole.flat_map(|width| table.atoms(width));
+    let shrinking: BTreeSet<Width> = atoms.filter(|atom| kept.entries(table, *atom).is_some()).collect();
+    shrinking.into_iter().collect()
 }
 
 /// Keeps the shape annotations of values none of whose axes shrinks. Those of values without widths are only known to
@@ -78,8 +135,8 @@ fn restored(widths: &Widths, kept: &Kept) -> BTreeSet<Width> {
 /// Which entries of each axis of a constant stay.
 type Slices = Vec<Option<Vec<usize>>>;
 
-/// Slices every use of a constant that shrinks. An initializer all of whose uses shrink alike is sliced in place; otherwise
-/// uses that shrink alike share a copy, and the others keep the old constant.
+/// Slices every use of a constant that shrinks. An initializer that nothing reads but uses that shrink alike is sliced in
+/// place; otherwise uses that shrink alike share a copy, and all others keep the old constant.
 fn slice_constants(
     graph: &Graph,
     widths: &Widths,
@@ -99,12 +156,17 @@ fn slice_constants(
             if slices.iter().all(Option::is_none) {
                 continue;
             }
-            if variants.len() == 1 && graph.is_initializer(*value) {
-                patch.constant(sliced(tensor, tensor.name(), slices)?);
+            let failed = |error| {
+                let name = graph.value(*value).name.clone();
+                let axes = uses.iter().filter_map(|at| widths.constants.get(at)).flatten().copied();
+                RewriteError::Constant { name, error, widths: shrinking(widths, kept, axes) }
+            };
+            if graph.is_initializer_of(*value, uses) {
+                patch.constant(sliced(tensor, tensor.name(), slices).map_err(failed)?);
                 continue;
             }
             let name = patch.fresh(graph, &graph.value(*value).name);
-            patch.constant(sliced(tensor, &name, slices)?);
+            patch.constant(sliced(tensor, &name, slices).map_err(failed)?);
             for at in uses {
                 patch.rewire(*at, name.clone());
             }

@@ -205,7 +205,7 @@ impl<'a> Scorer<'a> {
         let start: BTreeSet<_> = masks
             .iter()
             .filter_map(|(name, _)| whole.find(name))
-            .flat_map(|mask| whole.uses(mask).into_iter().map(|at| at.node))
+            .flat_map(|mask| whole.uses(mask).iter().map(|at| at.node))
             .collect();
         let reached = whole.descendants(start.iter().copied());
         let translate = |v: ValueId| whole.find(&graph.value(v).name);

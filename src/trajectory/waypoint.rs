@@ -81,8 +81,8 @@ pub fn after_residual(
 ) -> Option<Path> {
     let features = *facts.get(start.value)?.shape.get(start.feature)?;
     let mut path = Path { end: start, gain: vec![1.0; features], bias: None };
-    while let [at] = graph.uses(path.end.value).as_slice()
-        && !graph.outputs().contains(&path.end.value)
+    while graph.is_read_once(path.end.value)
+        && let [at] = graph.uses(path.end.value)
         && let Some((end, gain)) = step(graph, facts, widths, &path.end, *at)
     {
         let node = graph.node(at.node);

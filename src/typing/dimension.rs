@@ -103,12 +103,20 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
-    /// Lets some dimensions keep their extent.
-    pub(crate) fn pin(&mut self, which: impl Fn(&Dimension) -> bool, reason: Reason) {
+    /// Freezes the dimensions for which `which` holds: they keep their extent, for the reason that `pin` gives. Returns their
+    /// names.
+    pub fn freeze(
+        &mut self,
+        which: impl Fn(&Dimension) -> bool,
+        pin: impl Fn(&Dimension) -> Pin,
+    ) -> Vec<String> {
+        let mut names = Vec::new();
         for dimension in self.prunable.extract_if(.., |dimension| which(dimension)) {
-            let reasons = vec![Pin::new(dimension.name.clone(), reason.clone())];
+            names.push(dimension.name.clone());
+            let reasons = vec![pin(&dimension)];
             self.pinned.push(Pinned { name: dimension.name, size: dimension.size, reasons });
         }
+        names
     }
 }
 

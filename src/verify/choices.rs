@@ -79,7 +79,7 @@ fn choices(masked: &ModelProto, pruned: &ModelProto) -> Vec<Choice> {
         let other = masked.node(masked.producer(masked.find(results.first()?)?)?);
         let values = node.outputs.iter().flatten();
         let readers =
-            values.flat_map(|v| pruned.uses(*v).into_iter().map(|at| (at, pruned.value(*v).name.clone())));
+            values.flat_map(|v| pruned.uses(*v).iter().map(|at| (*at, pruned.value(*v).name.clone())));
         Some(Choice {
             from: [other.proto.input.first()?.clone(), node.proto.input.first()?.clone()],
             results,

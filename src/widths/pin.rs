@@ -79,6 +79,9 @@ pub enum Reason {
     /// No shape was observed for a value.
     #[error("its shape could not be observed")]
     Unobserved,
+    /// What reads or holds it cannot be rewritten for another extent.
+    #[error("it cannot be rewritten: {0}")]
+    Uneditable(String),
     /// Only whole attention heads are removed.
     #[error("attention heads are removed whole")]
     HeadDimension,
