@@ -44,6 +44,49 @@ fn the_fixtures_keep_their_bytes() {
     }
 }
 
+/// A model of one layer of three units; `more` gives it further readers of `w` and what they make, of the weight's shape.
+fn layer_beside(more: &str, output: &str) -> Subject {
+    let text = format!(
+        "one (float[N, 2] x, bool c) => (float[N, 2] y{output})
+        <float[2, 3] w = random, float[3, 2] u = random> {{ {more} h = MatMul (x, w) r = Relu (h) y = MatMul (r, u) }}"
+    );
+    Subject::new(&*engine(RuntimeChoice::Ort), text::parse(&text).unwrap().0).unwrap()
+}
+
+/// The layer's weight after one of its units is gone: as others see it, and as the layer does.
+fn weights_without_a_unit(subject: &Subject) -> [Vec<i64>; 2] {
+    let pruned = subject.prune(&subject.kept(&[vec![0, 2]])).unwrap();
+    let graph = pruned.graph.unwrap();
+    let dims = |name: &str| graph.initializer.iter().find(|t| t.name() == name).unwrap().dims.clone();
+    let product = graph.node.iter().find(|n| n.output[0] == "h").unwrap();
+    ["w", &product.input[1]].map(dims)
+}
+
+#[test]
+fn a_captured_initializer_is_never_sliced_in_place() {
+    let branches = |then: &str| {
+        format!(
+            "z = If <then_branch = t () => (float[2, 3] t) {{ {then} }}, else_branch = e () => (float[2, 3] e) {{ e = Exp (w) }}> (c)"
+        )
+    };
+    let nested = branches("t = Relu (w)").replace("z =", "t =").replace("= t ()", "= o ()");
+    for then in ["t = Relu (w)", &nested] {
+        let subject = layer_beside(&branches(then), ", float[K, L] z");
+        assert_eq!(weights_without_a_unit(&subject), [[2, 3], [2, 2]], "{then}");
+    }
+    let subject = layer_beside("", "");
+    let pruned = subject.prune(&subject.kept(&[vec![0, 2]])).unwrap();
+    assert_eq!(pruned.graph.unwrap().initializer.len(), 2, "what nothing else reads is sliced in place");
+}
+
+#[test]
+fn an_initializer_that_is_returned_is_never_sliced_in_place() {
+    for (more, output) in [("", ", float[2, 3] w"), ("z = Identity (w)", ", float[2, 3] z")] {
+        let subject = layer_beside(more, output);
+        assert_eq!(weights_without_a_unit(&subject), [[2, 3], [2, 2]], "{output}");
+    }
+}
+
 fn check(draw: fn(u64) -> Design) {
     let engine = engine(RuntimeChoice::Tract);
     let cases = std::env::var("OPTIN_CASES").map_or(CASES, |n| n.parse().unwrap());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -11,10 +12,14 @@ use std::{
 use ndarray::{Array1, Array3};
 use ndarray_npy::NpzReader;
 use optin_onnx::{
-    onnx,
+    onnx::{
+        self,
+        proto::{GraphProto, ModelProto, NodeProto},
+    },
     runtime::{self, RuntimeOptions},
     tensor::Tensor,
 };
+use prost::Message;
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -244,6 +249,68 @@ fn a_pruned_model_can_be_pruned_again() {
         let keys: Vec<_> = pruned.metadata_props.iter().map(|p| p.key().to_owned()).collect();
         assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len(), "{keys:?}");
         check_with_onnx(&second.path("out.onnx"));
+    }
+}
+
+/// Initializers and constants that nothing in the file reads, counted without the program's own idea of it.
+fn dead_weights(path: &str) -> Vec<String> {
+    fn reads(graph: &GraphProto, read: &mut BTreeSet<String>) {
+        read.extend(graph.output.iter().map(|output| output.name().to_owned()));
+        for node in &graph.node {
+            read.extend(node.input.iter().cloned());
+            node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).for_each(|g| reads(g, read));
+        }
+    }
+    let graph = ModelProto::decode(fs::read(path).unwrap().as_slice()).unwrap().graph.unwrap();
+    let mut read = BTreeSet::new();
+    reads(&graph, &mut read);
+    let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
+    let names = graph.initializer.iter().map(|t| t.name()).chain(constants.map(|n| n.output[0].as_str()));
+    names.filter(|name| !read.contains(*name)).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_dead_weights_are_written() {
+    // The numbers of every weight but the first two are computed in the file, from constants that nothing needs afterwards.
+    let mut model = onnx::load(&fixture("cnn.onnx")).unwrap().model;
+    let graph = model.graph.as_mut().unwrap();
+    let mut nodes = Vec::new();
+    for tensor in graph.initializer.iter_mut().skip(2).filter(|t| onnx::is_float(t)) {
+        let name = tensor.name().to_owned();
+        tensor.name = Some(format!("{name}_stored"));
+        nodes.push(NodeProto {
+            op_type: Some("Neg".to_owned()),
+            input: vec![format!("{name}_stored")],
+            output: vec![name],
+            ..Default::default()
+        });
+    }
+    assert!(!nodes.is_empty());
+    nodes.append(&mut graph.node);
+    graph.node = nodes;
+    // And one that nothing needed in the first place.
+    graph
+        .initializer
+        .push(onnx::tensor::from_tensor("spare", &Tensor::f32(&[1000], vec![1.0; 1000]).unwrap()));
+    let run = Run::new();
+    let computed = run.path("computed.onnx");
+    fs::write(&computed, onnx::encode(&model)).unwrap();
+    assert_eq!(dead_weights(&computed), ["spare"]);
+    for share in ["0.6", "1.0"] {
+        let out = run.path("out.onnx");
+        let output = optin(&[
+            &computed,
+            &out,
+            "--flops",
+            share,
+            "--calib",
+            fixture("calib.npz").to_str().unwrap(),
+            "--samples",
+            "16",
+        ]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(dead_weights(&out), Vec::<String>::new(), "{share}");
+        assert!(fs::metadata(&out).unwrap().len() < fs::metadata(&computed).unwrap().len(), "{share}");
     }
 }
 

@@ -321,11 +321,6 @@ impl Graph {
         self.readers.get(value.index()).is_some_and(|readers| readers.returned)
     }
 
-    /// Whether a subgraph of some node captures the value.
-    pub fn is_captured(&self, value: ValueId) -> bool {
-        self.readers.get(value.index()).is_some_and(|readers| readers.captured)
-    }
-
     /// `start` and all nodes downstream of them, in topological order.
     pub fn descendants(&self, start: impl IntoIterator<Item = NodeId>) -> BTreeSet<NodeId> {
         let mut seen = BTreeSet::new();

@@ -45,8 +45,7 @@ pub enum RewriteError {
 }
 
 impl RewriteError {
-    /// The free widths that asked for the edit. When all of them keep their extent it is not needed. Empty when nothing around
-    /// the node shrinks.
+    /// The free widths that asked for the edit, one or more: when all of them keep their extent it is not needed.
     pub fn widths(&self) -> &[Width] {
         match self {
             Self::Edit { widths, .. } | Self::Constant { widths, .. } => widths,
@@ -81,9 +80,12 @@ pub fn rewrite(
     select_views(graph, widths, kept, &mut patch);
     let restored = restored(widths, kept);
     for (id, _) in graph.nodes() {
-        NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id)
-            .run()
-            .map_err(|error| RewriteError::Edit { error, widths: around(graph, widths, kept, id) })?;
+        let shrinking = around(graph, widths, kept, id);
+        if !shrinking.is_empty() {
+            NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id)
+                .run()
+                .map_err(|error| RewriteError::Edit { error, widths: shrinking })?;
+        }
     }
     keep_annotations(model, graph, widths, kept, &mut patch);
     let mut pruned = patch.apply(model);
@@ -91,7 +93,7 @@ pub fn rewrite(
     Ok(pruned)
 }
 
-/// The free widths that shrink and that a node has to do with.
+/// The free widths that shrink and that the axes of a node are made of, or that its operands say sizes of; ascending.
 fn around(graph: &Graph, widths: &Widths, kept: &Kept, id: NodeId) -> Vec<Width> {
     let node = graph.node(id);
     let operands = (0..node.input_count()).filter_map(|slot| widths.operand(graph, Use { node: id, slot }));
