@@ -9,6 +9,7 @@ pub mod inspect;
 mod limits;
 pub mod masks;
 pub mod memory;
+mod numbers;
 pub mod onnx;
 pub mod ops;
 mod pipeline;

@@ -40,10 +40,22 @@ pub fn input(patch: &mut Patch, graph: &Graph, facts: &Facts, contraction: &Cont
 
 /// A value's type with a symbol of its own for every axis.
 pub fn value_info(name: &str, dtype: DType, rank: usize) -> ValueInfoProto {
-    let dim = (0..rank).map(|axis| tensor_shape_proto::Dimension {
-        value: Some(tensor_shape_proto::dimension::Value::DimParam(format!("{name}_{axis}"))),
-        ..Default::default()
-    });
+    let symbol = |axis| tensor_shape_proto::dimension::Value::DimParam(format!("{name}_{axis}"));
+    info(name, dtype, (0..rank).map(symbol))
+}
+
+/// A value's type and extents.
+pub fn fixed_info(name: &str, dtype: DType, shape: &[usize]) -> ValueInfoProto {
+    let extent = |n: &usize| tensor_shape_proto::dimension::Value::DimValue(*n as i64);
+    info(name, dtype, shape.iter().map(extent))
+}
+
+fn info(
+    name: &str,
+    dtype: DType,
+    axes: impl Iterator<Item = tensor_shape_proto::dimension::Value>,
+) -> ValueInfoProto {
+    let dim = axes.map(|value| tensor_shape_proto::Dimension { value: Some(value), ..Default::default() });
     let shape = crate::onnx::proto::TensorShapeProto { dim: dim.collect() };
     let tensor = type_proto::Tensor { elem_type: Some(dtype.onnx()), shape: Some(shape) };
     ValueInfoProto {

@@ -202,7 +202,19 @@ pub enum Progress {
 }
 
 /// Prunes a model.
-pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
+pub fn run(options: &Options, tell: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
+    let mut warnings = Vec::new();
+    let mut report = prune_file(options, &mut |event| {
+        if let Progress::Warn(warning) = &event {
+            warnings.push(warning.clone());
+        }
+        tell(event);
+    })?;
+    report.warnings = warnings;
+    Ok(report)
+}
+
+fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
     let engine = runtime::open(&options.runtime)?;
     let mut clock = Clock::default();
     progress(Progress::Stage("load"));
@@ -220,6 +232,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         Some(path) => saved_scores(path, &typed, options.score.seed, rotation.as_ref()),
         None => new_scores(&*engine, &typed, options, recover, progress),
     })?;
+    scores.warnings.iter().cloned().for_each(|warning| progress(Progress::Warn(warning)));
     let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
     progress(Progress::Stage("plan"));
     let prunable = &typed.dimensions.prunable;
@@ -453,6 +466,7 @@ fn new_scores(
         seed: options.score.seed,
         stability: scored.stability,
         notes: scored.notes,
+        warnings: scored.warnings,
         dimensions: scored.dimensions,
     };
     if let Some(path) = &options.save_scores {
@@ -482,11 +496,7 @@ impl Typed {
             calibration::Origin::Synthetic => Error::Synthetic(error),
             _ => Error::Runtime(error),
         })?;
-        let batched = if samples.fixed_batch().is_none() {
-            graph.inputs().iter().copied().collect()
-        } else {
-            BTreeSet::new()
-        };
+        let batched = typing::batched_inputs(&graph, &samples);
         let (widths, dimensions) = clock.time("type", || {
             let widths = typing::infer(&graph, &facts, &batched);
             let dimensions = typing::dimensions(&graph, &widths, granularity);

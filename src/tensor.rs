@@ -240,6 +240,17 @@ impl Tensor {
         }
     }
 
+    /// Whether no element is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        match self {
+            Self::F32(a) => a.iter().all(|x| x.is_finite()),
+            Self::F64(a) => a.iter().all(|x| x.is_finite()),
+            Self::F16(a) => a.iter().all(|x| x.is_finite()),
+            Self::BF16(a) => a.iter().all(|x| x.is_finite()),
+            _ => true,
+        }
+    }
+
     /// The elements as int64 when they are integers or truth values, in row-major order; `None` otherwise.
     pub fn to_ints(&self) -> Option<Vec<i64>> {
         Some(match self {
@@ -267,8 +278,17 @@ impl Tensor {
         }
     }
 
-    /// The same elements converted to `dtype`, when both are floating-point; `None` otherwise.
+    /// The same elements converted to `dtype`, each rounded once, when both are floating-point; `None` otherwise.
     pub fn cast_float(&self, dtype: DType) -> Option<Self> {
+        if let Self::F64(x) = self {
+            return Some(match dtype {
+                DType::F32 => Self::F32(x.mapv(|x| x as f32)),
+                DType::F64 => Self::F64(x.clone()),
+                DType::F16 => Self::F16(x.mapv(f16::from_f64)),
+                DType::BF16 => Self::BF16(x.mapv(bf16::from_f64)),
+                _ => return None,
+            });
+        }
         let x = self.to_f32()?;
         Some(match dtype {
             DType::F32 => Self::F32(x),
@@ -334,6 +354,13 @@ mod tests {
     fn tile_repeats_the_whole() {
         let t = Tensor::ints(&[1, 2, 3]).tile(0, 2);
         assert_eq!(t.to_ints().unwrap(), [1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn double_precision_is_kept() {
+        let third = Tensor::F64(ndarray::arr0(1.0 / 3.0).into_dyn());
+        assert_eq!(third.cast_float(DType::F64), Some(third.clone()));
+        assert_eq!(third.cast_float(DType::F32), Tensor::f32(&[], vec![1.0 / 3.0]));
     }
 
     #[test]

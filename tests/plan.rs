@@ -25,6 +25,7 @@ fn planned(subject: &Subject, limits: &Limits, share: f64) -> (Cost, Plan, u64) 
         seed: 0,
         stability: None,
         notes: Vec::new(),
+        warnings: Vec::new(),
         dimensions: magnitude(&subject.graph, &subject.widths, dimensions).unwrap(),
     };
     let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
@@ -66,4 +67,38 @@ fn channels_that_go_in_groups_are_counted_as_channels() {
     assert_eq!(plan.dimensions[0].kept.len(), 2);
     assert_eq!(Limits { align: 4, ..Default::default() }.floor(dimension), 1);
     assert_eq!(Limits { align: 6, ..Default::default() }.floor(dimension), 3);
+}
+
+#[test]
+fn units_of_unknown_importance_go_last() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join("cnn.onnx");
+    let subject = Subject::new(&*engine(RuntimeChoice::Tract), onnx::load(&path).unwrap().model).unwrap();
+    let dimensions = &subject.dimensions.prunable;
+    let cost = Cost::flops(&subject.widths, dimensions, subject.facts.samples);
+    let mut scored = magnitude(&subject.graph, &subject.widths, dimensions).unwrap();
+    // Infinite, as files have it, and whatever else might come.
+    scored[0].scores[0] = f64::INFINITY;
+    let text = serde_json::to_string(&scored).unwrap();
+    scored = serde_json::from_str(&text).unwrap();
+    assert_eq!(scored[0].scores[0], f64::INFINITY);
+    scored[0].scores[1] = -f64::NAN;
+    scored[1].scores[2] = f64::NAN;
+    let scores = Scores {
+        score: Method::Magnitude,
+        model: String::new(),
+        calibration: String::new(),
+        samples: 0,
+        seed: 0,
+        stability: None,
+        notes: Vec::new(),
+        warnings: Vec::new(),
+        dimensions: scored,
+    };
+    let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
+    let target = cost.total(&sizes) / 2;
+    let plan = plan(&cost, dimensions, &scores, &Limits { align: 1, ..Limits::default() }, target).unwrap();
+    for (dimension, unit) in [(0, 0), (0, 1), (1, 2)] {
+        assert!(plan.dimensions[dimension].kept.contains(&unit), "{dimension} {unit}");
+    }
+    assert!(plan.dimensions.iter().any(|d| d.kept.len() < d.size));
 }

@@ -507,3 +507,77 @@ fn little_memory_changes_nothing_but_the_time() {
     let difference = relative_error(&run(&much.model), &run(&none.model));
     assert!(difference < 1e-3, "{difference}");
 }
+
+#[test]
+fn shapes_that_pieces_hand_on_keep_their_length() {
+    // The second half of the sizes is known before the layers between are run, and handed on to the piece that resizes.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        resizes (float[N, 3, 8, 8] x) => (float[N, 2, 8, 8] y)
+        <float[16, 3, 3, 3] w1 = random, float[16, 16, 1, 1] w2 = random, float[2, 16, 1, 1] w3 = random,
+         int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}>
+        {
+            first = Conv <pads = [1, 1, 1, 1]> (x, w1)
+            whole = Shape (first)
+            area = Slice (whole, two, four)
+            a = Relu (first)
+            small = Conv <strides = [2, 2]> (a, w2)
+            b = Relu (small)
+            shape = Shape (b)
+            ahead = Slice (shape, zero, two)
+            sizes = Concat <axis = 0> (ahead, area)
+            large = Resize <mode = "linear"> (b, "", "", sizes)
+            y = Conv (large, w3)
+        }"#;
+    let mut model = support::text::parse(text).unwrap().0;
+    validate(&mut model).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    let typed = Typed::new(model, random(&mut rng, &[16, 3, 8, 8]));
+    let kept: Vec<_> = typed.dimensions().iter().map(|d| units(17, d.size, d.size / 2)).collect();
+    let kept = typed.subject.kept(&kept);
+    let recovered = typed.recover(&kept, &refit(None));
+    assert_eq!(recovered.report.failed().collect::<Vec<_>>(), []);
+    assert!(recovered.report.after < recovered.report.before, "{:?}", recovered.report);
+}
+
+#[test]
+fn double_weights_keep_their_precision() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        double (double[N, 6] x) => (double[N, 5] y)
+        <double[6, 16] w1 = random, double[16, 5] w2 = random, double[5] b = random>
+        {
+            a = MatMul (x, w1)
+            r = Relu (a)
+            y = Gemm (r, w2, b)
+        }"#;
+    let mut model = support::text::parse(text).unwrap().0;
+    validate(&mut model).unwrap();
+    let engine = engine(RuntimeChoice::Auto);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let x = random(&mut rng, &[64, 6]).mapv(f64::from);
+    // A weight with more digits than single precision has.
+    for tensor in &mut model.graph.as_mut().unwrap().initializer {
+        let Tensor::F64(w) = to_tensor(tensor).unwrap() else { panic!("{} is not double", tensor.name()) };
+        *tensor = from_tensor(tensor.name(), &Tensor::F64(w.mapv(|w| w / 3.0)));
+    }
+    let samples = Samples::new(&model, vec![("x".to_owned(), Tensor::F64(x))]).unwrap();
+    let subject = Subject::typed(&*engine, model, samples, Granularity::Head).unwrap();
+    let kept = subject.kept(&[(0..8).collect()]);
+    let pruned = subject.prune(&kept).unwrap();
+    let double = |model: &ModelProto, name: &str| {
+        let tensors = &model.graph.as_ref().unwrap().initializer;
+        match to_tensor(tensors.iter().find(|t| t.name() == name).unwrap()).unwrap() {
+            Tensor::F64(w) => w,
+            other => panic!("{name} is {}", other.dtype()),
+        }
+    };
+    // Slicing changes no bit.
+    let whole = double(&subject.model, "w1");
+    assert_eq!(double(&pruned, "w1"), whole.slice(ndarray::s![.., ..8]).into_dyn());
+    // A refit adds to what is there: whatever it adds, most sums have digits that single precision does not hold.
+    let options = refit(Some(1e-3));
+    let recovered = recover(&*engine, subject.view(8), &kept, &pruned, &options, &mut |_, _| {}).unwrap();
+    let refitted = double(&recovered.model, "w2");
+    assert_ne!(refitted, double(&pruned, "w2"));
+    let rounded = refitted.iter().filter(|w| f64::from(**w as f32) == **w).count();
+    assert!(rounded < refitted.len() / 4, "{rounded} of {}", refitted.len());
+}

@@ -6,15 +6,17 @@ mod support;
 
 use ndarray::{ArrayD, Axis, Ix2};
 use optin_onnx::{
+    WarningCode,
+    calibration::Samples,
     graph::Patch,
     masks,
     memory::MemoryBudget,
     onnx::{self, proto::ModelProto},
     runtime::{Engine, RuntimeChoice},
-    score::{ExactOptions, SketchOptions, exact, sketch, spearman},
+    score::{ExactOptions, ScoreOptions, SketchOptions, exact, score, sketch, spearman},
     tensor::Tensor,
-    trajectory::{Head, manifold, output_distance, outputs, waypoints},
-    typing::{Dimension, Kind},
+    trajectory::{Head, manifold, output_distance, outputs, padding, waypoints},
+    typing::{Dimension, Granularity, Kind},
 };
 use support::{Subject, engine};
 
@@ -250,4 +252,130 @@ fn cotangents_pass_through_choices() {
         }"#;
     // Those of the layer before, and the features that are chosen.
     assert_eq!(scores_of(text).len(), 8 + 6);
+}
+
+/// The graph `text` on these samples.
+fn on(text: &str, samples: Vec<(&str, Tensor)>) -> Subject {
+    let mut model = support::text::parse(text).unwrap().0;
+    onnx::validate(&mut model).unwrap();
+    let samples = samples.into_iter().map(|(name, x)| (name.to_owned(), x)).collect();
+    let samples = Samples::new(&model, samples).unwrap();
+    Subject::typed(&*tract(), model, samples, Granularity::Head).unwrap()
+}
+
+fn ramp(shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    Tensor::f32(shape, (0..count).map(|i| ((i * 7) % 11) as f32 / 5.0 - 1.0).collect()).unwrap()
+}
+
+#[test]
+fn gradients_that_are_not_finite_are_named_and_scored_otherwise() {
+    // The root of zero has no derivative, and a Relu makes zeros.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        roots (float[N, 6] x) => (float[N, 5] y)
+        <float[6, 16] w1 = random, float[16, 8] w2 = random, float[8, 5] w3 = random>
+        {
+            a = MatMul (x, w1)
+            b = Relu (a)
+            c = MatMul (b, w2)
+            d = Relu (c)
+            e = Sqrt (d)
+            y = MatMul (e, w3)
+        }"#;
+    let subject = on(text, vec![("x", ramp(&[6, 6]))]);
+    let options = ScoreOptions::default();
+    let scored = score(&*tract(), subject.view(4), &options, &|_| true, &mut |_, _| {}).unwrap();
+    assert_eq!(scored.warnings.len(), 1, "{:?}", scored.warnings);
+    assert_eq!(scored.warnings[0].code, WarningCode::NonFiniteGradients);
+    assert!(scored.warnings[0].message.contains("Sqrt"), "{}", scored.warnings[0]);
+    assert_eq!(scored.dimensions.len(), subject.dimensions.prunable.len());
+    assert!(scored.dimensions.iter().flat_map(|d| &d.scores).all(|score| score.is_finite()));
+    assert!(scored.notes.iter().any(|note| note.contains("scored exactly: its gradients are not finite")));
+    assert!(scored.stability.unwrap().agreement.is_finite());
+}
+
+#[test]
+fn tokens_of_zeros_count_for_nothing() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        tokens (float[N, 3, 6] x) => (float[N, 3, 5] y)
+        <float[6, 16] w1 = random, float[16, 5] w2 = random>
+        {
+            a = MatMul (x, w1)
+            r = Relu (a)
+            y = MatMul (r, w2)
+        }"#;
+    let scores = |x: Tensor| {
+        let subject = on(text, vec![("x", x)]);
+        let exactly = exact(&*tract(), subject.view(4), &ExactOptions::default(), &|_| true, &mut |_, _| {});
+        let probed = sketch(&*tract(), subject.view(4), &SketchOptions::default(), &|_| true, &mut |_, _| {});
+        [exactly.unwrap(), probed.unwrap().scores].map(|d| d[0].scores.clone())
+    };
+    let mut x = ramp(&[4, 3, 6]).to_f32().unwrap();
+    x.slice_mut(ndarray::s![.., 1, ..]).fill(0.0);
+    let [exactly, probed] = scores(Tensor::F32(x.clone()));
+    // Next to zero is as good as zero: it is not blown up to a direction of its own.
+    x.slice_mut(ndarray::s![.., 1, ..]).mapv_inplace(|_| 1e-10);
+    for (a, b) in [exactly, probed].iter().zip(scores(Tensor::F32(x))) {
+        assert!(a.iter().any(|score| *score > 0.0));
+        a.iter().zip(&b).for_each(|(a, b)| assert!((a - b).abs() <= 1e-3 * a.abs() + 1e-9, "{a} {b}"));
+    }
+}
+
+/// What a model's output is taken for, that ends in these nodes.
+fn kind_of(output: &str, nodes: &str) -> Head {
+    let text = format!(
+        r#"<ir_version: 10, opset_import: ["" : 17]>
+        kinds (float[N, 6] x) => (float[N, 5] {output})
+        <float[6, 5] w = random, float[5] b = random>
+        {{
+            {nodes}
+        }}"#
+    );
+    let subject = on(&text, vec![("x", ramp(&[4, 6]))]);
+    outputs(&subject.graph, &subject.facts, &[])[0].head
+}
+
+#[test]
+fn a_matrix_is_class_scores_only_where_something_says_so() {
+    assert_eq!(kind_of("y", "y = MatMul (x, w)"), Head::Embedding);
+    assert_eq!(kind_of("logits", "logits = MatMul (x, w)"), Head::Logits);
+    assert_eq!(kind_of("y", "y = Gemm (x, w, b)"), Head::Logits);
+    assert_eq!(kind_of("y", "a = MatMul (x, w)  c = Add (b, a)  y = Identity (c)"), Head::Logits);
+    assert_eq!(kind_of("pooled", "pooled = Gemm (x, w, b)"), Head::Embedding);
+    assert_eq!(kind_of("y", "a = Gemm (x, w, b)  y = Tanh (a)"), Head::Embedding);
+    assert_eq!(kind_of("y", "a = MatMul (x, w)  y = Softmax (a)"), Head::Probabilities);
+    assert_eq!(kind_of("y", "y = MatMul (x, w)  p = Softmax (y)"), Head::Logits);
+}
+
+#[test]
+fn integers_that_are_not_zeros_and_ones_are_no_padding() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        masked (float[N, 3] x, int64[N, 3] m) => (float[N, 3] y)
+        {
+            f = Cast <to = 1> (m)
+            y = Mul (x, f)
+        }"#;
+    let padded = |last: i64| {
+        let mask = Tensor::ints(&[1, 1, 0, 1, 0, last]).reshape(&[2, 3]).unwrap();
+        let Subject { model, graph, facts, widths, samples, .. } =
+            on(text, vec![("x", ramp(&[2, 3])), ("m", mask)]);
+        padding(&model, &graph, &facts, &widths, &samples).map(|p| p.input)
+    };
+    assert_eq!((padded(0), padded(1), padded(7)), (Some("m".to_owned()), Some("m".to_owned()), None));
+}
+
+#[test]
+fn an_input_without_samples_is_not_the_batch() {
+    // Two rows of a table that all samples share, beside two samples.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        shared (float[N, 6] x, float[2, 6] table) => (float[N, 2] y)
+        {
+            t = Transpose <perm = [1, 0]> (table)
+            y = MatMul (x, t)
+        }"#;
+    let subject = on(text, vec![("x", ramp(&[2, 6])), ("table", ramp(&[2, 6]))]);
+    let leading = |name: &str| subject.widths.value(subject.graph.find(name).unwrap()).unwrap()[0];
+    let root = |width| subject.widths.table.root(width);
+    assert_eq!(subject.widths.batch.map(root), Some(root(leading("x"))));
+    assert_ne!(root(leading("table")), root(leading("x")));
 }

@@ -137,6 +137,11 @@ impl Samples {
         self.count
     }
 
+    /// Whether an input's first axis counts samples.
+    pub fn is_batched(&self, input: &str) -> bool {
+        self.inputs.iter().zip(&self.batched).any(|((name, _), batched)| *batched && name == input)
+    }
+
     /// The batch size if the model fixes it, by a static extent of the batch axis or as [`Self::fix_batch`] was told: it
     /// runs on nothing else, and the number of samples is a multiple of it.
     pub fn fixed_batch(&self) -> Option<usize> {

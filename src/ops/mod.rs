@@ -124,4 +124,9 @@ pub trait Operator: Sync {
     fn normalises(&self) -> bool {
         false
     }
+
+    /// Whether the result holds logarithms of such probabilities.
+    fn takes_logarithm(&self) -> bool {
+        false
+    }
 }

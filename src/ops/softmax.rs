@@ -52,6 +52,10 @@ impl Operator for Softmax {
     fn normalises(&self) -> bool {
         matches!(self, Self::Linear)
     }
+
+    fn takes_logarithm(&self) -> bool {
+        matches!(self, Self::Logarithmic)
+    }
 }
 
 fn default_axis(opset: i64, said: Option<i64>) -> i64 {

@@ -16,6 +16,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    numbers::importance,
     score::Scores,
     typing::{Dimension, Kind},
     widths::{Kept, WidthTable},
@@ -168,7 +169,7 @@ struct Search<'a> {
     queue: BinaryHeap<Reverse<(Priority, usize)>>,
 }
 
-/// Importance per cost saved; ordered like the number, NaN last.
+/// Importance per cost saved; ordered like the number.
 #[derive(Clone, Copy, PartialEq)]
 struct Priority(f64);
 
@@ -209,7 +210,8 @@ impl<'a> Search<'a> {
                 return Err(PlanError::Scores(format!("{name} has {size} units and {n} scores")));
             }
             let mut order: Vec<usize> = (0..dimension.size).collect();
-            order.sort_by(|a, b| found.scores[*a].total_cmp(&found.scores[*b]));
+            let important = |unit: &usize| importance(found.scores[*unit]);
+            order.sort_by(|a, b| important(a).total_cmp(&important(b)));
             orders.push(order);
             values.push(found.scores.as_slice());
         }
@@ -232,9 +234,9 @@ impl<'a> Search<'a> {
     fn priority(&self, dimension: usize, next: usize) -> Priority {
         let (order, size) = (&self.orders[dimension], self.sizes[dimension]);
         let removed = &order[order.len() - size..order.len() - next];
-        let importance: f64 = removed.iter().map(|u| self.scores[dimension][*u]).sum();
+        let lost: f64 = removed.iter().map(|u| importance(self.scores[dimension][*u])).sum();
         let saved = self.cost.saving(&self.sizes, dimension, next);
-        Priority(if saved == 0 { f64::INFINITY } else { importance / saved as f64 })
+        Priority(if saved == 0 { f64::INFINITY } else { importance(lost / saved as f64) })
     }
 
     fn enqueue(&mut self, dimension: usize) {

@@ -35,6 +35,8 @@ pub enum Reason {
     Positions,
     /// No correction lowers the error on samples that it was not fitted to.
     NoGain,
+    /// It could not be measured, or not be written.
+    Failed { why: String },
 }
 
 impl fmt::Display for Reason {
@@ -47,6 +49,7 @@ impl fmt::Display for Reason {
             Self::Samples => f.write_str("the samples make one batch, so none can be held out"),
             Self::Positions => f.write_str("its positions vary among batches"),
             Self::NoGain => f.write_str("no correction helps on held-out samples"),
+            Self::Failed { why } => f.write_str(why),
         }
     }
 }

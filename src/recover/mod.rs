@@ -28,6 +28,7 @@ use crate::{
     rewrite,
     runtime::{Engine, RuntimeError},
     score::ModelView,
+    tensor::DType,
     trajectory::{Output, output_distance, outputs},
     widths::Kept,
 };
@@ -98,6 +99,12 @@ pub enum RecoverError {
     /// Samples could not be batched.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
+    /// A corrected weight is beyond what the type of the weight holds.
+    #[error("the corrected weights leave the range of {dtype}")]
+    Overflow {
+        /// The weight's type.
+        dtype: DType,
+    },
 }
 
 /// What was done to a layer.
@@ -200,7 +207,9 @@ pub fn recover(
     for (done, layer) in layers.iter().enumerate() {
         progress(done, total);
         reports.push(match layer {
-            Ok(layer) => trial.choose(layer, done)?,
+            Ok(layer) => attempt(&mut trial, |pass| pass.choose(layer, done)).unwrap_or_else(|error| {
+                LayerRecovery::left(layer.name.clone(), Reason::Failed { why: error.to_string() })
+            }),
             Err((name, reason)) => LayerRecovery::left(name.clone(), reason.clone()),
         });
     }
@@ -211,10 +220,12 @@ pub fn recover(
     let mut model = pruned.clone();
     if !undone {
         let mut pass = Pass::new(engine, view, pruned, options)?;
-        for (done, (layer, report)) in layers.iter().zip(&reports).enumerate() {
+        for (done, (layer, report)) in layers.iter().zip(&mut reports).enumerate() {
             progress(layers.len() + done, total);
-            if let (Ok(layer), Some(form)) = (layer, report.outcome.form()) {
-                pass.apply(layer, done, form)?;
+            if let (Ok(layer), Some(form)) = (layer, report.outcome.form())
+                && let Err(error) = attempt(&mut pass, |pass| pass.apply(layer, done, form))
+            {
+                report.outcome = Outcome::Left(Reason::Failed { why: error.to_string() });
             }
         }
         model = pass.finish();
@@ -224,6 +235,31 @@ pub fn recover(
     let held_out = held_out.iter().map(ExactSizeIterator::len).sum();
     let report = Recovery { mode: options.mode, layers: reports, held_out, before, after, added, undone };
     Ok(Recovered { model, report })
+}
+
+/// Does something to a layer; if that fails, once more from the input on, where no piece of the model can be the reason.
+fn attempt<T>(
+    pass: &mut Pass<'_>,
+    mut work: impl FnMut(&mut Pass<'_>) -> Result<T, RecoverError>,
+) -> Result<T, RecoverError> {
+    work(pass).or_else(|_| {
+        pass.restart();
+        let again = work(pass);
+        if again.is_err() {
+            pass.restart();
+        }
+        again
+    })
+}
+
+impl Recovery {
+    /// The layers that could not be corrected though they should have been, and why.
+    pub fn failed(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.layers.iter().filter_map(|layer| match &layer.outcome {
+            Outcome::Left(Reason::Failed { why }) => Some((layer.name.as_str(), why.as_str())),
+            _ => None,
+        })
+    }
 }
 
 /// Floating-point numbers in the constants of a model.

@@ -82,7 +82,16 @@ impl Moments {
                 inner(delta, cross) * 2.0 - inner(delta, &fitted)
             })
             .sum();
-        (self.energy - gained).max(0.0)
+        let left = self.energy - gained;
+        // What is no number must not pass for nothing.
+        if left < 0.0 { 0.0 } else { left }
+    }
+}
+
+impl Correction {
+    /// Whether all of it are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.0.iter().flat_map(|group| group.col_iter()).all(|column| column.iter().all(|x| x.is_finite()))
     }
 }
 

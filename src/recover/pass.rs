@@ -85,7 +85,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             view,
             options,
-            padding: padding(view.model, view.graph, view.facts, view.widths),
+            padding: padding(view.model, view.graph, view.facts, view.widths, view.samples),
             dense: stream(view.graph, view.facts),
             pruned: stream(&graph, &facts),
             types: graph.values().filter_map(typed).collect(),
@@ -117,6 +117,12 @@ impl<'a> Pass<'a> {
         batch % PARTS == PARTS - 1 || (count < PARTS && batch + 1 == count)
     }
 
+    /// Begins at the input again, after a failure in the middle: the layers that are done stay as they are.
+    pub fn restart(&mut self) {
+        self.dense.restart();
+        self.pruned.restart();
+    }
+
     /// Chooses how a layer is corrected by its error on samples that are held out, and corrects it by the others.
     pub fn choose(&mut self, layer: &Layer, number: usize) -> Result<LayerRecovery, RecoverError> {
         let name = layer.name.clone();
@@ -132,7 +138,8 @@ impl<'a> Pass<'a> {
         let (form, error) = choose_form(&training, &held_out, self.options.ridge, biased);
         let relative = |error: f64| error / variance.max(f64::MIN_POSITIVE);
         let before = relative(held_out.energy);
-        let correction = fit(&training, form, biased).filter(|_| error < held_out.energy);
+        let correction = fit(&training, form, biased);
+        let correction = correction.filter(|c| error < held_out.energy && c.is_finite());
         let (outcome, after) = match (&correction, form) {
             (None, _) => (Outcome::Left(Reason::NoGain), before),
             (Some(_), Form::Bias) => (Outcome::Shifted, relative(error)),
@@ -149,6 +156,7 @@ impl<'a> Pass<'a> {
         let measured = self.measure(layer, entries, number)?;
         let total = measured.map(|m| m.training.plus(&m.held_out));
         let correction = total.and_then(|total| fit(&total, form, self.is_biased(layer)));
+        let correction = correction.filter(Correction::is_finite);
         self.correct(layer, correction.as_ref())
     }
 

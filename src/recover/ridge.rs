@@ -100,7 +100,7 @@ fn descend(error: impl Fn(f64) -> f64) -> (Form, f64) {
         let start = best.0;
         while let Some(next) = best.0.checked_add_signed(step).filter(|n| *n < GRID.len()) {
             let found = error(GRID[next]);
-            if found >= best.1 {
+            if !found.total_cmp(&best.1).is_lt() {
                 break;
             }
             best = (next, found);

@@ -12,7 +12,7 @@ use crate::{
     graph::{Facts, Graph, ValueId, segment},
     masks,
     memory::MemoryBudget,
-    onnx::proto::ModelProto,
+    onnx::proto::{ModelProto, ValueInfoProto},
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
 };
@@ -75,17 +75,31 @@ impl<'a> Stream<'a> {
         let known: BTreeSet<ValueId> = self.known.iter().filter_map(|name| graph.find(name)).collect();
         let mut outputs = wanted.to_vec();
         outputs.extend(next.iter().flat_map(|(new, _)| new.iter().map(|(_, v)| *v)));
-        let describe = |v: ValueId| {
-            let name = &graph.value(v).name;
-            let (dtype, rank) =
-                self.shapes.get(name).map_or((DType::F32, 0), |(dtype, rank, _)| (*dtype, *rank));
-            masks::value_info(name, dtype, rank)
-        };
+        let describe = |v: ValueId| self.describe(&graph.value(v).name);
         let cut = segment(model, graph, &known, &outputs, describe);
         let reads = cut.model.graph.iter().flat_map(|g| &g.input).map(|i| i.name().to_owned()).collect();
         let names = |list: Vec<(String, ValueId)>| list.into_iter().map(|(name, _)| name);
         let next = next.map(|(new, old)| (names(new).collect(), names(old).collect()));
         Ok(Piece { session: self.engine.load(&cut.model)?, reads, wanted: wanted.len(), next })
+    }
+
+    /// The type of a value that is kept. Integers come with the extents that they have in all batches: ONNX Runtime takes a shape
+    /// of unknown length for one of no axes.
+    fn describe(&self, name: &str) -> ValueInfoProto {
+        let (dtype, rank) = self.shapes.get(name).map_or((DType::F32, 0), |(dtype, rank, _)| (*dtype, *rank));
+        let open = masks::value_info(name, dtype, rank);
+        if dtype.is_float() {
+            return open;
+        }
+        let mut shapes = self.kept.iter().flatten().filter(|(kept, _)| kept == name).map(|(_, x)| x.shape());
+        let first = shapes.next().unwrap_or_default();
+        if shapes.all(|shape| shape == first) { masks::fixed_info(name, dtype, first) } else { open }
+    }
+
+    /// Goes back to the input: nothing is kept, and the next piece begins there.
+    pub fn restart(&mut self) {
+        self.known.clear();
+        self.kept.iter_mut().for_each(Vec::clear);
     }
 
     /// Runs a piece on one batch; `extra` feeds graph inputs that are none of the model. Returns what was wanted.

@@ -5,6 +5,7 @@ use ndarray::{Array4, ArrayD, IxDyn};
 use super::{RecoverError, layer::Layer, moments::Correction};
 use crate::{
     graph::{Graph, NodeId, Patch, Use},
+    numbers::{flush, inverse},
     onnx::{
         proto::{ModelProto, NodeProto, TensorProto},
         tensor::{from_tensor, to_tensor},
@@ -21,12 +22,6 @@ pub(super) fn correct(
 ) -> Result<ModelProto, RecoverError> {
     let weighted = add_to_weight(model, graph, layer, correction)?;
     add_to_bias(&weighted, &Graph::new(&weighted), layer, correction)
-}
-
-/// What a feature of the layer's own result is corrected by per unit at the waypoint. A feature that does not get there stays
-/// as it is.
-fn inverse(gain: f64) -> f64 {
-    if gain == 0.0 { 0.0 } else { gain.recip() }
 }
 
 fn node_of(graph: &Graph, result: &str) -> Option<NodeId> {
@@ -47,9 +42,10 @@ fn add_to_weight(
     let linear = &layer.linear;
     let (groups, taps) = (linear.groups, linear.taps());
     let (inner, features) = (layer.entries / taps, layer.gain.len() / groups);
+    // A feature that does not get to the waypoint stays as it is.
+    let inverse = inverse(&layer.gain.iter().map(|gain| gain * linear.scale).collect::<Vec<_>>());
     let delta = Array4::from_shape_fn((groups, taps, inner, features), |(group, tap, entry, feature)| {
-        let gain = layer.gain[group * features + feature] * linear.scale;
-        correction.0[group][(tap * inner + entry, feature)] * inverse(gain)
+        correction.0[group][(tap * inner + entry, feature)] * inverse[group * features + feature]
     });
     let delta = delta.permuted_axes(linear.order).as_standard_layout().into_owned();
     let shape: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
@@ -72,7 +68,8 @@ fn add_to_bias(
         let bias = group.nrows() - 1;
         (0..group.ncols()).map(move |feature| group[(bias, feature)])
     });
-    let shift: Vec<f64> = last.zip(&layer.gain).map(|(shift, gain)| shift * inverse(*gain)).collect();
+    let shift: Vec<f64> =
+        last.zip(inverse(&layer.gain)).map(|(shift, inverse)| flush(shift * inverse)).collect();
     let mut patch = Patch::default();
     let own = layer.linear.bias.map(|(slot, factor)| (Use { node, slot }, factor));
     let added = layer.bias.as_ref().and_then(|(sum, addend)| {
@@ -148,10 +145,13 @@ fn add(
 ) -> Result<(), RecoverError> {
     let old = to_tensor(tensor)?;
     let Some(Tensor::F64(numbers)) = old.cast_float(DType::F64) else { return Ok(()) };
-    let Some(new) = broadcast_sum(&numbers, delta).and_then(|sum| Tensor::F64(sum).cast_float(old.dtype()))
-    else {
+    let sum = broadcast_sum(&numbers, delta).map(|sum| Tensor::F64(sum.mapv(flush)));
+    let Some(new) = sum.and_then(|sum| sum.cast_float(old.dtype())) else {
         return Ok(());
     };
+    if old.is_finite() && !new.is_finite() {
+        return Err(RecoverError::Overflow { dtype: new.dtype() });
+    }
     patch.constant_operand(graph, at, &new, |_| unused(graph, &format!("{}__refitted", tensor.name())));
     Ok(())
 }

@@ -6,9 +6,10 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     collections::HashSet,
     panic::{self, AssertUnwindSafe},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use ndarray::{ArrayD, IxDyn};
@@ -202,9 +203,32 @@ fn concrete(model: &InferenceModel, fed: &[core::Tensor]) -> TractResult<Inferen
     Ok(model)
 }
 
+thread_local! {
+    /// Whether this thread is inside of [`guarded`].
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets panics inside of [`guarded`] pass in silence, since they become errors; all others go where they went before. The hook
+/// is the process' own, so it is put in place once and asks the panicking thread.
+fn silence_guarded_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                before(panic);
+            }
+        }));
+    });
+}
+
 /// Runs `f`, turning its error into text, and a panic too: tract indexes and unwraps on what models contain.
 fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
-    match panic::catch_unwind(AssertUnwindSafe(f)) {
+    silence_guarded_panics();
+    let outside = GUARDED.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    GUARDED.set(outside);
+    match result {
         Ok(result) => result.map_err(|e| format!("{e:#}")),
         Err(panic) => Err(message_of(panic.as_ref())),
     }

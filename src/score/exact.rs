@@ -57,8 +57,11 @@ pub fn exact(
 ) -> Result<Vec<DimensionScores>, ScoreError> {
     let points = waypoints(view.graph, view.facts, view.widths, view.dimensions);
     let outputs = outputs(view.graph, view.facts, options.logits);
-    let padding =
-        if options.paper_quirks { None } else { padding(view.model, view.graph, view.facts, view.widths) };
+    let padding = if options.paper_quirks {
+        None
+    } else {
+        padding(view.model, view.graph, view.facts, view.widths, view.samples)
+    };
     let scorer = Scorer { engine, view, options, points, outputs, padding };
     let total: usize = view.dimensions.iter().filter(|d| wanted(d)).map(|d| d.size).sum();
     let batches = view.samples.ranges(view.batch).count().max(1);

@@ -12,7 +12,7 @@ mod weights;
 pub use exact::{ExactOptions, exact};
 pub(crate) use moments::{Moments, Sum, measure};
 pub use random::random;
-pub use sketch::{Sketch, SketchOptions, sketch};
+pub use sketch::{Sketch, SketchOptions, Unsound, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
 
@@ -24,9 +24,11 @@ use crate::{
     calibration::Samples,
     graph::{Facts, Graph},
     memory::MemoryBudget,
+    numbers::{finite_or_null, importance},
     onnx::proto::ModelProto,
     runtime::Engine,
     typing::{Dimension, Kind},
+    warning::{Warning, WarningCode},
     widths::Widths,
 };
 
@@ -124,10 +126,33 @@ pub struct Scored {
     pub stability: Option<Stability>,
     /// Where cotangents stopped, and what was scored otherwise.
     pub notes: Vec<String>,
+    /// What the user has to know about them.
+    pub warnings: Vec<Warning>,
 }
 
 /// Scores every unit of the dimensions that are `wanted`. `progress` is told how much is done, of how much.
 pub fn score(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    options: &ScoreOptions,
+    wanted: &dyn Fn(&Dimension) -> bool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Scored, ScoreError> {
+    let mut scored = score_by(engine, view, options, wanted, progress)?;
+    for dimension in &mut scored.dimensions {
+        let unknown = dimension.scores.iter().filter(|score| !score.is_finite()).count();
+        if unknown > 0 {
+            let DimensionScores { name, scores, .. } = dimension;
+            let note =
+                format!("{name}: the scores of {unknown} of {} units are no finite numbers", scores.len());
+            scored.notes.push(format!("{note}; they count as the most important"));
+            scores.iter_mut().for_each(|score| *score = importance(*score));
+        }
+    }
+    Ok(scored)
+}
+
+fn score_by(
     engine: &dyn Engine,
     view: ModelView<'_>,
     options: &ScoreOptions,
@@ -160,15 +185,32 @@ pub fn score(
             let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
             let mut scored = Scored { stability: sketch.stability, ..plain(sketch.scores) };
             scored.notes.extend(sketch.stops.iter().map(|stop| format!("no gradient beyond {stop}")));
+            let unsound = sketch.unsound.as_ref();
+            scored.warnings.extend(unsound.map(Unsound::warning));
             if view.dimensions.iter().any(missed) {
                 let rest = exact(engine, view, &exactly, &missed, progress)?;
-                scored.notes.extend(
-                    rest.iter().map(|d| format!("{} was scored exactly: no gradient reaches it", d.name)),
-                );
+                let why = |name: &String| match unsound.is_some_and(|u| u.dimensions.contains(name)) {
+                    true => "its gradients are not finite",
+                    false => "no gradient reaches it",
+                };
+                let notes = rest.iter().map(|d| format!("{} was scored exactly: {}", d.name, why(&d.name)));
+                scored.notes.extend(notes);
                 scored.dimensions.extend(rest);
             }
             Ok(scored)
         }
+    }
+}
+
+impl Unsound {
+    fn warning(&self) -> Warning {
+        let place = self.node.as_ref().map_or(String::new(), |node| format!(", first at {node}"));
+        let count = self.dimensions.len();
+        let message = format!(
+            "gradients are not finite{place}: {count} of the dimensions were scored exactly, which takes longer; \
+             see that the samples are what the model expects"
+        );
+        Warning::new(WarningCode::NonFiniteGradients, message)
     }
 }
 
@@ -211,7 +253,8 @@ pub struct DimensionScores {
     pub kind: Kind,
     /// Its place among the dimensions of its kind.
     pub layer: usize,
-    /// One per unit; the larger, the more the model loses without the unit.
+    /// One per unit; the larger, the more the model loses without the unit. Infinite where it could not be computed.
+    #[serde(deserialize_with = "finite_or_null::deserialize")]
     pub scores: Vec<f64>,
     /// The units in the order in which they go if those that stay take over what they can, where that is known.
     #[serde(default)]
@@ -240,6 +283,9 @@ pub struct Scores {
     /// What to know about them.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What the user has to know about them.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
     /// One entry per prunable dimension.
     pub dimensions: Vec<DimensionScores>,
 }
@@ -266,7 +312,7 @@ impl Scores {
                 }
             }
             if let (Some(_), Some((sum, count))) = (dimension.left, shares.get(&dimension.kind)) {
-                dimension.scores.iter_mut().for_each(|score| *score *= sum / count);
+                dimension.scores.iter_mut().for_each(|score| *score = importance(*score * (sum / count)));
             }
         }
         self

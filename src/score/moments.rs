@@ -94,7 +94,7 @@ pub(crate) fn measure(
     sums: &[&Sum],
 ) -> Result<Vec<Moments>, ScoreError> {
     let mut moments: Vec<Moments> = sums.iter().map(|s| Moments::zero(s.entries)).collect();
-    let padding = padding(view.model, view.graph, view.facts, view.widths);
+    let padding = padding(view.model, view.graph, view.facts, view.widths, view.samples);
     let tail = Tail::new(view.graph.opset(), "moments");
     let mut patch = Patch::default();
     patch.only_exposed();

@@ -50,8 +50,19 @@ pub struct Sketch {
     pub scores: Vec<DimensionScores>,
     /// Where cotangents stopped.
     pub stops: Vec<Stop>,
+    /// Dimensions that cotangents reached which are no finite numbers; they have no scores.
+    pub unsound: Option<Unsound>,
     /// How sure the ranking is; `None` when no cotangent reached anything.
     pub stability: Option<Stability>,
+}
+
+/// Cotangents that are no finite numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsound {
+    /// The dimensions that they reached.
+    pub dimensions: Vec<String>,
+    /// The node where they arise, if that could be told: the one nearest the outputs whose operand has such a cotangent.
+    pub node: Option<String>,
 }
 
 /// Probes per sample before the ranking may be called stable.
@@ -86,7 +97,7 @@ fn sketch_single(
     wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Sketch, ScoreError> {
-    let padding = padding(view.model, view.graph, view.facts, view.widths);
+    let padding = padding(view.model, view.graph, view.facts, view.widths, view.samples);
     let trajectory = Trajectory {
         graph: view.graph,
         facts: view.facts,
@@ -120,17 +131,26 @@ fn sketch_single(
     let mut tallies: Vec<Tally> = dimensions.iter().map(|d| Tally::new(d.size)).collect();
     let reached: BTreeSet<usize> = taps.iter().flat_map(|tap| tap.units.iter().map(|(d, _)| *d)).collect();
     let mut stability = None;
+    let mut unsound = None;
     if !reached.is_empty() {
         tail.append_to(&mut patch);
         let session = engine.load(&patch.apply(view.model))?;
-        let mut passes =
-            Passes { session, view, probe: &probe, padding: padding.as_ref(), seed: options.seed, taps };
+        let padding = padding.as_ref();
+        let seed = options.seed;
+        let mut passes = Passes { session, view, probe: &probe, padding, seed, taps, unsound: None };
         let kinds: Vec<_> = dimensions.iter().map(|d| d.kind).collect();
         stability = Some(passes.run(options, &kinds, &mut tallies, progress)?);
+        if let Some(first) = passes.unsound.take() {
+            let lost = dimensions.iter().zip(&tallies).filter(|(_, tally)| tally.is_discarded());
+            let lost = lost.map(|(d, _)| d.name.clone()).collect();
+            let node = origin(engine, &passes, &trajectory, &first).unwrap_or(None);
+            unsound = Some(Unsound { dimensions: lost, node });
+        }
     }
-    let scored = dimensions.iter().zip(&tallies).enumerate().filter(|(d, _)| reached.contains(d));
+    let scored = dimensions.iter().zip(&tallies).enumerate();
+    let scored = scored.filter(|(d, (_, tally))| reached.contains(d) && !tally.is_discarded());
     let scores = scored.map(|(_, (d, tally))| DimensionScores::of(d, tally.means())).collect();
-    Ok(Sketch { scores, stops: backward.stops, stability })
+    Ok(Sketch { scores, stops: backward.stops, unsound, stability })
 }
 
 /// One output of the backward pass, `[samples, entries]`: the gradients of the masks at one operand of a sum.
@@ -186,6 +206,8 @@ struct Passes<'a> {
     padding: Option<&'a Padding>,
     seed: u64,
     taps: Vec<Tap>,
+    /// The first probe and samples that gave no finite numbers.
+    unsound: Option<(usize, Range<usize>)>,
 }
 
 impl Passes<'_> {
@@ -206,6 +228,9 @@ impl Passes<'_> {
                 seen.push((range.clone(), self.pass(probe, range, tallies)?));
                 progress(probe * samples + end, options.probes * samples);
             }
+            if let Some(range) = discard(&mut seen, tallies) {
+                self.unsound.get_or_insert((probe, range));
+            }
             clip(&mut seen);
             for (range, moved) in &seen {
                 for (tally, moved) in tallies.iter_mut().zip(moved) {
@@ -216,7 +241,8 @@ impl Passes<'_> {
                 }
             }
             stability = Stability::of(kinds, tallies, probe + 1);
-            if probe + 1 >= FEWEST && stability.is_stable() {
+            let nothing_left = tallies.iter().all(Tally::is_discarded);
+            if nothing_left || (probe + 1 >= FEWEST && stability.is_stable()) {
                 break;
             }
         }
@@ -230,6 +256,20 @@ impl Passes<'_> {
         range: Range<usize>,
         tallies: &[Tally],
     ) -> Result<Vec<Moved>, ScoreError> {
+        let results = self.session.run(&self.feed(self.probe, probe, range)?)?;
+        let rows = |tensor: &Tensor| tensor.to_f32()?.into_dimensionality::<Ix2>().ok();
+        let gradients: Vec<Option<Array2<f32>>> = results.iter().map(rows).collect();
+        let dimensions = tallies.iter().enumerate();
+        Ok(dimensions.map(|(d, tally)| self.moved(d, tally.units(), &gradients)).collect())
+    }
+
+    /// Some samples, and what is drawn for them as the inputs of `drawn` by the probe of this number.
+    fn feed(
+        &self,
+        drawn: &Probe<'_>,
+        probe: usize,
+        range: Range<usize>,
+    ) -> Result<Vec<(String, Tensor)>, ScoreError> {
         let count = self.view.samples.len();
         let mut feed = self.view.samples.batch(range.start, range.end)?;
         for (_, tensor) in feed.iter_mut().filter(|(_, t)| t.dtype().is_half()) {
@@ -243,13 +283,9 @@ impl Passes<'_> {
             rng.set_stream((probe * count + sample) as u64);
             rng
         };
-        let mut rngs: Vec<_> = range.clone().map(stream).collect();
-        feed.extend(self.probe.draw(&mut rngs, mask.as_deref()));
-        let results = self.session.run(&feed)?;
-        let rows = |tensor: &Tensor| tensor.to_f32()?.into_dimensionality::<Ix2>().ok();
-        let gradients: Vec<Option<Array2<f32>>> = results.iter().map(rows).collect();
-        let dimensions = tallies.iter().enumerate();
-        Ok(dimensions.map(|(d, tally)| self.moved(d, tally.units(), &gradients)).collect())
+        let mut rngs: Vec<_> = range.map(stream).collect();
+        feed.extend(drawn.draw(&mut rngs, mask.as_deref()));
+        Ok(feed)
     }
 
     /// `⟨r, δ⟩` of each unit of a dimension, over all sums that it ends in: for each sample, or for all together where one of
@@ -290,6 +326,57 @@ fn batch(view: ModelView<'_>, memory: MemoryBudget) -> usize {
 /// `⟨r, δ⟩` of the units of a dimension, a row per sample, or one for all.
 type Moved = Vec<Vec<f64>>;
 
+/// Gives up dimensions of which something was seen that is no finite number, and says in which samples, if there are new ones.
+fn discard(seen: &mut [(Range<usize>, Vec<Moved>)], tallies: &mut [Tally]) -> Option<Range<usize>> {
+    let mut first = None;
+    for (range, moved) in seen.iter() {
+        for (tally, rows) in tallies.iter_mut().zip(moved).filter(|(tally, _)| !tally.is_discarded()) {
+            if !rows.iter().flatten().all(|x| x.is_finite()) {
+                tally.discard();
+                first.get_or_insert_with(|| range.clone());
+            }
+        }
+    }
+    for (_, moved) in seen {
+        let lost = moved.iter_mut().zip(tallies.iter()).filter(|(_, tally)| tally.is_discarded());
+        lost.for_each(|(rows, _)| rows.clear());
+    }
+    first
+}
+
+/// The node where cotangents cease to be finite, of one probe of some samples: the backward pass runs once more and says of
+/// each operand whether what it gets is. `None` if all do, so that it was a sum of them that overflowed.
+fn origin(
+    engine: &dyn Engine,
+    passes: &Passes<'_>,
+    trajectory: &Trajectory<'_>,
+    (number, range): &(usize, Range<usize>),
+) -> Result<Option<String>, ScoreError> {
+    let ModelView { model, graph, facts, .. } = passes.view;
+    let slots = graph.nodes().flat_map(|(node, n)| (0..n.inputs.len()).map(move |slot| Use { node, slot }));
+    let dynamic = graph.dynamic();
+    let computed = |at: &Use| graph.node(at.node).input(at.slot).is_some_and(|v| dynamic[v.index()]);
+    let tail = Tail::new(graph.opset(), "trace");
+    let mut patch = Patch::default();
+    patch.only_exposed();
+    let probe = trajectory.probe(&tail, &mut patch);
+    let backward = gradient::reverse(graph, facts, &tail, &probe.seeds, &slots.filter(computed).collect());
+    for (at, cotangent) in &backward.operands {
+        let rank = graph.node(at.node).input(at.slot).and_then(|v| facts.get(v)).map_or(0, |f| f.shape.len());
+        // The difference of a number to itself is zero if it is finite, and else none.
+        let check = (*cotangent - *cotangent).sum(&(0..rank).collect::<Vec<_>>(), false);
+        patch.expose(&check.name());
+    }
+    tail.append_to(&mut patch);
+    let results = engine.load(&patch.apply(model))?.run(&passes.feed(&probe, *number, range.clone())?)?;
+    let unsound = |check: &Tensor| check.to_f32().is_some_and(|x| x.iter().any(|x| !x.is_finite()));
+    let found = backward.operands.keys().zip(&results).filter(|(_, check)| unsound(check));
+    Ok(found.map(|(at, _)| at.node).max().map(|id| {
+        let node = graph.node(id);
+        format!("{} `{}`", node.op_type(), node.label())
+    }))
+}
+
 /// How many times as sensitive as the median a sample may be.
 const CLIP: f64 = 10.0;
 
@@ -299,6 +386,11 @@ fn clip(seen: &mut [(Range<usize>, Vec<Moved>)]) {
     let energies: Vec<Vec<f64>> = seen.iter().map(|(range, moved)| energies(range.len(), moved)).collect();
     let mut sorted = energies.concat();
     sorted.sort_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
+    if median <= 0.0 {
+        // Samples that move nothing are no measure of the others, such as those that say something at all.
+        sorted.retain(|energy| *energy > 0.0);
+    }
     let limit = CLIP * sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
     for ((range, moved), energies) in seen.iter_mut().zip(energies) {
         for (sample, energy) in energies.into_iter().enumerate().filter(|(_, energy)| *energy > limit) {
@@ -339,5 +431,23 @@ mod tests {
         assert!((energy - CLIP * 20.0).abs() < 1e-6, "{energy}");
         assert_eq!(seen[1].1[0][1], row(2.0));
         assert_eq!(seen[1].1[1], vec![vec![7.0]]);
+    }
+
+    #[test]
+    fn samples_that_move_nothing_do_not_silence_the_others() {
+        let mut seen = vec![(0..3, vec![vec![vec![0.0], vec![0.0], vec![3.0]]])];
+        clip(&mut seen);
+        assert_eq!(seen[0].1[0], [vec![0.0], vec![0.0], vec![3.0]]);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_discarded_and_the_rest_counts() {
+        let mut tallies = vec![Tally::new(1), Tally::new(1)];
+        let nan = vec![vec![f64::NAN], vec![1.0]];
+        let mut seen = vec![(0..2, vec![nan, vec![vec![2.0], vec![2.0]]])];
+        assert_eq!(discard(&mut seen, &mut tallies), Some(0..2));
+        assert_eq!(seen[0].1, [vec![], vec![vec![2.0], vec![2.0]]]);
+        assert_eq!([0, 1].map(|d| tallies[d].is_discarded()), [true, false]);
+        assert_eq!(discard(&mut seen, &mut tallies), None);
     }
 }

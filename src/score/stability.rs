@@ -21,15 +21,16 @@ const STABLE: f64 = 0.98;
 impl Stability {
     /// That of tallies, one per dimension, whose kinds are `kinds`.
     pub(super) fn of(kinds: &[Kind], tallies: &[Tally], probes: usize) -> Self {
-        let mut present = kinds.to_vec();
+        let sound = || kinds.iter().zip(tallies).filter(|(_, tally)| !tally.is_discarded());
+        let mut present: Vec<Kind> = sound().map(|(kind, _)| *kind).collect();
         present.sort();
         present.dedup();
         let agreement = present.iter().filter_map(|kind| {
-            let of_kind = || kinds.iter().zip(tallies).filter(|(k, _)| *k == kind).map(|(_, tally)| tally);
+            let of_kind = || sound().filter(|(k, _)| *k == kind).map(|(_, tally)| tally);
             let half = |h: usize| of_kind().flat_map(|tally| tally.half_means(h)).collect::<Vec<_>>();
             spearman(&half(0), &half(1))
         });
-        let mut errors: Vec<f64> = tallies.iter().flat_map(Tally::relative_errors).collect();
+        let mut errors: Vec<f64> = sound().flat_map(|(_, tally)| tally.relative_errors()).collect();
         errors.sort_by(f64::total_cmp);
         Self {
             probes,
@@ -65,12 +66,29 @@ pub(super) struct Tally {
     fourths: Vec<f64>,
     /// How many squares were added.
     count: usize,
+    /// Whether something was seen that is no number, so that nothing of it counts.
+    discarded: bool,
 }
 
 impl Tally {
     pub fn new(units: usize) -> Self {
         let zeros = vec![0.0; units];
-        Self { squares: [zeros.clone(), zeros.clone()], samples: [0; 2], fourths: zeros, count: 0 }
+        Self {
+            squares: [zeros.clone(), zeros.clone()],
+            samples: [0; 2],
+            fourths: zeros,
+            count: 0,
+            discarded: false,
+        }
+    }
+
+    /// Gives up what was and will be seen.
+    pub fn discard(&mut self) {
+        self.discarded = true;
+    }
+
+    pub fn is_discarded(&self) -> bool {
+        self.discarded
     }
 
     pub fn units(&self) -> usize {
@@ -108,8 +126,11 @@ impl Tally {
     }
 }
 
-/// Spearman's rank correlation; `None` for fewer than two values or when all are equal.
+/// Spearman's rank correlation; `None` for fewer than two values, when all are equal, and when one is not a number.
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    if a.iter().chain(b).any(|x| x.is_nan()) {
+        return None;
+    }
     let (a, b) = (ranks(a), ranks(b));
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
     let (mean_a, mean_b) = (mean(&a), mean(&b));
@@ -122,14 +143,16 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     (of_a > 0.0 && of_b > 0.0).then(|| both / (of_a * of_b).sqrt())
 }
 
-/// Ranks, where equal values share their mean rank.
+/// Ranks in the total order of IEEE 754, where equal values share their mean rank.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let ties = order[start..].iter().take_while(|i| values[**i] == values[order[start]]).count();
+        // Equal in the order that they are sorted by: anything is equal to itself then, and the loop ends.
+        let equal = |i: &&usize| values[**i].total_cmp(&values[order[start]]).is_eq();
+        let ties = order[start..].iter().take_while(equal).count();
         for &i in &order[start..start + ties] {
             ranks[i] = start as f64 + (ties - 1) as f64 / 2.0;
         }
@@ -148,6 +171,14 @@ mod tests {
         assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
         assert_eq!(ranks(&[5.0, 1.0, 5.0]), [1.5, 0.0, 1.5]);
         assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), None);
+    }
+
+    #[test]
+    fn ranking_ends_whatever_is_ranked() {
+        let nan = f64::NAN;
+        assert_eq!(ranks(&[nan, 1.0, nan, f64::INFINITY]), [2.5, 0.0, 2.5, 1.0]);
+        assert_eq!(ranks(&[-nan, f64::NEG_INFINITY]), [0.0, 1.0]);
+        assert_eq!(spearman(&[nan, 1.0, 2.0], &[1.0, 2.0, 3.0]), None);
     }
 
     #[test]

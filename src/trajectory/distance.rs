@@ -1,13 +1,23 @@
 //! Distances between the features, or the outputs, of two runs.
 
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis};
+use ndarray::{Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis};
 
 use super::{Head, Output, probe::TINY};
+use crate::numbers::DEAD;
 
 /// Manifold distance of one sample's tokens `[tokens, features]`: with tokens normalised to unit length, the mean of
-/// `(T Tᵀ − S Sᵀ)²` over all pairs of tokens (OPTIN, equation 2).
+/// `(T Tᵀ − S Sᵀ)²` over all pairs of tokens (OPTIN, equation 2). Tokens that are next to zero in the dense model have no
+/// direction, and are zero in both.
 pub fn manifold(dense: ArrayView2<'_, f32>, masked: ArrayView2<'_, f32>) -> f64 {
-    let difference = unit_gram(dense) - unit_gram(masked);
+    let norms: Vec<f32> = dense.outer_iter().map(norm).collect();
+    let floor = DEAD * norms.iter().sum::<f32>() / norms.len().max(1) as f32;
+    let unit = |tokens: ArrayView2<'_, f32>| {
+        let mut tokens = tokens.to_owned();
+        let dead = tokens.outer_iter_mut().zip(&norms).filter(|(_, norm)| **norm <= floor);
+        dead.for_each(|(mut token, _)| token.fill(0.0));
+        unit_gram(tokens.view())
+    };
+    let difference = unit(dense) - unit(masked);
     let pairs = difference.len().max(1) as f64;
     difference.iter().map(|d| f64::from(*d).powi(2)).sum::<f64>() / pairs
 }
@@ -16,12 +26,16 @@ pub fn manifold(dense: ArrayView2<'_, f32>, masked: ArrayView2<'_, f32>) -> f64 
 pub fn unit_gram(tokens: ArrayView2<'_, f32>) -> Array2<f32> {
     let mut unit = tokens.to_owned();
     for mut token in unit.axis_iter_mut(Axis(0)) {
-        let norm = token.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let norm = norm(token.view());
         if norm > 0.0 {
             token.mapv_inplace(|x| x / norm);
         }
     }
     unit.dot(&unit.t())
+}
+
+fn norm(token: ArrayView1<'_, f32>) -> f32 {
+    token.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
 
 /// `KL(p ‖ q)` in nats, averaged over rows; classes are on the last axis. `normalised` says that these are probabilities
@@ -53,17 +67,30 @@ fn log_of(row: &[f32]) -> Vec<f64> {
 ///
 /// The divergence alone is next to nothing where a model is certain, however far its logits move, until they cross: too
 /// late for many small removals that each look harmless.
+///
+/// Samples of which the dense output says nothing, as it is zero, or the same for all classes but for rounding, are left out of
+/// the relative error.
 pub fn output_distance(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>) -> f64 {
-    let relative = |dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>| -> f64 {
+    let relative = |dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>, floors: &[f64]| -> f64 {
         let samples = dense.shape().first().copied().unwrap_or(1).max(1);
-        let pairs = dense.outer_iter().zip(other.outer_iter());
-        pairs.map(|(a, b)| relative_l2(a, b)).sum::<f64>() / samples as f64
+        let pairs = dense.outer_iter().zip(other.outer_iter()).zip(floors);
+        let live = pairs.filter(|((a, _), floor)| length(a.view()) > **floor + f64::from(TINY));
+        live.map(|((a, b), _)| relative_l2(a, b)).sum::<f64>() / samples as f64
     };
     if output.head == Head::Embedding {
-        return relative(dense, other);
+        let floors = vec![0.0; dense.shape().first().copied().unwrap_or(0)];
+        return relative(dense, other, &floors);
     }
-    let logits = |x| centred_logits(classes_last(output, x), output.head == Head::Probabilities);
-    divergence(output, dense.view(), other.view()) + relative(logits(dense).view(), logits(other).view())
+    let divergence = divergence(output, dense.view(), other.view());
+    let logits = |x| logits(classes_last(output, x), output.head == Head::Probabilities);
+    let (dense, other) = (logits(dense), logits(other));
+    let floors: Vec<f64> = dense.outer_iter().map(|z| f64::from(DEAD) * length(z)).collect();
+    divergence + relative(centred(dense).view(), centred(other).view(), &floors)
+}
+
+/// The length of a sample as one vector.
+fn length(x: ArrayViewD<'_, f32>) -> f64 {
+    x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
 }
 
 /// The divergence of class scores in nats; for other outputs [`relative_l2`].
@@ -84,9 +111,13 @@ fn classes_last(output: Output, mut x: ArrayViewD<'_, f32>) -> ArrayViewD<'_, f3
     x
 }
 
+/// Logits, or those of probabilities.
+fn logits(x: ArrayViewD<'_, f32>, normalised: bool) -> ArrayD<f32> {
+    if normalised { x.mapv(|p| (p + TINY).ln()) } else { x.to_owned() }
+}
+
 /// Logits less their mean over classes, which are on the last axis: a softmax does not see that.
-fn centred_logits(x: ArrayViewD<'_, f32>, normalised: bool) -> ArrayD<f32> {
-    let mut logits = if normalised { x.mapv(|p| (p + TINY).ln()) } else { x.to_owned() };
+fn centred(mut logits: ArrayD<f32>) -> ArrayD<f32> {
     if let Some(last) = logits.ndim().checked_sub(1) {
         for mut row in logits.lanes_mut(Axis(last)) {
             let mean = row.mean().unwrap_or(0.0);
@@ -127,5 +158,26 @@ mod tests {
         let w = array![[1.0f32, 2.0, 0.0]].into_dyn();
         assert_eq!(kullback_leibler(z.view(), z.view(), false), 0.0);
         assert!(kullback_leibler(z.view(), w.view(), false) > 0.1);
+    }
+
+    #[test]
+    fn tokens_next_to_zero_have_no_direction() {
+        let a = array![[1.0f32, 0.0], [1e-9, 0.0], [0.0, 0.0]];
+        let b = array![[1.0f32, 0.0], [0.0, 1e-9], [0.0, 1.0]];
+        assert_eq!(manifold(a.view(), b.view()), 0.0);
+        // Among their like they are tokens.
+        let small = array![[1e-9f32, 0.0], [0.0, 1e-9]];
+        assert!((manifold(small.view(), array![[1e-9f32, 0.0], [1e-9, 0.0]].view()) - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn outputs_that_say_nothing_are_left_out() {
+        let output = |head| Output { value: crate::graph::ValueId(0), head, classes: 1 };
+        let (dense, other) =
+            (array![[0.0f32, 0.0], [3.0, 4.0]].into_dyn(), array![[1.0f32, 0.0], [3.0, 4.0]].into_dyn());
+        assert_eq!(output_distance(output(Head::Embedding), dense.view(), other.view()), 0.0);
+        let flat = array![[7.0f32, 7.0], [0.0, 1.0]].into_dyn();
+        let noisy = array![[7.0f32, 7.000_001], [0.0, 1.0]].into_dyn();
+        assert!(output_distance(output(Head::Logits), flat.view(), noisy.view()) < 1e-9);
     }
 }

@@ -1,7 +1,7 @@
 //! Padding: positions of a batch that hold nothing.
 
 use crate::{
-    calibration::{InputRole, input_roles},
+    calibration::{InputRole, Samples, input_roles},
     graph::{Facts, Graph, ValueId},
     onnx::proto::ModelProto,
     widths::{Width, Widths},
@@ -24,11 +24,26 @@ impl Padding {
     }
 }
 
-/// The first input that is a mask `[batch, positions]`.
-pub fn padding(model: &ModelProto, graph: &Graph, facts: &Facts, widths: &Widths) -> Option<Padding> {
+/// The first input that is a mask `[batch, positions]`, which holds zeros and ones alone in all samples: any other integers are
+/// no mask, such as lengths or positions that are computed with.
+pub fn padding(
+    model: &ModelProto,
+    graph: &Graph,
+    facts: &Facts,
+    widths: &Widths,
+    samples: &Samples,
+) -> Option<Padding> {
     let roles = input_roles(model);
     let masks = roles.into_iter().filter(|(_, role)| *role == InputRole::Mask);
     let mut masks = masks.filter_map(|(name, _)| graph.find(&name).map(|value| (name, value)));
-    let (input, value) = masks.find(|(_, v)| facts.get(*v).is_some_and(|f| f.shape.len() == 2))?;
+    let is_matrix = |v: ValueId| facts.get(v).is_some_and(|fact| fact.shape.len() == 2);
+    let (input, value) = masks.find(|(name, v)| is_matrix(*v) && says_yes_or_no(samples, name))?;
     Some(Padding { input, positions: widths.value(value).and_then(|axes| axes.get(1).copied()) })
+}
+
+/// Whether the samples of an input are zeros and ones.
+fn says_yes_or_no(samples: &Samples, input: &str) -> bool {
+    let found = samples.inputs().iter().find(|(name, _)| name == input);
+    let values = found.and_then(|(_, tensor)| tensor.to_ints());
+    values.is_some_and(|values| values.iter().all(|value| matches!(value, 0 | 1)))
 }

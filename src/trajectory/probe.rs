@@ -11,6 +11,7 @@ use super::{Head, Output, Padding, Waypoint};
 use crate::{
     graph::{Expr, Facts, Graph, Patch, Tail, ValueId},
     masks,
+    numbers::DEAD,
     tensor::{DType, Tensor},
     widths::Widths,
 };
@@ -104,8 +105,11 @@ impl Trajectory<'_> {
         probe: &mut Probe<'t>,
     ) -> Expr<'t> {
         let tokens = layout.tokens(tail);
-        let norm = (tokens * tokens).sum(&[2], true).map("Sqrt") + TINY;
-        let unit = tokens / norm;
+        let norm = (tokens * tokens).sum(&[2], true).map("Sqrt");
+        let live = norm.greater(norm.mean(&[1]) * DEAD).cast(layout.dtype);
+        // A token next to zero has no direction; whatever it is divided by, it is left out.
+        let norm = norm + TINY + (1.0 - live);
+        let unit = tokens / norm * live;
         let padded = layout.padded;
         let scale = 1.0 / (RANK as f32).sqrt() / if padded { 1.0 } else { layout.positions as f32 };
         let left = padded.then_some(Positions::Averaged);
@@ -116,7 +120,7 @@ impl Trajectory<'_> {
         let v = self.signs(tail, patch, probe, v).cast(layout.dtype);
         let back = |signs: Expr<'t>, sums: Expr<'t>| signs.matrix_transpose(3).matmul(sums);
         let g = back(u, v.matmul(unit)) + back(v, u.matmul(unit));
-        layout.restore((g - unit * (unit * g).sum(&[2], true)) / norm, tail)
+        layout.restore((g - unit * (unit * g).sum(&[2], true)) / norm * live, tail)
     }
 
     /// Of an output's distance: the divergence and the relative error of class scores, or the relative error of features.
@@ -144,7 +148,7 @@ impl Trajectory<'_> {
                 let p = z + TINY;
                 xi(divergence) / p.map("Sqrt") + relative_to_mean(p.map("Log"), xi(relative)) / p
             }
-            Head::Embedding => xi(relative) / length(z),
+            Head::Embedding => over_length(xi(relative), z, z.scalar(0.0)),
         };
         layout.restore(cotangent, tail)
     }
@@ -202,13 +206,20 @@ fn divergence_of_logits<'t>(z: Expr<'t>, xi: Expr<'t>) -> Expr<'t> {
 
 /// The gradient of `⟨ξ, z − mean z⟩` over the length of `z − mean z`: logits are known up to a constant.
 fn relative_to_mean<'t>(z: Expr<'t>, xi: Expr<'t>) -> Expr<'t> {
-    let xi = xi / length(z - z.mean(&[2]));
+    let xi = over_length(xi, z - z.mean(&[2]), length(z) * DEAD);
     xi - xi.mean(&[2])
+}
+
+/// `ξ` over the length of `x`, sample by sample; zero where that is no more than `floor`.
+fn over_length<'t>(xi: Expr<'t>, x: Expr<'t>, floor: Expr<'t>) -> Expr<'t> {
+    let length = length(x);
+    let live = length.greater(floor + TINY).cast(x.dtype());
+    xi / (length + TINY + (1.0 - live)) * live
 }
 
 /// The length of a sample `[samples, positions, features]` as one vector.
 fn length(x: Expr<'_>) -> Expr<'_> {
-    (x * x).sum(&[1, 2], true).map("Sqrt") + TINY
+    (x * x).sum(&[1, 2], true).map("Sqrt")
 }
 
 impl Probe<'_> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use ndarray::ArrayD;
 
 use crate::{
-    graph::{Facts, Graph, Use, ValueId},
-    ops::{self, NodeCx},
+    graph::{Facts, Graph, NodeId, Use, ValueId},
+    ops::{self, Ids, Linear, NodeCx},
     typing::Dimension,
     widths::Widths,
 };
@@ -151,8 +151,14 @@ pub struct Output {
     pub classes: usize,
 }
 
-/// What each floating-point graph output holds: probabilities after a softmax, logits when it is a matrix or named by the
-/// user, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
+/// Parts of names that outputs of class scores bear.
+const CLASSES: &[&str] = &["logit", "score", "class"];
+
+/// Parts of names that outputs of features bear.
+const FEATURES: &[&str] = &["embed", "feature", "hidden", "latent", "pool", "repr", "state", "vector"];
+
+/// What each floating-point graph output holds: probabilities after a softmax, logits where the user or [`is_of_classes`] says
+/// so, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
 pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
     let observed = graph.outputs().iter().filter_map(|v| Some((*v, facts.get(*v)?)));
     observed
@@ -165,10 +171,59 @@ pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
             let head = match fact.shape[classes] > 1 {
                 true if named => Head::Logits,
                 true if rule.is_some_and(|r| r.normalises()) => Head::Probabilities,
-                true if rank == 2 => Head::Logits,
+                true if rank == 2 && is_of_classes(graph, facts, value) => Head::Logits,
                 _ => Head::Embedding,
             };
             Output { value, head, classes }
         })
         .collect()
+}
+
+/// Whether a matrix of numbers looks like class scores: by its name ([`CLASSES`], and none of [`FEATURES`]); as a softmax or
+/// a choice of the largest reads it, or a logarithm of a softmax makes it; or as it is a product with constant weights and a
+/// bias for each class, as classifiers end in. Projections to a space of features come without a bias, or are normalised.
+fn is_of_classes(graph: &Graph, facts: &Facts, value: ValueId) -> bool {
+    let name = graph.value(value).name.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    let rule = |id: NodeId| ops::find(&graph.node(id).proto);
+    let compared = || {
+        let readers = graph.uses(value).into_iter().filter_map(|at| rule(at.node));
+        let maker = graph.producer(value).and_then(rule);
+        readers.into_iter().any(|r| r.normalises() || r.chooses())
+            || maker.is_some_and(|r| r.takes_logarithm())
+    };
+    !says(FEATURES) && (says(CLASSES) || compared() || is_biased_product(graph, facts, value))
+}
+
+/// Whether a value is, but for moves of its elements, a product with constant weights plus a constant bias.
+fn is_biased_product(graph: &Graph, facts: &Facts, mut value: ValueId) -> bool {
+    let is_constant = |v: &Option<ValueId>| v.is_some_and(|v| graph.constant(v).is_some());
+    while let Some(id) = graph.producer(value) {
+        let node = graph.node(id);
+        let Some(rule) = ops::find(&node.proto) else { return false };
+        if let Some(product) = product(graph, facts, id) {
+            return product.bias.is_some_and(|(slot, _)| node.inputs.get(slot).is_some_and(is_constant));
+        }
+        let Some(operand) = node.inputs.iter().find(|v| v.is_some() && !is_constant(v)).copied().flatten()
+        else {
+            return false;
+        };
+        if rule.adds() && node.inputs.iter().any(is_constant) {
+            return graph.producer(operand).is_some_and(|id| product(graph, facts, id).is_some());
+        }
+        if !matches!(rule.ids(&node.proto, 0), Some(Ids::Passed)) {
+            return false;
+        }
+        value = operand;
+    }
+    false
+}
+
+/// The node as a product with a constant operand.
+fn product(graph: &Graph, facts: &Facts, id: NodeId) -> Option<Linear> {
+    let node = graph.node(id);
+    let weights =
+        node.inputs.iter().enumerate().filter(|(_, v)| v.is_some_and(|v| graph.constant(v).is_some()));
+    let rule = ops::find(&node.proto)?;
+    weights.into_iter().find_map(|(weight, _)| rule.linear(&NodeCx::new(graph, facts, id), weight))
 }

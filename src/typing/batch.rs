@@ -1,13 +1,28 @@
 //! Which batch sizes a model supports. Exporters leave the batch axis symbolic and yet write the batch of their example into
 //! shapes: such a file mixes samples, or fails, at any other size.
 
-use crate::{calibration::Samples, onnx::proto::ModelProto, runtime::Engine, tensor::Tensor};
+use std::collections::BTreeSet;
+
+use crate::{
+    calibration::Samples,
+    graph::{Graph, ValueId},
+    onnx::proto::ModelProto,
+    runtime::Engine,
+    tensor::Tensor,
+};
 
 /// Differences up to this share of an output's largest value are rounding.
 const ROUNDING: f32 = 1e-3;
 
 /// The largest batch that is tried.
 const LARGEST: usize = 16;
+
+/// The graph inputs whose first axis counts samples, of whatever number.
+pub fn batched_inputs(graph: &Graph, samples: &Samples) -> BTreeSet<ValueId> {
+    let symbolic = samples.fixed_batch().is_none();
+    let inputs = graph.inputs().iter().copied();
+    inputs.filter(|input| symbolic && samples.is_batched(&graph.value(*input).name)).collect()
+}
 
 /// The only batch size at which the model treats samples apart; `None` when it does so alike at one and at two, or at no
 /// size that was tried.

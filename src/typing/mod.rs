@@ -8,7 +8,7 @@ mod dimension;
 mod observe;
 mod shared;
 
-pub use batch::fixed_batch;
+pub use batch::{batched_inputs, fixed_batch};
 pub use dimension::{Dimension, Dimensions, Granularity, Kind, Pinned, dimensions};
 pub use observe::observe;
 

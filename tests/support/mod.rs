@@ -5,7 +5,7 @@
 
 pub mod text;
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
 use optin_onnx::{
     calibration::{self, CalibrationOptions, Samples},
@@ -79,10 +79,7 @@ impl Subject {
         let feed = samples.batch(first.start, first.end).unwrap();
         let graph = Graph::new(&model);
         let facts = typing::observe(engine, &model, &graph, &feed, first.len()).map_err(|e| e.to_string())?;
-        let symbolic: BTreeSet<_> = match samples.fixed_batch() {
-            None => graph.inputs().iter().copied().collect(),
-            Some(_) => BTreeSet::new(),
-        };
+        let symbolic = typing::batched_inputs(&graph, &samples);
         let widths = typing::infer(&graph, &facts, &symbolic);
         let dimensions = typing::dimensions(&graph, &widths, granularity);
         Ok(Self { model, graph, facts, widths, dimensions, samples })

@@ -58,6 +58,8 @@ pub(super) fn order(
         for (dimension, scores, sums) in group {
             let measured: Vec<Moments> = moments.by_ref().take(sums.len()).collect();
             let entries = entries(view, dimension, sums, &measured)?;
+            // Units of unknown importance stay, whatever the others could do for them.
+            let entries = entries.filter(|_| scores.scores.iter().all(|score| score.is_finite()));
             if let Some(found) = entries.and_then(|entries| surgery::order(entries, &scores.scores)) {
                 scores.left = Some(found.left);
                 // Heads are few and wide: they go by their scores.
