@@ -114,7 +114,7 @@ fn pruned(engine: &dyn Engine, path: &Path) -> Result<String> {
         output: Some(output.clone()),
         flops: Some(Budget::Share(0.5)),
         params: None,
-        calibration: CalibrationOptions { samples: Some(8), ..CalibrationOptions::default() },
+        calibration: CalibrationOptions { samples: Some(8), ..CalibrationOptions::default() }.or_synthetic(),
         runtime: runtime_options(),
         score: ScoreOptions::default(),
         recover: Mode::Off,

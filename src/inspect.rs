@@ -96,6 +96,8 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let engine = runtime::open(&options.runtime)?;
     let source = onnx::load(&options.input)?;
     let Options { input, calibration, granularity, .. } = options;
+    // Shapes are the same whatever the inputs hold.
+    let calibration = &calibration.clone().or_synthetic();
     let model = ModelOptions { input, calibration, batch: 2, granularity: *granularity };
     let typed = type_model(&*engine, source, model, &mut Clock::default())?;
     let prunable = &typed.dimensions.prunable;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    calibration::{self, CalibrationError, CalibrationOptions, Samples},
+    calibration::{self, CalibrationError, CalibrationOptions, Samples, Variation},
     fold,
     graph::{Facts, Graph},
     masks, memory,
@@ -21,6 +21,7 @@ use crate::{
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, ScoreError, ScoreOptions, Scores},
+    tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::{self, Proof, VerifyError},
     warning::Warning,
@@ -74,9 +75,10 @@ pub(crate) struct ModelOptions<'a> {
 }
 
 impl Options {
-    fn model(&self) -> ModelOptions<'_> {
-        let Self { input, calibration, batch, granularity, .. } = self;
-        ModelOptions { input, calibration, batch: *batch, granularity: *granularity }
+    /// What samples to take. Where nothing is learnt from them, made-up ones do: they show shapes, and prove the result.
+    fn data(&self) -> CalibrationOptions {
+        let options = self.calibration.clone();
+        if self.score.method.needs_data() { options } else { options.or_synthetic() }
     }
 
     /// Whether the budget is one of parameters.
@@ -124,6 +126,9 @@ pub enum Error {
         "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
     )]
     Synthetic(RuntimeError),
+    /// The model could not be run on the samples that were given.
+    #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
+    Unfit { fed: String, source: RuntimeError },
     /// Output and input are one file.
     #[error("the output {0} is the input; say --in-place if it is to be replaced")]
     InPlace(PathBuf),
@@ -173,9 +178,6 @@ pub struct Typed {
     pub batch: usize,
 }
 
-const NOISE: &str =
-    "no calibration data: the inputs are made up, and the scores come from noise; give data by --calib";
-
 /// What a run tells while it goes on.
 #[derive(Clone, Debug)]
 pub enum Progress {
@@ -220,9 +222,20 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
     progress(Progress::Stage("load"));
     let source = clock.time("load", || onnx::load(&options.input))?;
     progress(Progress::Stage("type"));
-    let typed = type_model(&*engine, source, options.model(), &mut clock)?;
+    let Options { input, batch, granularity, .. } = options;
+    let model =
+        ModelOptions { input, calibration: &options.data(), batch: *batch, granularity: *granularity };
+    let typed = type_model(&*engine, source, model, &mut clock)?;
+    progress(Progress::Say(format!(
+        "calibration: {} samples, {}",
+        typed.samples.len(),
+        typed.samples.origin()
+    )));
+    typed.samples.warnings().into_iter().for_each(|warning| progress(Progress::Warn(warning)));
     let (typed, rotation) = turn_heads(&*engine, typed, options, &mut clock, progress)?;
-    measure_forward(&*engine, &typed, &mut clock)?;
+    if let Some(warning) = measure_forward(&*engine, &typed, &mut clock)?.warning() {
+        progress(Progress::Warn(warning));
+    }
     let costs = Costs::new(&typed, options);
     let target = costs.target(progress)?;
     // Made-up inputs say nothing of what removed units did.
@@ -233,6 +246,9 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
         None => new_scores(&*engine, &typed, options, recover, progress),
     })?;
     scores.warnings.iter().cloned().for_each(|warning| progress(Progress::Warn(warning)));
+    if let Some(warning) = scores.stability.and_then(|stability| stability.warning()) {
+        progress(Progress::Warn(warning));
+    }
     let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
     progress(Progress::Stage("plan"));
     let prunable = &typed.dimensions.prunable;
@@ -320,9 +336,6 @@ impl<'a> Costs<'a> {
         let Change { before, minimum, .. } = self.change(cost, None);
         let asked = self.budget.target(before);
         progress(Progress::Say(format!("reachable: {minimum} to {before} {unit}; asked: {asked}")));
-        if self.typed.is_synthetic() {
-            progress(Progress::Say(NOISE.to_owned()));
-        }
         if minimum <= asked {
             return Ok(asked);
         }
@@ -337,9 +350,6 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
     let kept: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
     let mut notes: Vec<String> = typed.samples.notes().iter().map(ToString::to_string).collect();
     notes.extend(scores.notes);
-    if typed.is_synthetic() {
-        notes.push("scores come from made-up inputs (noise), and nothing is recovered: give calibration data by --calib".to_owned());
-    }
     Report {
         tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
         source_sha256: typed.source.sha256.clone(),
@@ -410,13 +420,18 @@ fn turn_heads(
     Ok((typed, Some(rotated.report)))
 }
 
-/// One forward pass over all samples: the unit that the time of the stages is given in.
-fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &mut Clock) -> Result<(), Error> {
+/// One forward pass over all samples: the unit that the time of the stages is given in. What it shows is whether the outputs
+/// vary.
+fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &mut Clock) -> Result<Variation, Error> {
     let (samples, mut session) = (&typed.samples, engine.load(&typed.source.model)?);
+    let mut variation = Variation::default();
     clock.time("forward", || {
-        let mut ranges = samples.ranges(typed.batch);
-        ranges.try_for_each(|r| session.run(&samples.batch(r.start, r.end)?).map(drop).map_err(Error::from))
-    })
+        samples.ranges(typed.batch).try_for_each(|r| {
+            variation.add(&session.run(&samples.batch(r.start, r.end)?)?, r.len());
+            Ok::<_, Error>(())
+        })
+    })?;
+    Ok(variation)
 }
 
 fn why_pinned(dimensions: &Dimensions) -> String {
@@ -494,6 +509,9 @@ impl Typed {
             clock.time("observe", || typing::observe(engine, &source.model, &graph, &feed, first.len()));
         let facts = observed.map_err(|error| match samples.origin() {
             calibration::Origin::Synthetic => Error::Synthetic(error),
+            _ if matches!(error, RuntimeError::Run { .. }) => {
+                Error::Unfit { fed: shapes(&feed), source: error }
+            }
             _ => Error::Runtime(error),
         })?;
         let batched = typing::batched_inputs(&graph, &samples);
@@ -522,6 +540,12 @@ impl Typed {
             batch: self.batch,
         }
     }
+}
+
+/// Names and shapes of what a model is fed.
+fn shapes(feed: &[(String, Tensor)]) -> String {
+    let shapes = feed.iter().map(|(name, tensor)| format!("`{name}` {:?}", tensor.shape()));
+    shapes.collect::<Vec<_>>().join(", ")
 }
 
 fn file_error(path: &Path, error: impl std::fmt::Display) -> Error {

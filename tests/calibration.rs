@@ -8,8 +8,10 @@ use half::f16;
 use ndarray::{Array, Array1, Array2, Array4, ArrayD, Ix2, ShapeBuilder};
 use ndarray_npy::{NpzWriter, WritableElement, write_npy};
 use optin_onnx::{
+    WarningCode,
     calibration::{
-        CalibrationError, CalibrationOptions, InputRole, Note, Origin, Samples, input_roles, load,
+        CalibrationError, CalibrationOptions, InputRole, Note, Origin, Samples, Synthetic, Variation,
+        input_roles, load,
     },
     onnx::proto::{
         AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
@@ -157,7 +159,7 @@ fn from(model: &ModelProto, calib: &Path) -> Result<Samples, CalibrationError> {
 
 fn synthetic(model: &ModelProto, shapes: &[(&str, &[usize])], samples: Option<usize>, seed: u64) -> Samples {
     let shapes = shapes.iter().map(|(name, shape)| ((*name).into(), shape.to_vec())).collect();
-    let options = CalibrationOptions { calib: None, shapes, samples, seed };
+    let options = CalibrationOptions { calib: None, shapes, samples, seed, synthetic: Synthetic::Always };
     load(model, Path::new("absent/m.onnx"), &options).unwrap()
 }
 
@@ -312,7 +314,12 @@ fn damaged_files_are_refused() {
     let path = dir.path().join("c.npz");
     assert!(matches!(from(&image(), &path), Err(CalibrationError::Io { .. })));
     std::fs::write(&path, "no archive").unwrap();
-    assert!(matches!(from(&image(), &path), Err(CalibrationError::Npz { .. })));
+    let error = from(&image(), &path).unwrap_err().to_string();
+    assert!(error.contains("another format") && error.contains("numpy.savez"), "{error}");
+    let whole = std::fs::read(Npz::create(&dir, "whole.npz").add("x", counting(4)).finish()).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 30]).unwrap();
+    let error = from(&image(), &path).unwrap_err().to_string();
+    assert!(error.contains("cut short"), "{error}");
     let path = dir.path().join("c.npy");
     write_npy(&path, &counting(2)).unwrap();
     let bytes = std::fs::read(&path).unwrap();
@@ -332,14 +339,57 @@ fn damaged_files_are_refused() {
 fn data_beside_the_model_are_found() {
     let dir = TempDir::new().unwrap();
     let origin = || {
-        let samples = load(&image(), &dir.path().join("m.onnx"), &CalibrationOptions::default()).unwrap();
-        samples.origin().clone()
+        let options = CalibrationOptions::default().or_synthetic();
+        load(&image(), &dir.path().join("m.onnx"), &options).unwrap().origin().clone()
     };
     assert_eq!(origin(), Origin::Synthetic);
     let path = Npz::create(&dir, "m.calib.npz").add("x", counting(2)).finish();
     assert_eq!(origin(), Origin::File(path));
     write_set(&dir.path().join("test_data_set_0"), &[floats("x", &[1, 2, 3])]);
     assert_eq!(origin(), Origin::TestData(dir.path().into()));
+}
+
+#[test]
+fn without_data_there_is_an_error_that_says_how_to_give_some() {
+    let error = load(&image(), Path::new("no/m.onnx"), &CalibrationOptions::default()).unwrap_err();
+    assert!(matches!(error, CalibrationError::NoData { .. }));
+    let text = error.to_string();
+    for part in ["--calib", "`x` float32 [batch, 2, 3]", "no/m.calib.npz", "--synthetic"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_wrong_name_lists_the_arrays_and_the_inputs() {
+    let dir = TempDir::new().unwrap();
+    let two = Npz::create(&dir, "two.npz")
+        .add("images", counting(4))
+        .add("labels", Array1::<i64>::zeros(4))
+        .finish();
+    let text = problem(from(&image(), &two)).to_string();
+    for part in ["`x`", "images, labels", "`x` float32 [batch, 2, 3]"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // One array and one input just fit.
+    let one = Npz::create(&dir, "one.npz").add("images", counting(4)).finish();
+    let samples = from(&image(), &one).unwrap();
+    assert_eq!(samples.inputs()[0], ("x".into(), Tensor::F32(counting(4))));
+    assert_eq!(samples.notes(), [Note::Renamed { array: "images".into(), input: "x".into() }]);
+}
+
+#[test]
+fn an_array_takes_memory_for_what_is_there_and_not_for_what_its_header_says() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("c.npy");
+    for descr in ["<f4", "<f2", "|u1", "|b1"] {
+        let header =
+            format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (4000000000, 1000, 3), }}");
+        let header = format!("{header:<117}\n");
+        let mut file = [b"\x93NUMPY\x01\x00".as_slice(), &(header.len() as u16).to_le_bytes()].concat();
+        file.extend(header.bytes().chain([0; 24]));
+        std::fs::write(&path, file).unwrap();
+        assert!(matches!(from(&image(), &path), Err(CalibrationError::Array { .. })), "{descr}");
+    }
 }
 
 // Checks.
@@ -407,7 +457,7 @@ fn unsuitable_arrays_are_refused() {
     assert!(
         matches!(refused(array), CalibrationError::NotFinite { value: f64::NEG_INFINITY, position, .. } if position == [1, 0, 2])
     );
-    let path = Npz::create(&dir, "c.npz").add("y", counting(1)).finish();
+    let path = Npz::create(&dir, "c.npz").add("y", counting(1)).add("z", counting(1)).finish();
     let error = from(&image(), &path).unwrap_err();
     assert!(
         matches!(problem(Err::<(), _>(error)), CalibrationError::MissingInput { input, .. } if input == "x")
@@ -438,7 +488,9 @@ fn inputs_must_have_equally_many_samples() {
 
 #[test]
 fn the_options_are_checked() {
-    let load = |model: &ModelProto, options: CalibrationOptions| load(model, Path::new("m.onnx"), &options);
+    let load = |model: &ModelProto, options: CalibrationOptions| {
+        load(model, Path::new("m.onnx"), &options.or_synthetic())
+    };
     let shape = |name: &str, shape: &[usize]| CalibrationOptions {
         shapes: vec![(name.into(), shape.to_vec())],
         ..Default::default()
@@ -462,7 +514,8 @@ fn the_options_are_checked() {
 #[test]
 fn inputs_that_cannot_be_fed_are_named() {
     let load = |model: &ModelProto, shapes| {
-        load(model, Path::new("m.onnx"), &CalibrationOptions { shapes, ..Default::default() })
+        let options = CalibrationOptions { shapes, ..Default::default() };
+        load(model, Path::new("m.onnx"), &options.or_synthetic())
     };
     let retyped = |elem_type, shape| {
         let mut x = input("x", DType::F32, "");
@@ -552,6 +605,90 @@ fn the_number_of_samples_of_a_file_can_be_limited() {
     let calib = Some(Npz::create(&dir, "c.npz").add("x", counting(9)).finish());
     let options = CalibrationOptions { calib, samples: Some(4), ..Default::default() };
     assert_eq!(load(&image(), Path::new("m.onnx"), &options).unwrap().len(), 4);
+    // More than there are: all, and a note.
+    let samples = load(&image(), Path::new("m.onnx"), &CalibrationOptions { samples: Some(10), ..options });
+    let samples = samples.unwrap();
+    assert_eq!((samples.len(), samples.notes()), (9, [Note::Fewer { asked: 10, used: 9 }].as_slice()));
+}
+
+#[test]
+fn made_up_samples_are_bounded() {
+    let draw = |shape: &[usize], samples| {
+        let options = CalibrationOptions {
+            shapes: vec![("x".into(), shape.to_vec())],
+            samples: Some(samples),
+            synthetic: Synthetic::Always,
+            ..Default::default()
+        };
+        let model = model(vec![input("x", DType::F32, "n,w")], vec![], vec![]);
+        load(&model, Path::new("m.onnx"), &options)
+    };
+    assert_eq!(draw(&[1, 4], 1024).unwrap().len(), 1024);
+    assert!(matches!(draw(&[1, 4], 1_000_000), Err(CalibrationError::TooMany { asked: 1_000_000, .. })));
+    assert!(matches!(draw(&[1, 1 << 28], 2), Err(CalibrationError::TooLarge { .. })));
+}
+
+// Warnings.
+
+/// What the samples of this one input are warned of.
+fn warned(array: ArrayD<f32>) -> Vec<WarningCode> {
+    let samples = Samples::new(&image(), vec![("x".into(), Tensor::F32(array))]).unwrap();
+    samples.warnings().iter().map(|warning| warning.code).collect()
+}
+
+#[test]
+fn samples_that_cannot_tell_are_warned_of() {
+    assert_eq!(warned(counting(16)), []);
+    assert_eq!(warned(counting(15)), [WarningCode::FewSamples]);
+    // Zeros, one number per sample, one sample over and over; a few repeats are no harm.
+    assert_eq!(warned(ArrayD::zeros(vec![32, 2, 3])), [WarningCode::ConstantSamples]);
+    let flat = ArrayD::from_shape_fn(vec![32, 2, 3], |i| i[0] as f32);
+    assert_eq!(warned(flat), [WarningCode::ConstantSamples]);
+    let repeated =
+        |period: usize| ArrayD::from_shape_fn(vec![32, 2, 3], |i| (i[0] % period * 6 + i[2]) as f32);
+    assert_eq!(warned(repeated(1)), [WarningCode::ConstantSamples]);
+    assert_eq!(warned(repeated(16)), [WarningCode::ConstantSamples]);
+    assert_eq!(warned(repeated(17)), []);
+    let made_up = synthetic(&image(), &[], None, 0).warnings();
+    assert_eq!(made_up.iter().map(|w| w.code).collect::<Vec<_>>(), [WarningCode::SyntheticData]);
+}
+
+#[test]
+fn outputs_that_do_not_vary_are_warned_of() {
+    let rows = |rows: &[[f32; 2]]| Tensor::f32(&[rows.len(), 2], rows.concat()).unwrap();
+    let code = |runs: &[Tensor]| {
+        let mut variation = Variation::default();
+        runs.iter().for_each(|run| variation.add(std::slice::from_ref(run), run.shape()[0]));
+        variation.warning().map(|warning| warning.code)
+    };
+    let same = [1e30, -2e30];
+    assert_eq!(code(&[rows(&[same, same]), rows(&[same])]), Some(WarningCode::ConstantOutputs));
+    assert_eq!(code(&[rows(&[same, same]), rows(&[[1e30, 3e30]])]), None);
+    assert_eq!(code(&[rows(&[[f32::NAN, 1.0], [f32::NAN, 1.0]])]), Some(WarningCode::ConstantOutputs));
+    assert_eq!(code(&[rows(&[[f32::NAN, 1.0], [0.0, 1.0]])]), None);
+    // One sample says nothing, nor does an output that is not by sample.
+    assert_eq!(code(&[rows(&[same])]), None);
+    let mut whole = Variation::default();
+    whole.add(&[rows(&[same, same, same])], 2);
+    assert_eq!(whole.warning(), None);
+}
+
+#[test]
+fn the_hash_of_samples_is_that_of_their_contents() {
+    let hash =
+        |array: ArrayD<f32>| Samples::new(&image(), vec![("x".into(), Tensor::F32(array))]).unwrap().sha256();
+    let mut other = counting(4);
+    other[[3, 1, 2]] += 1.0;
+    assert_eq!(hash(counting(4)), hash(counting(4)));
+    assert_ne!(hash(counting(4)), hash(other));
+    assert_ne!(hash(counting(4)), hash(counting(5)));
+    // A folder and an archive with the same numbers.
+    let dir = TempDir::new().unwrap();
+    let archive = Npz::create(&dir, "c.npz").add("x", counting(4)).finish();
+    write_npy(dir.path().join("c.npy"), &counting(4)).unwrap();
+    let hashes = ["c.npz", "c.npy"].map(|name| from(&image(), &dir.path().join(name)).unwrap().sha256());
+    assert_eq!(hashes[0], hashes[1]);
+    drop(archive);
 }
 
 // Roles.

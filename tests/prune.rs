@@ -47,10 +47,11 @@ impl Run {
     fn prune(&self, model: &str, extra: &[&str]) -> Value {
         let (input, calib) = (fixture(model), fixture("calib.npz"));
         let (out, report) = (self.path("out.onnx"), self.path("report.json"));
-        let mut args =
-            vec![input.to_str().unwrap(), &out, "--calib", calib.to_str().unwrap(), "--report", &report];
-        if !extra.contains(&"--samples") {
-            args.extend(["--samples", "32"]);
+        let mut args = vec![input.to_str().unwrap(), &out, "--report", &report];
+        for default in [["--calib", calib.to_str().unwrap()], ["--samples", "32"]] {
+            if !extra.contains(&default[0]) {
+                args.extend(default);
+            }
         }
         args.extend(extra);
         let output = optin(&args);
@@ -205,8 +206,7 @@ fn saved_scores_plan_any_budget() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("other samples turned"));
     let other = fixture("cnn.onnx");
-    let output =
-        optin(&[other.to_str().unwrap(), &run.path("x.onnx"), "--scores", &scores, "--samples", "2"]);
+    let output = optin(&[other.to_str().unwrap(), &run.path("x.onnx"), "--scores", &scores, "--synthetic"]);
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -333,7 +333,7 @@ fn failures_say_why_and_leave_the_old_output_alone() {
         (&[&text, &out], 2),
         (&[vit, &out, "--calib", labels.to_str().unwrap()], 2),
         (&[vit, &nowhere, "--samples", "2"], 2),
-        (&[vit, &out, "--samples", "2", "--flops", "0.001"], 2),
+        (&[vit, &out, "--synthetic", "--samples", "2", "--flops", "0.001"], 2),
         (&[vit, vit], 2),
         (&[vit, &out, "--flops", "twice"], 2),
         (&[vit, &out, "--runtime", "ort", "--ort-lib", &nowhere], 2),
@@ -345,6 +345,68 @@ fn failures_say_why_and_leave_the_old_output_alone() {
         assert!(!error.contains("panicked"), "{error}");
         assert_eq!(fs::read(&out).unwrap(), b"old", "{args:?}");
     }
-    let infeasible = optin(&[vit, &out, "--samples", "2", "--flops", "0.001"]);
+    let infeasible = optin(&[vit, &out, "--synthetic", "--samples", "2", "--flops", "0.001"]);
     assert!(String::from_utf8_lossy(&infeasible.stderr).contains("is the least that is reachable"));
+}
+
+/// The codes of the warnings of a report.
+fn codes(report: &Value) -> Vec<&str> {
+    report["warnings"].as_array().unwrap().iter().map(|w| w["code"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn no_data_is_an_error_unless_made_up_inputs_are_asked_for() {
+    let (run, vit) = (Run::new(), fixture("vit.onnx"));
+    let (vit, out, report) = (vit.to_str().unwrap(), run.path("out.onnx"), run.path("report.json"));
+    let output = optin(&[vit, &out, "-q"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    for part in ["--calib", "`image` float32 [batch, 1, 28, 28]", "vit.calib.npz", "--synthetic"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!Path::new(&out).exists());
+    // Said, it is a warning that quiet does not hide. Weights alone need no data.
+    for flags in [["--synthetic", "--runtime", "tract"], ["--score", "magnitude", "--threads=1"]] {
+        let output =
+            optin(&[&[vit, &out, "-q", "--recover", "off", "--report", &report], &flags[..]].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{error}");
+        assert!(error.contains("warning[synthetic-data]"), "{error}");
+        let report: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+        assert!(codes(&report).contains(&"synthetic-data"), "{report}");
+    }
+}
+
+#[test]
+fn data_beside_the_model_serve_the_bare_command() {
+    let run = Run::new();
+    let model = run.path("m.onnx");
+    fs::copy(fixture("cnn.onnx"), &model).unwrap();
+    fs::copy(fixture("calib.npz"), run.path("m.calib.npz")).unwrap();
+    let output = optin(&[&model, &run.path("out.onnx")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("m.calib.npz"));
+}
+
+#[test]
+fn data_that_cannot_tell_are_warned_of() {
+    let run = Run::new();
+    let write = |name: &str, images: ndarray::ArrayD<f32>| {
+        let path = run.path(name);
+        let mut archive = ndarray_npy::NpzWriter::new(fs::File::create(&path).unwrap());
+        archive.add_array("image", &images).unwrap();
+        archive.finish().unwrap();
+        path
+    };
+    let zeros = write("zeros.npz", ndarray::ArrayD::zeros(vec![32, 1, 28, 28]));
+    let huge = ndarray::ArrayD::from_shape_fn(vec![32, 1, 28, 28], |i| {
+        if (i[0] + i[2] * i[3]) % 3 == 0 { 1e30 } else { -1e30 }
+    });
+    let huge = write("huge.npz", huge);
+    for (calib, expected) in [(&zeros, "constant-samples"), (&huge, "constant-outputs")] {
+        let report = run.prune("vit.onnx", &["--calib", calib, "--recover", "off", "--score", "wanda"]);
+        assert!(codes(&report).contains(&expected), "{calib}: {report}");
+    }
+    let few = run.prune("vit.onnx", &["--samples", "2", "--recover", "off", "--score", "wanda"]);
+    assert_eq!(codes(&few), ["few-samples"]);
 }

@@ -27,12 +27,22 @@ pub enum CalibrationError {
     /// A given shape contradicts the model, or has an empty axis.
     #[error("the shape {given:?} given for input `{input}` does not fit the shape {declared} in the model")]
     ShapeConflict { input: String, given: Vec<usize>, declared: String },
+    /// There are no data, and none may be made up.
+    #[error(
+        "there are no calibration data, and scores of made-up inputs mean nothing: give samples by --calib, a .npz file \
+         with the arrays {inputs}, or put that file beside the model as `{beside}`; --synthetic makes inputs up all the same"
+    )]
+    NoData { inputs: String, beside: PathBuf },
     /// The user asked for none.
     #[error("zero samples were asked for, and calibration needs at least one")]
     ZeroSamples,
-    /// Random inputs of this shape exceed the memory.
+    /// More samples than noise is worth.
+    #[error("{asked} made-up samples were asked for; more than {most} tell no more than {most} do")]
+    TooMany { asked: usize, most: usize },
+    /// Random inputs of this shape take more memory than they may.
     #[error(
-        "input `{input}` of shape {shape:?} does not fit into memory: ask for fewer samples or a smaller shape"
+        "made-up values for input `{input}` of shape {shape:?} take more than 1 GiB: ask for fewer samples by --samples, \
+         or for a smaller shape by --shape"
     )]
     TooLarge { input: String, shape: Vec<usize> },
 
@@ -45,8 +55,8 @@ pub enum CalibrationError {
     )]
     UnknownFormat { path: PathBuf },
     /// The file is no NumPy archive.
-    #[error("cannot read `{path}` as a NumPy archive: {source}")]
-    Npz { path: PathBuf, source: ReadNpzError },
+    #[error("cannot read `{path}` as a NumPy archive: {problem} ({source})")]
+    Npz { path: PathBuf, problem: &'static str, source: ReadNpzError },
     /// An array is damaged.
     #[error("cannot read the array `{array}` of `{path}`: {source}")]
     Array { path: PathBuf, array: String, source: ReadNpzError },
@@ -88,8 +98,12 @@ pub enum CalibrationError {
     #[error("{origin}: {problem}")]
     Unsuitable { origin: Origin, problem: Box<CalibrationError> },
     /// An input got no array.
-    #[error("there is no array for the model input `{input}` (arrays: {})", if found.is_empty() { "none".into() } else { found.join(", ") })]
-    MissingInput { input: String, found: Vec<String> },
+    #[error(
+        "there is no array for the model input `{input}`: there are the arrays {}, and the model has the inputs {inputs}; give \
+         the arrays the names of the inputs",
+        if found.is_empty() { "(none)".into() } else { found.join(", ") }
+    )]
+    MissingInput { input: String, found: Vec<String>, inputs: String },
     /// The number of axes is wrong.
     #[error("input `{input}` must have the {} axes {expected}, but the array has shape {found:?}", rank)]
     Rank { input: String, rank: usize, expected: String, found: Vec<usize> },

@@ -1,7 +1,7 @@
 //! Calibration data: from a model and what the user has to samples that are ready to be fed.
 //!
 //! Readers and the generator of synthetic inputs deliver arrays; [`Samples`] checks them against the model and cuts them
-//! into batches.
+//! into batches. What valid data cannot tell is a warning ([`Samples::warnings`], [`Variation`]).
 
 mod cast;
 mod error;
@@ -10,16 +10,30 @@ mod roles;
 mod samples;
 mod spec;
 mod synthetic;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 
 pub use error::{CalibrationError, SetTensor};
 pub use roles::{InputRole, input_roles};
 pub use samples::{Note, Origin, Samples};
+pub use warnings::Variation;
 
 use crate::onnx::proto::ModelProto;
 use read::Arrays;
 use spec::InputSpecs;
+
+/// When inputs are made up. They fit the model and mean nothing: good for shapes and proofs, not for scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synthetic {
+    /// Never: it is an error that there are no data.
+    #[default]
+    Never,
+    /// Where there are no data.
+    WithoutData,
+    /// Whatever data there are.
+    Always,
+}
 
 /// What the user says about calibration data.
 #[derive(Clone, Debug, Default)]
@@ -34,12 +48,38 @@ pub struct CalibrationOptions {
     pub samples: Option<usize>,
     /// Seed of all random choices.
     pub seed: u64,
+    /// When inputs are made up.
+    pub synthetic: Synthetic,
+}
+
+impl CalibrationOptions {
+    /// The same, with inputs made up where there are no data.
+    pub fn or_synthetic(self) -> Self {
+        let synthetic = match self.synthetic {
+            Synthetic::Never => Synthetic::WithoutData,
+            other => other,
+        };
+        Self { synthetic, ..self }
+    }
+
+    /// The data that are to be read: those that are named, or else, in this order, folders `test_data_set_N` beside the model or
+    /// `<stem>.calib.npz` beside it. `None` where there are none, or none are wanted.
+    pub fn data(&self, model_path: &Path) -> Option<Origin> {
+        match &self.calib {
+            _ if self.synthetic == Synthetic::Always => None,
+            Some(path) if path.is_dir() => Some(Origin::TestData(path.clone())),
+            Some(path) => Some(Origin::File(path.clone())),
+            None => beside(model_path),
+        }
+    }
 }
 
 /// Samples for `model`, which was read from `model_path`.
 ///
-/// They come from `options.calib` or else, in this order, from folders `test_data_set_N` beside the model, from
-/// `<stem>.calib.npz` beside the model, or from a random generator.
+/// They come from [`CalibrationOptions::data`], or, where `options` allow it, from a random generator.
+///
+/// # Errors
+/// When there are no data, when they cannot be read, and when they do not fit the model.
 pub fn load(
     model: &ModelProto,
     model_path: &Path,
@@ -49,10 +89,13 @@ pub fn load(
         return Err(CalibrationError::ZeroSamples);
     }
     let specs = InputSpecs::new(model, &options.shapes)?;
-    let origin = match &options.calib {
-        Some(path) if path.is_dir() => Origin::TestData(path.clone()),
-        Some(path) => Origin::File(path.clone()),
-        None => beside(model_path),
+    let origin = match options.data(model_path) {
+        Some(origin) => origin,
+        None if options.synthetic == Synthetic::Never => {
+            let (inputs, beside) = (specs.declared(), calibration_file(model_path));
+            return Err(CalibrationError::NoData { inputs, beside });
+        }
+        None => Origin::Synthetic,
     };
     let (arrays, notes) = match &origin {
         Origin::File(path) => read_file(path, &specs)?,
@@ -78,14 +121,19 @@ fn read_file(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), Cal
 }
 
 /// The data that lie beside the model.
-fn beside(model_path: &Path) -> Origin {
+fn beside(model_path: &Path) -> Option<Origin> {
     let folder = match model_path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
     if read::test_data_sets(folder).is_ok_and(|sets| !sets.is_empty()) {
-        return Origin::TestData(folder.into());
+        return Some(Origin::TestData(folder.into()));
     }
-    let file = model_path.with_extension("calib.npz");
-    if file.is_file() { Origin::File(file) } else { Origin::Synthetic }
+    let file = calibration_file(model_path);
+    file.is_file().then_some(Origin::File(file))
+}
+
+/// Where the calibration data of a model are looked for.
+fn calibration_file(model_path: &Path) -> PathBuf {
+    model_path.with_extension("calib.npz")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Read},
+    io::{self, BufReader, Read},
     path::{Path, PathBuf},
 };
 
@@ -27,18 +27,39 @@ pub(super) type Arrays = Vec<(String, Tensor)>;
 
 /// The arrays of a `.npz` file that are inputs of the model, and the other names. Only the former are read.
 pub(super) fn npz(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
-    let damaged = |source| CalibrationError::Npz { path: path.into(), source };
+    let damaged = |source| CalibrationError::Npz { path: path.into(), problem: npz_problem(path), source };
     let mut reader = NpzReader::new(BufReader::new(open(path)?)).map_err(damaged)?;
+    let names = reader.names().map_err(damaged)?;
+    let mut read = |name: &str| read_tensor(&mut Entry { reader: &mut reader, name }, path, name);
+    if let ([input], [array]) = (specs.inputs.as_slice(), names.as_slice())
+        && input.name != *array
+    {
+        let note = Note::Renamed { array: array.clone(), input: input.name.clone() };
+        return Ok((vec![(input.name.clone(), read(array)?)], vec![note]));
+    }
     let (mut arrays, mut notes) = (Vec::new(), Vec::new());
-    for name in reader.names().map_err(damaged)? {
+    for name in names {
         if specs.inputs.iter().any(|input| input.name == name) {
-            let tensor = read_tensor(&mut Entry { reader: &mut reader, name: &name }, path, &name)?;
+            let tensor = read(&name)?;
             arrays.push((name, tensor));
         } else {
             notes.push(Note::Ignored { array: name });
         }
     }
     Ok((arrays, notes))
+}
+
+/// What is wrong with a file that should be an archive and cannot be read as one.
+fn npz_problem(path: &Path) -> &'static str {
+    /// What zip files begin with (APPNOTE.TXT of PKWARE, 4.3.7).
+    const ZIP: &[u8] = b"PK\x03\x04";
+    let mut start = Vec::new();
+    let read = open(path).is_ok_and(|file| file.take(ZIP.len() as u64).read_to_end(&mut start).is_ok());
+    match start.as_slice() {
+        ZIP if read => "it is cut short or damaged; write it anew",
+        [] if read => "it is empty",
+        _ => "it is of another format; numpy.savez writes such files",
+    }
 }
 
 /// The array of a `.npy` file, for the only input of the model.
@@ -85,18 +106,18 @@ fn read_tensor(source: &mut impl Source, path: &Path, array: &str) -> Result<Ten
     };
     // The first character is the byte order.
     let tensor = match descriptor.get(1..).unwrap_or_default() {
-        "f4" => source.read().map(row_major).map(Tensor::F32),
-        "f8" => source.read().map(row_major).map(Tensor::F64),
-        "f2" => source.read::<Half>().map(|a| Tensor::F16(row_major(a).mapv(|x| x.0))),
-        "i1" => source.read().map(row_major).map(Tensor::I8),
-        "i2" => source.read().map(row_major).map(Tensor::I16),
-        "i4" => source.read().map(row_major).map(Tensor::I32),
-        "i8" => source.read().map(row_major).map(Tensor::I64),
-        "u1" => source.read().map(row_major).map(Tensor::U8),
-        "u2" => source.read().map(row_major).map(Tensor::U16),
-        "u4" => source.read().map(row_major).map(Tensor::U32),
-        "u8" => source.read().map(row_major).map(Tensor::U64),
-        "b1" => source.read().map(row_major).map(Tensor::Bool),
+        "f4" => numbers(source).map(Tensor::F32),
+        "f8" => numbers(source).map(Tensor::F64),
+        "f2" => numbers(source).map(Tensor::F16),
+        "i1" => numbers(source).map(Tensor::I8),
+        "i2" => numbers(source).map(Tensor::I16),
+        "i4" => numbers(source).map(Tensor::I32),
+        "i8" => numbers(source).map(Tensor::I64),
+        "u1" => numbers(source).map(Tensor::U8),
+        "u2" => numbers(source).map(Tensor::U16),
+        "u4" => numbers(source).map(Tensor::U32),
+        "u8" => numbers(source).map(Tensor::U64),
+        "b1" => numbers::<u8>(source).map(|bytes| Tensor::Bool(bytes.mapv(|byte| byte != 0))),
         _ => {
             let (path, array) = (path.into(), array.into());
             return Err(CalibrationError::ArrayType { path, array, found: descriptor });
@@ -105,9 +126,17 @@ fn read_tensor(source: &mut impl Source, path: &Path, array: &str) -> Result<Ten
     tensor.map_err(damaged)
 }
 
-/// Fortran order is turned, row-major order left where it is.
-fn row_major<T: Clone>(array: ArrayD<T>) -> ArrayD<T> {
-    if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned() }
+/// The array in row-major order.
+fn numbers<T: Number>(source: &mut impl Source) -> Result<ArrayD<T>, ReadNpzError> {
+    let array = source.read::<Element<T>>()?;
+    if !array.is_standard_layout() {
+        return Ok(array.as_standard_layout().mapv(|element| element.0));
+    }
+    let shape = array.raw_dim();
+    // The elements are converted where they lie.
+    let elements = array.into_raw_vec_and_offset().0.into_iter().map(|element| element.0).collect();
+    ArrayD::from_shape_vec(shape, elements)
+        .map_err(|e| ReadNpyError::Io(io::Error::new(io::ErrorKind::InvalidData, e)).into())
 }
 
 /// An element that is never read: the refusal tells the type of the array.
@@ -123,24 +152,58 @@ impl ReadableElement for Descriptor {
     }
 }
 
-/// A half-precision float, which `ndarray-npy` does not know.
-#[derive(Clone, Copy)]
-struct Half(f16);
+/// A number of fixed size.
+trait Number: Copy {
+    const SIZE: usize;
+    /// The number in these bytes, of which there are as many as it takes.
+    fn from_bytes(bytes: &[u8], big_endian: bool) -> Self;
+}
 
-impl ReadableElement for Half {
+macro_rules! number {
+    ($($number:ty),*) => {$(
+        impl Number for $number {
+            const SIZE: usize = size_of::<$number>();
+
+            fn from_bytes(bytes: &[u8], big_endian: bool) -> Self {
+                let mut own = [0; size_of::<$number>()];
+                own.iter_mut().zip(bytes).for_each(|(own, byte)| *own = *byte);
+                if big_endian { Self::from_be_bytes(own) } else { Self::from_le_bytes(own) }
+            }
+        }
+    )*};
+}
+
+number!(f32, f64, f16, i8, i16, i32, i64, u8, u16, u32, u64);
+
+/// An element that is read piece by piece, so that memory is taken for what a file holds, not for what it says it holds.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Element<T>(T);
+
+impl<T: Number> ReadableElement for Element<T> {
     fn read_to_end_exact_vec<R: Read>(
-        reader: R,
+        mut reader: R,
         descriptor: &Value,
         len: usize,
     ) -> Result<Vec<Self>, ReadDataError> {
-        let decode = match descriptor.as_string().map(String::as_str) {
-            Some("<f2") => f16::from_le_bytes,
-            Some(">f2") => f16::from_be_bytes,
-            _ => return Err(ReadDataError::WrongDescriptor(descriptor.clone())),
-        };
-        // Bytes of the same number of 16-bit integers.
-        let bits = u16::read_to_end_exact_vec(reader, &Value::String("<u2".into()), len)?;
-        Ok(bits.into_iter().map(|bits| Self(decode(bits.to_le_bytes()))).collect())
+        const PIECE: usize = 1 << 16;
+        let order = descriptor.as_string().and_then(|text| text.chars().next());
+        let big_endian = order.map_or(cfg!(target_endian = "big"), |order| order == '>');
+        let mut piece = [0; PIECE];
+        let mut elements = Vec::new();
+        while elements.len() < len {
+            let bytes = (len - elements.len()).saturating_mul(T::SIZE).min(PIECE);
+            let Some(part) = piece.get_mut(..bytes) else { break };
+            reader.read_exact(part).map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => ReadDataError::MissingData,
+                _ => e.into(),
+            })?;
+            elements.extend(part.chunks(T::SIZE).map(|bytes| Self(T::from_bytes(bytes, big_endian))));
+        }
+        match reader.read(&mut piece)? {
+            0 => Ok(elements),
+            more => Err(ReadDataError::ExtraBytes(more)),
+        }
     }
 }
 

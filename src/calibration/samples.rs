@@ -45,6 +45,10 @@ impl fmt::Display for Origin {
 pub enum Note {
     /// The model has no input of this name.
     Ignored { array: String },
+    /// The only array is that of the only input, whatever its name.
+    Renamed { array: String, input: String },
+    /// There are fewer samples than were asked for.
+    Fewer { asked: usize, used: usize },
     /// The array was not of the type of the input.
     Converted { input: String, from: DType, to: DType },
     /// The model is run on batches of this size only: at others it mixes samples, or fails.
@@ -58,6 +62,12 @@ impl fmt::Display for Note {
         match self {
             Self::Ignored { array } => {
                 write!(f, "the array `{array}` is not used: the model has no such input")
+            }
+            Self::Renamed { array, input } => {
+                write!(f, "the array `{array}` is taken for the only input of the model, `{input}`")
+            }
+            Self::Fewer { asked, used } => {
+                write!(f, "{asked} samples were asked for, and there are {used}: all are used")
             }
             Self::Converted { input, from, to } => {
                 write!(f, "input `{input}` was converted from {from} to {to}")
@@ -112,8 +122,14 @@ impl Samples {
         let mut inputs = Vec::with_capacity(specs.inputs.len());
         for spec in &specs.inputs {
             let Some(index) = arrays.iter().position(|(name, _)| *name == spec.name) else {
-                let found = arrays.into_iter().map(|(name, _)| name).collect();
-                return Err(CalibrationError::MissingInput { input: spec.name.clone(), found });
+                let ignored = notes.into_iter().filter_map(|note| match note {
+                    Note::Ignored { array } => Some(array),
+                    _ => None,
+                });
+                let names = inputs.into_iter().chain(arrays).map(|(name, _)| name);
+                let found = names.chain(ignored).collect();
+                let (input, inputs) = (spec.name.clone(), specs.declared());
+                return Err(CalibrationError::MissingInput { input, found, inputs });
             };
             let (name, array) = arrays.remove(index);
             inputs.push((name, conform(spec, array, &mut notes)?));
@@ -185,6 +201,9 @@ impl Samples {
     /// model fixes their size.
     pub fn take(mut self, n: usize, seed: u64) -> Self {
         let batch = self.fixed_batch.unwrap_or(1);
+        if n > self.count {
+            self.notes.push(Note::Fewer { asked: n, used: self.count });
+        }
         let n = (n - n % batch).max(batch);
         if n >= self.count {
             return self;
@@ -225,6 +244,11 @@ impl Samples {
             self.notes.push(Note::Remainder { dropped, batch });
         }
         Ok(())
+    }
+
+    /// Which inputs have a batch axis, in the order of [`Self::inputs`].
+    pub(super) fn batched(&self) -> &[bool] {
+        &self.batched
     }
 
     /// All inputs, with `part` applied to those that have a batch axis.

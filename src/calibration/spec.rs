@@ -52,6 +52,11 @@ impl InputSpec {
         let dims: Vec<String> = self.dims.iter().map(Dim::to_string).collect();
         format!("[{}]", dims.join(", "))
     }
+
+    /// Name, type and shape, for people.
+    pub fn described(&self) -> String {
+        format!("`{}` {} {}", self.name, self.dtype, self.declared())
+    }
 }
 
 /// All inputs of the model, in graph order.
@@ -90,6 +95,11 @@ impl InputSpecs {
         let fixed_batch = find_batch(&mut inputs);
         fix_shapes(&mut inputs, shapes)?;
         Ok(Self { inputs, fixed_batch })
+    }
+
+    /// Names, types and shapes, for people.
+    pub fn declared(&self) -> String {
+        self.inputs.iter().map(InputSpec::described).collect::<Vec<_>>().join(", ")
     }
 
     /// Names in graph order.

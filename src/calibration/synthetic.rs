@@ -22,6 +22,10 @@ const SAMPLES: usize = 8;
 const IMAGE: usize = 224;
 /// Any other dynamic extent, most of which are lengths of sequences.
 const LENGTH: usize = 32;
+/// The most samples that are drawn.
+const MOST_SAMPLES: usize = 1024;
+/// The most bytes that an input may take.
+const MOST_BYTES: usize = 1 << 30;
 
 /// Draws one array per input. `samples` (8 by default) is rounded up to whole batches when the model fixes their size.
 ///
@@ -33,7 +37,12 @@ pub(super) fn draw(
     samples: Option<usize>,
     seed: u64,
 ) -> Result<Vec<(String, Tensor)>, CalibrationError> {
-    let samples = samples.unwrap_or(SAMPLES).next_multiple_of(specs.fixed_batch.unwrap_or(1));
+    let samples = samples.unwrap_or(SAMPLES);
+    if samples > MOST_SAMPLES {
+        return Err(CalibrationError::TooMany { asked: samples, most: MOST_SAMPLES });
+    }
+    let batch = specs.fixed_batch.unwrap_or(1);
+    let samples = samples.checked_next_multiple_of(batch).unwrap_or(batch);
     let sizes = symbol_sizes(specs);
     let draw_input = |(index, input): (usize, &InputSpec)| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -82,7 +91,7 @@ fn default_extent(input: &InputSpec, axis: usize) -> usize {
     if input.role == InputRole::Feature && spatial.contains(&axis) { IMAGE } else { LENGTH }
 }
 
-/// `None` when the memory does not hold it.
+/// `None` when it takes more than it may.
 fn tensor(input: &InputSpec, shape: &[usize], rng: &mut impl Rng) -> Option<Tensor> {
     if input.dtype.is_float() {
         let floats = fill(shape, || StandardNormal.sample(rng))?;
@@ -101,6 +110,9 @@ fn tensor(input: &InputSpec, shape: &[usize], rng: &mut impl Rng) -> Option<Tens
 
 fn fill<T>(shape: &[usize], mut element: impl FnMut() -> T) -> Option<Vec<T>> {
     let len = shape.iter().try_fold(1usize, |len, &n| len.checked_mul(n))?;
+    if len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > MOST_BYTES) {
+        return None;
+    }
     let mut data = Vec::new();
     data.try_reserve_exact(len).ok()?;
     data.extend((0..len).map(|_| element()));

@@ -10,7 +10,7 @@ use regex::Regex;
 
 use crate::{
     Error, Options, Progress,
-    calibration::CalibrationOptions,
+    calibration::{CalibrationOptions, Synthetic},
     memory::MemoryBudget,
     plan::{Budget, Limits},
     recover::Mode,
@@ -138,6 +138,9 @@ struct DataFlags {
     /// Use that many samples.
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
+    /// Make inputs up. They are good for shapes alone: scores of them mean nothing.
+    #[arg(long, conflicts_with = "calib")]
+    synthetic: bool,
     /// Seed of every random choice.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -150,6 +153,7 @@ impl DataFlags {
             shapes: self.shape.clone(),
             samples: self.samples,
             seed: self.seed,
+            synthetic: if self.synthetic { Synthetic::Always } else { Synthetic::Never },
         }
     }
 }

@@ -67,6 +67,13 @@ pub enum Method {
     Random,
 }
 
+impl Method {
+    /// Whether the scores depend on what the model is run on.
+    pub fn needs_data(self) -> bool {
+        !matches!(self, Self::Magnitude | Self::Random)
+    }
+}
+
 impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::typing::Kind;
+use crate::{
+    typing::Kind,
+    warning::{Warning, WarningCode},
+};
 
 /// How much two halves of what a ranking was estimated from agree.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +20,8 @@ pub struct Stability {
 
 /// Halves that agree this far make a whole that agrees with the truth to `√(2r / (1 + r))`, more than 0.99 (Spearman-Brown).
 const STABLE: f64 = 0.98;
+/// Halves that agree less make a whole that is little better than chance.
+const CHANCE: f64 = 0.5;
 
 impl Stability {
     /// That of tallies, one per dimension, whose kinds are `kinds`.
@@ -42,6 +47,17 @@ impl Stability {
     /// Whether more probes would hardly change the ranking.
     pub fn is_stable(&self) -> bool {
         self.agreement >= STABLE
+    }
+
+    /// The warning that the ranking is little better than chance.
+    pub fn warning(&self) -> Option<Warning> {
+        let message = format!(
+            "two halves of the evidence rank units with a correlation of {:.3}, which is little better than chance: give more or \
+             better samples, or more --probes",
+            self.agreement
+        );
+        (self.agreement.is_nan() || self.agreement < CHANCE)
+            .then(|| Warning::new(WarningCode::UnstableScores, message))
     }
 }
 

@@ -109,7 +109,7 @@ fn models_of_a_folder() {
 
 fn compare(engine: &dyn Engine, path: &Path) -> Result<f64, String> {
     let shapes = shapes(&onnx::load(path).map_err(|e| e.to_string())?);
-    let options = CalibrationOptions { samples: Some(5), shapes, ..Default::default() };
+    let options = CalibrationOptions { samples: Some(5), shapes, ..Default::default() }.or_synthetic();
     let subject = Subject::new(engine, path, &options)?;
     let all = subject.sums.keys().copied().collect();
     let stops = subject.check(engine, &all).stops().map_err(|e| e.to_string())?;

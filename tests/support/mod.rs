@@ -51,7 +51,7 @@ impl Subject {
         granularity: Granularity,
     ) -> Result<Self, String> {
         onnx::validate(&mut model).map_err(|e| e.to_string())?;
-        let options = CalibrationOptions { samples: Some(3), ..Default::default() };
+        let options = CalibrationOptions { samples: Some(3), ..Default::default() }.or_synthetic();
         let samples = calibration::load(&model, Path::new("no/such/model.onnx"), &options)
             .map_err(|e| e.to_string())?;
         Self::typed(engine, model, samples, granularity)

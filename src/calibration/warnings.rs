@@ -1,0 +1,140 @@
+//! What valid calibration data cannot tell: too few samples, samples that are alike, outputs that are.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    calibration::{Origin, Samples},
+    onnx::tensor::from_tensor,
+    tensor::Tensor,
+    warning::{Warning, WarningCode},
+};
+
+/// Fewer samples than this rank units by little more than chance.
+const FEW: usize = 16;
+/// Outputs that differ by less than this share of the largest are the same.
+const SAME: f32 = 1e-6;
+
+impl Samples {
+    /// What cannot be told from these samples.
+    pub fn warnings(&self) -> Vec<Warning> {
+        if *self.origin() == Origin::Synthetic {
+            let message = "the inputs are made up: what depends on data comes from noise, and nothing is recovered; give \
+                           samples by --calib";
+            return vec![Warning::new(WarningCode::SyntheticData, message)];
+        }
+        let mut warnings = Vec::new();
+        if self.len() < FEW {
+            let n = self.len();
+            let message = format!(
+                "{n} samples rank units by little more than chance, and leave few to judge recovery by: 64 to 256 are a good \
+                 number"
+            );
+            warnings.push(Warning::new(WarningCode::FewSamples, message));
+        }
+        warnings.extend(self.repeated());
+        warnings
+    }
+
+    /// The warning that most samples are repeated, or hold one number all over.
+    fn repeated(&self) -> Option<Warning> {
+        let (distinct, count) = (self.digests().collect::<BTreeSet<_>>().len(), self.len());
+        let constant = (0..count).filter(|i| self.is_constant(*i)).count();
+        let message = if 2 * constant > count {
+            format!("{constant} of {count} samples hold the same number all over")
+        } else if 2 * distinct <= count && count > 1 {
+            format!("of {count} samples only {distinct} differ")
+        } else {
+            return None;
+        };
+        let message = format!("{message}: they tell little of what the model does; check how they were made");
+        Some(Warning::new(WarningCode::ConstantSamples, message))
+    }
+
+    /// Whether each input of the sample that has more than one element has but one number in it.
+    fn is_constant(&self, sample: usize) -> bool {
+        let inputs = self.of_sample(sample).filter(|part| part.len() > 1);
+        let mut constant = inputs.map(|part| {
+            let tensor = from_tensor("", &part);
+            let mut elements = tensor.raw_data().chunks(part.dtype().size());
+            let first = elements.next();
+            elements.all(|element| Some(element) == first)
+        });
+        // No such input: nothing can be told.
+        constant.next().is_some_and(|first| first && constant.all(|next| next))
+    }
+
+    /// What one sample has of each input with a batch axis.
+    fn of_sample(&self, sample: usize) -> impl Iterator<Item = Tensor> {
+        let batched = self.inputs().iter().zip(self.batched()).filter(|(_, batched)| **batched);
+        batched.map(move |((_, tensor), _)| tensor.narrow(0, sample, sample + 1))
+    }
+
+    /// SHA-256 of the elements of each sample.
+    fn digests(&self) -> impl Iterator<Item = [u8; 32]> {
+        (0..self.len()).map(|i| {
+            let mut hash = Sha256::new();
+            self.of_sample(i).for_each(|part| hash.update(from_tensor("", &part).raw_data()));
+            hash.finalize().into()
+        })
+    }
+
+    /// SHA-256 of the contents in lower-case hexadecimal digits: names, types, shapes and elements of all inputs. It is the
+    /// same wherever the data came from.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for ((name, tensor), batched) in self.inputs().iter().zip(self.batched()) {
+            hash.update(format!("{name:?} {} {:?};", tensor.dtype(), tensor.shape()));
+            if !batched {
+                hash.update(from_tensor("", tensor).raw_data());
+            }
+        }
+        self.digests().for_each(|digest| hash.update(digest));
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Whether the outputs of a model vary from sample to sample, over all that it is run on.
+#[derive(Clone, Debug, Default)]
+pub struct Variation {
+    /// The outputs of the first sample, where there is one.
+    first: Vec<Option<Vec<f32>>>,
+    compared: bool,
+    varies: bool,
+}
+
+impl Variation {
+    /// Takes in the outputs of a run on so many samples. Outputs whose leading axis does not count them are left out.
+    pub fn add(&mut self, outputs: &[Tensor], samples: usize) {
+        if self.varies {
+            return;
+        }
+        self.first.resize(outputs.len(), None);
+        for (first, output) in self.first.iter_mut().zip(outputs) {
+            if output.shape().first() != Some(&samples) {
+                continue;
+            }
+            for row in (0..samples).filter_map(|i| output.narrow(0, i, i + 1).as_numbers()) {
+                let Some(first) = first else {
+                    *first = Some(row.iter().copied().collect());
+                    continue;
+                };
+                self.compared = true;
+                let largest = first.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+                let differs = |(a, b): (&f32, &f32)| {
+                    let far = (a - b).abs() > SAME * largest || (a - b).is_nan();
+                    far && a.to_bits() != b.to_bits()
+                };
+                self.varies |= first.len() != row.len() || first.iter().zip(&row).any(differs);
+            }
+        }
+    }
+
+    /// The warning that they do not.
+    pub fn warning(&self) -> Option<Warning> {
+        let message = "the outputs of the dense model are the same for all samples: neither scores nor recovery can be judged by \
+                       them; check how the samples were preprocessed";
+        (self.compared && !self.varies).then(|| Warning::new(WarningCode::ConstantOutputs, message))
+    }
+}
