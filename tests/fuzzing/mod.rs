@@ -214,6 +214,7 @@ fn scores(dimensions: &[typing::Dimension], rng: &mut ChaCha8Rng) -> Scores {
         seed: 0,
         stability: None,
         notes: Vec::new(),
+        warnings: Vec::new(),
         dimensions: scored.collect(),
     }
 }
