@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Graph, NodeId, Origin, ValueId};
-use crate::onnx::proto::{ModelProto, ValueInfoProto};
+use crate::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 
 /// A suffix of a model.
 #[derive(Clone, Debug)]
@@ -53,29 +53,29 @@ pub fn cut(
     Cut { model, boundary: boundary.into_iter().collect() }
 }
 
-/// Cuts out what computes `outputs` from `known` values and graph inputs.
+/// Cuts out what computes `outputs`, and gives `reads` to nodes that are yet to be appended, from `known` values and graph
+/// inputs.
 ///
 /// `describe` gives a known value its type and rank. No output may itself be known.
 pub fn segment(
     model: &ModelProto,
     graph: &Graph,
     known: &BTreeSet<ValueId>,
-    outputs: &[ValueId],
+    (outputs, reads): (&[ValueId], &[ValueId]),
     describe: impl Fn(ValueId) -> ValueInfoProto,
 ) -> Cut {
     let (mut nodes, mut boundary, mut kept) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut pending: Vec<NodeId> = outputs.iter().filter_map(|v| graph.producer(*v)).collect();
+    let mut read = |value: ValueId, pending: &mut Vec<NodeId>| match graph.producer(value) {
+        Some(_) if known.contains(&value) => drop(boundary.insert(value)),
+        Some(producer) => pending.push(producer),
+        None => drop(kept.insert(value)),
+    };
+    reads.iter().for_each(|value| read(*value, &mut pending));
     while let Some(id) = pending.pop() {
-        if !nodes.insert(id) {
-            continue;
-        }
-        let node = graph.node(id);
-        for &value in node.inputs.iter().flatten().chain(&node.captures) {
-            match graph.producer(value) {
-                Some(_) if known.contains(&value) => drop(boundary.insert(value)),
-                Some(producer) => pending.push(producer),
-                None => drop(kept.insert(value)),
-            }
+        if nodes.insert(id) {
+            let node = graph.node(id);
+            node.inputs.iter().flatten().chain(&node.captures).for_each(|value| read(*value, &mut pending));
         }
     }
     let names: BTreeSet<&str> = kept.iter().map(|v| graph.value(*v).name.as_str()).collect();
@@ -107,10 +107,18 @@ fn extract(
     outputs: &[ValueId],
     describe: impl Fn(ValueId) -> ValueInfoProto,
 ) -> ModelProto {
-    let mut cut = ModelProto { graph: None, ..model.clone() };
-    let mut part = cut.graph.take().unwrap_or_default();
+    // All but the graph, which is large, and functions, which loading has inlined.
+    let mut cut = ModelProto {
+        ir_version: model.ir_version,
+        opset_import: model.opset_import.clone(),
+        producer_name: model.producer_name.clone(),
+        producer_version: model.producer_version.clone(),
+        domain: model.domain.clone(),
+        model_version: model.model_version,
+        ..Default::default()
+    };
     let Some(whole) = model.graph.as_ref() else { return cut };
-    part.name.clone_from(&whole.name);
+    let mut part = GraphProto { name: whole.name.clone(), ..Default::default() };
     let infos: BTreeMap<&str, &ValueInfoProto> = whole.output.iter().map(|o| (o.name(), o)).collect();
     // The graph sees through nodes that only name constants, yet the names have to be defined.
     part.node = whole

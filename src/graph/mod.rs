@@ -14,7 +14,7 @@ pub use facts::{Fact, Facts};
 pub use patch::Patch;
 pub use tail::{Attr, Expr, Tail};
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use petgraph::{Direction, graph::DiGraph};
 
@@ -210,6 +210,20 @@ impl Graph {
         let defaults = listed.filter(|value| value.index() < initializers).collect();
         let opset = onnx::opset(model, "");
         Self { dag, values, readers, by_name, inputs, outputs, initializers, defaults, opset }
+    }
+
+    /// Brings the graph up to date with its model after `patch` was applied to it.
+    pub fn follow(&mut self, patch: &Patch, model: &ModelProto) {
+        let changed: HashSet<&str> = patch.constants().collect();
+        let initializers = || model.graph.iter().flat_map(|graph| &graph.initializer);
+        let tensors = initializers().filter(|tensor| changed.contains(tensor.name()));
+        let known = tensors.map(|tensor| Some((self.find(tensor.name())?, tensor)));
+        match known.collect::<Option<Vec<_>>>() {
+            Some(known) if patch.keeps_wiring() => known.into_iter().for_each(|(id, tensor)| {
+                self.values[id.index()].origin = Origin::Constant(Box::new(tensor.clone()))
+            }),
+            _ => *self = Self::new(model),
+        }
     }
 
     /// Version of the default operator set.

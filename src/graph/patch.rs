@@ -124,6 +124,30 @@ impl Patch {
     /// The edited model. Other shape annotations of inner values than those kept are dropped: they may be stale.
     pub fn apply(&self, model: &ModelProto) -> ModelProto {
         let mut model = model.clone();
+        self.edit(&mut model);
+        model
+    }
+
+    /// Whether constants alone change, and nothing reads others than before.
+    pub(super) fn keeps_wiring(&self) -> bool {
+        let Self { before, replaced, after, rewired, appended, inputs, outputs, .. } = self;
+        before.is_empty()
+            && replaced.is_empty()
+            && after.is_empty()
+            && rewired.is_empty()
+            && appended.is_empty()
+            && inputs.is_empty()
+            && outputs.is_empty()
+            && !self.only_outputs
+    }
+
+    /// Names of the initializers that are added or replaced.
+    pub(super) fn constants(&self) -> impl Iterator<Item = &str> {
+        self.initializers.iter().map(TensorProto::name)
+    }
+
+    /// As [`Self::apply`], where the model is not needed as it was.
+    pub fn edit(&self, model: &mut ModelProto) {
         let graph = model.graph.get_or_insert_default();
         graph.value_info.retain(|info| self.annotated.contains(info.name()));
         let nodes = std::mem::take(&mut graph.node);
@@ -167,6 +191,5 @@ impl Patch {
         let exposed: Vec<_> =
             exposed.map(|name| ValueInfoProto { name: Some(name.clone()), ..Default::default() }).collect();
         graph.output.extend(exposed);
-        model
     }
 }

@@ -201,7 +201,7 @@ pub fn recover(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Recovered, RecoverError> {
     let mut trial = Pass::new(engine, view, pruned, options)?;
-    let layers = layer::layers(view, kept, &Graph::new(pruned), trial.facts());
+    let layers = layer::layers(view, kept, trial.graph(), trial.facts());
     let total = 2 * layers.len();
     let mut reports = Vec::with_capacity(layers.len());
     for (done, layer) in layers.iter().enumerate() {
@@ -214,12 +214,13 @@ pub fn recover(
         });
     }
     let held_out = trial.held_out();
-    let (before, after) = distances(engine, view, options.logits, pruned, &trial.finish(), &held_out)?;
+    let (before, after) = distances(engine, view, options.logits, pruned, trial.model(), &held_out)?;
     // A distance that is no number is no improvement.
     let undone = after.partial_cmp(&before).is_none_or(std::cmp::Ordering::is_gt);
     let mut model = pruned.clone();
     if !undone {
-        let mut pass = Pass::new(engine, view, pruned, options)?;
+        let mut pass = trial.again(pruned);
+        drop(trial);
         for (done, (layer, report)) in layers.iter().zip(&mut reports).enumerate() {
             progress(layers.len() + done, total);
             if let (Ok(layer), Some(form)) = (layer, report.outcome.form())
@@ -228,7 +229,7 @@ pub fn recover(
                 report.outcome = Outcome::Left(Reason::Failed { why: error.to_string() });
             }
         }
-        model = pass.finish();
+        model.clone_from(pass.model());
         rewrite::tidy(&mut model);
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));

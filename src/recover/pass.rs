@@ -10,7 +10,7 @@ use super::{
     moments::{Correction, Moments},
     probe::{Positions, Probe, choose},
     ridge::{Form, choose_form, fit},
-    stream::Stream,
+    stream::{Stream, Wanted},
     write,
 };
 use crate::{
@@ -41,8 +41,11 @@ pub(super) struct Pass<'a> {
     options: &'a RecoverOptions<'a>,
     batches: Vec<Range<usize>>,
     padding: Option<Padding>,
+    engine: &'a dyn Engine,
     /// The pruned model, corrected so far.
     model: ModelProto,
+    /// Its graph.
+    graph: Graph,
     /// What one run of the pruned model showed.
     facts: Facts,
     types: BTreeMap<String, (DType, usize)>,
@@ -63,6 +66,7 @@ struct Measured {
 }
 
 impl<'a> Pass<'a> {
+    /// At the input of `pruned`.
     pub fn new(
         engine: &'a dyn Engine,
         view: ModelView<'a>,
@@ -73,6 +77,23 @@ impl<'a> Pass<'a> {
         let first = view.samples.ranges(view.facts.samples).next().unwrap_or(0..1);
         let feed = view.samples.batch(first.start, first.end)?;
         let facts = observe(engine, pruned, &graph, &feed, first.len())?;
+        Ok(Self::with(engine, view, pruned, graph, facts, options))
+    }
+
+    /// Another walk through the model that this one began with.
+    pub fn again(&self, pruned: &ModelProto) -> Self {
+        let Self { engine, view, options, .. } = self;
+        Self::with(*engine, *view, pruned, Graph::new(pruned), self.facts.clone(), options)
+    }
+
+    fn with(
+        engine: &'a dyn Engine,
+        view: ModelView<'a>,
+        pruned: &ModelProto,
+        graph: Graph,
+        facts: Facts,
+        options: &'a RecoverOptions<'a>,
+    ) -> Self {
         let batch = view.batch.min(view.samples.len().div_ceil(PARTS)).max(1);
         let batches: Vec<_> = view.samples.ranges(batch).collect();
         let stream = |graph: &Graph, facts: &Facts| {
@@ -82,7 +103,8 @@ impl<'a> Pass<'a> {
             let fact = facts.get(id)?;
             Some((value.name.clone(), (fact.dtype, fact.shape.len())))
         };
-        Ok(Self {
+        Self {
+            engine,
             view,
             options,
             padding: padding(view.model, view.graph, view.facts, view.widths, view.samples),
@@ -91,9 +113,15 @@ impl<'a> Pass<'a> {
             types: graph.values().filter_map(typed).collect(),
             batches,
             model: pruned.clone(),
+            graph,
             facts,
             settled: None,
-        })
+        }
+    }
+
+    /// The graph of the pruned model, corrected so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// What one run of the pruned model showed.
@@ -102,8 +130,8 @@ impl<'a> Pass<'a> {
     }
 
     /// The pruned model, corrected so far.
-    pub fn finish(self) -> ModelProto {
-        self.model
+    pub fn model(&self) -> &ModelProto {
+        &self.model
     }
 
     /// The batches that are held out.
@@ -163,7 +191,10 @@ impl<'a> Pass<'a> {
     fn correct(&mut self, layer: &Layer, correction: Option<&Correction>) -> Result<(), RecoverError> {
         self.settled = Some(layer.result.clone());
         if let Some(correction) = correction {
-            self.model = write::correct(&self.model, &Graph::new(&self.model), layer, correction)?;
+            let patch = write::correction(&self.graph, layer, correction)?;
+            patch.edit(&mut self.model);
+            self.engine.settle(&mut self.model);
+            self.graph.follow(&patch, &self.model);
         }
         Ok(())
     }
@@ -187,21 +218,18 @@ impl<'a> Pass<'a> {
         entries: usize,
         number: usize,
     ) -> Result<Option<Measured>, RecoverError> {
-        let graph = Graph::new(&self.model);
         let types = &self.types;
-        let Some(probe) =
-            Probe::new(&self.model, &graph, layer, entries > 0, |name| types.get(name).copied())
-        else {
-            return Ok(None);
-        };
-        let (whole, settled) = (Graph::new(&probe.model), self.settled.as_deref());
-        let wanted: Vec<ValueId> = probe.outputs.iter().filter_map(|name| whole.find(name)).collect();
-        let places = self.places(&whole, settled, layer);
-        let mut piece = self.pruned.piece(&probe.model, &whole, &wanted, places)?;
+        let probe = Probe::new(&self.graph, layer, entries > 0, |name| types.get(name).copied());
+        let Some(mut probe) = probe else { return Ok(None) };
+        let settled = self.settled.as_deref();
+        let places = self.places(&self.graph, settled, layer);
+        let wanted = std::mem::take(&mut probe.wanted);
+        let mut piece = self.pruned.piece(&self.model, &self.graph, &[], wanted, places)?;
         let dense = self.view.graph;
         let Some(waypoint) = dense.find(&layer.waypoint.0) else { return Ok(None) };
         let places = self.places(dense, settled, layer);
-        let mut reference = self.dense.piece(self.view.model, dense, &[waypoint], places)?;
+        let mut reference =
+            self.dense.piece(self.view.model, dense, &[waypoint], Wanted::default(), places)?;
         let count = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
         let (groups, features) = (layer.linear.groups, layer.gain.len());
         let zero = Moments::zero(groups, entries, features / groups);

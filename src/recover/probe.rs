@@ -5,20 +5,17 @@ use ndarray::{Array2, ArrayD, ArrayView2, ArrayView3, Ix2, Ix3, IxDyn};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
-use super::{layer::Layer, moments::Moments};
+use super::{layer::Layer, moments::Moments, stream::Wanted};
 use crate::{
     graph::{Attr, Expr, Graph, Patch, Tail},
     masks,
-    onnx::proto::ModelProto,
     tensor::{DType, Tensor},
 };
 
-/// A pruned model that also measures a layer.
+/// Nodes that measure a layer of the pruned model.
 pub(super) struct Probe {
-    /// The model, with the measuring nodes at its end.
-    pub model: ModelProto,
-    /// What it returns: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE`.
-    pub outputs: Vec<String>,
+    /// What they return: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE`.
+    pub wanted: Wanted,
     rows: String,
     /// If the layer's entries are measured: which positions are read, and the ones that extend them.
     read: Option<(String, String)>,
@@ -41,10 +38,9 @@ impl Positions {
 }
 
 impl Probe {
-    /// Extends `pruned`, whose graph is `graph`. `describe` gives the type and the number of axes of a
-    /// value. `None` where the layer is gone.
+    /// For the pruned model that `graph` is of. `describe` gives the type and the number of axes of a value. `None` where the
+    /// layer is gone.
     pub fn new(
-        pruned: &ModelProto,
         graph: &Graph,
         layer: &Layer,
         entries: bool,
@@ -52,13 +48,13 @@ impl Probe {
     ) -> Option<Self> {
         let tail = Tail::new(graph.opset(), "recover");
         let mut patch = Patch::default();
-        patch.only_exposed();
         let mut input = |hint: &str, dtype: DType, rank: usize| {
             let name = patch.fresh(graph, hint);
             patch.input(masks::value_info(&name, dtype, rank));
             tail.value(&name, dtype)
         };
         let node = graph.node(graph.producer(graph.find(&layer.result)?)?);
+        let mut operands = vec![graph.find(&layer.waypoint.0)?];
         let (rows, target) = (input("rows", DType::I64, 1), input("target", DType::F32, 2));
         let (waypoint, feature) = &layer.waypoint;
         let (dtype, rank) = describe(waypoint)?;
@@ -68,6 +64,7 @@ impl Probe {
         let mut read = None;
         if entries {
             let (reads, ones) = (input("reads", DType::I64, 1), input("ones", DType::F32, 3));
+            operands.push(node.input(layer.operand.0)?);
             let operand = &graph.value(node.input(layer.operand.0)?).name;
             let linear = &layer.linear;
             let (groups, inner) = (linear.groups, layer.entries / linear.taps());
@@ -86,11 +83,10 @@ impl Probe {
             outputs.extend([xt.matmul(x), xt.matmul(e)]);
             read = Some((reads.name(), ones.name()));
         }
-        let outputs: Vec<String> = outputs.iter().map(Expr::name).collect();
-        outputs.iter().for_each(|name| patch.expose(name));
+        let outputs = outputs.iter().map(Expr::name).collect();
         tail.append_to(&mut patch);
         let (rows, target) = (rows.name(), target.name());
-        Some(Self { model: patch.apply(pruned), outputs, rows, read, target })
+        Some(Self { wanted: Wanted { patch, operands, outputs }, rows, read, target })
     }
 
     /// What to feed besides the model's own inputs.

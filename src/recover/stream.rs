@@ -9,7 +9,7 @@ use std::{
 use super::RecoverError;
 use crate::{
     calibration::Samples,
-    graph::{Facts, Graph, ValueId, segment},
+    graph::{Facts, Graph, Patch, ValueId, segment},
     masks,
     memory::MemoryBudget,
     onnx::proto::{ModelProto, ValueInfoProto},
@@ -29,6 +29,17 @@ pub(super) struct Stream<'a> {
     known: BTreeSet<String>,
     /// Per batch, the values that are kept.
     kept: Vec<Vec<(String, Tensor)>>,
+}
+
+/// What a piece returns: results of nodes that are appended to the model for it, and read some of its values.
+#[derive(Default)]
+pub(super) struct Wanted {
+    /// The nodes.
+    pub patch: Patch,
+    /// What they read.
+    pub operands: Vec<ValueId>,
+    /// Names of their results.
+    pub outputs: Vec<String>,
 }
 
 /// A piece of the model, ready to run.
@@ -59,13 +70,14 @@ impl<'a> Stream<'a> {
         Self { engine, samples, shapes, memory, known: BTreeSet::new(), kept: vec![Vec::new(); batches] }
     }
 
-    /// Prepares the piece that computes `wanted` from what is kept. It moves on to where the least is to be kept among
-    /// `places`, positions among the nodes of `graph`, unless even that is too much.
+    /// Prepares the piece that computes `values` and then `wanted` from what is kept. It moves on to where the least is to be
+    /// kept among `places`, positions among the nodes of `graph`, unless even that is too much.
     pub fn piece(
         &self,
         model: &ModelProto,
         graph: &Graph,
-        wanted: &[ValueId],
+        values: &[ValueId],
+        mut wanted: Wanted,
         places: Range<usize>,
     ) -> Result<Piece, RecoverError> {
         let next = self.place(graph, places).map(|values| {
@@ -73,14 +85,23 @@ impl<'a> Stream<'a> {
             names.partition::<Vec<_>, _>(|(name, _)| !self.known.contains(name))
         });
         let known: BTreeSet<ValueId> = self.known.iter().filter_map(|name| graph.find(name)).collect();
-        let mut outputs = wanted.to_vec();
-        outputs.extend(next.iter().flat_map(|(new, _)| new.iter().map(|(_, v)| *v)));
+        let new = next.iter().flat_map(|(new, _)| new.iter().map(|(_, v)| *v));
+        let outputs: Vec<ValueId> = values.iter().copied().chain(new).collect();
         let describe = |v: ValueId| self.describe(&graph.value(v).name);
-        let cut = segment(model, graph, &known, &outputs, describe);
+        let mut cut = segment(model, graph, &known, (&outputs, &wanted.operands), describe);
+        let count = values.len() + wanted.outputs.len();
+        if !wanted.outputs.is_empty() {
+            let (values, new) = outputs.split_at(values.len());
+            let name = |v: &ValueId| graph.value(*v).name.clone();
+            let names = values.iter().map(name).chain(wanted.outputs).chain(new.iter().map(name));
+            wanted.patch.only_exposed();
+            names.for_each(|name| wanted.patch.expose(&name));
+            wanted.patch.edit(&mut cut.model);
+        }
         let reads = cut.model.graph.iter().flat_map(|g| &g.input).map(|i| i.name().to_owned()).collect();
         let names = |list: Vec<(String, ValueId)>| list.into_iter().map(|(name, _)| name);
         let next = next.map(|(new, old)| (names(new).collect(), names(old).collect()));
-        Ok(Piece { session: self.engine.load(&cut.model)?, reads, wanted: wanted.len(), next })
+        Ok(Piece { session: self.engine.load(&cut.model)?, reads, wanted: count, next })
     }
 
     /// The type of a value that is kept. Integers come with the extents that they have in all batches: ONNX Runtime takes a shape

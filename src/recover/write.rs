@@ -7,21 +7,22 @@ use crate::{
     graph::{Graph, NodeId, Patch, Use},
     numbers::{flush, inverse},
     onnx::{
-        proto::{ModelProto, NodeProto, TensorProto},
+        proto::{NodeProto, TensorProto},
         tensor::{from_tensor, to_tensor},
     },
     tensor::{DType, Tensor},
 };
 
-/// The model with a layer's weight and bias corrected. `graph` is the model's.
-pub(super) fn correct(
-    model: &ModelProto,
+/// The edit that corrects a layer's weight and bias.
+pub(super) fn correction(
     graph: &Graph,
     layer: &Layer,
     correction: &Correction,
-) -> Result<ModelProto, RecoverError> {
-    let weighted = add_to_weight(model, graph, layer, correction)?;
-    add_to_bias(&weighted, &Graph::new(&weighted), layer, correction)
+) -> Result<Patch, RecoverError> {
+    let mut patch = Patch::default();
+    add_to_weight(&mut patch, graph, layer, correction)?;
+    add_to_bias(&mut patch, graph, layer, correction)?;
+    Ok(patch)
 }
 
 fn node_of(graph: &Graph, result: &str) -> Option<NodeId> {
@@ -29,15 +30,15 @@ fn node_of(graph: &Graph, result: &str) -> Option<NodeId> {
 }
 
 fn add_to_weight(
-    model: &ModelProto,
+    patch: &mut Patch,
     graph: &Graph,
     layer: &Layer,
     correction: &Correction,
-) -> Result<ModelProto, RecoverError> {
+) -> Result<(), RecoverError> {
     let at = node_of(graph, &layer.result).map(|node| Use { node, slot: layer.weight });
     let constant = at.and_then(|at| Some((at, constant(graph, at)?)));
     let Some((at, tensor)) = constant.filter(|_| correction.0.iter().any(|group| group.nrows() > 1)) else {
-        return Ok(model.clone());
+        return Ok(());
     };
     let linear = &layer.linear;
     let (groups, taps) = (linear.groups, linear.taps());
@@ -49,28 +50,26 @@ fn add_to_weight(
     });
     let delta = delta.permuted_axes(linear.order).as_standard_layout().into_owned();
     let shape: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-    let mut patch = Patch::default();
     if let Ok(delta) = delta.into_shape_with_order(IxDyn(&shape)) {
-        add(&mut patch, graph, at, tensor, &delta)?;
+        add(patch, graph, at, tensor, &delta)?;
     }
-    Ok(patch.apply(model))
+    Ok(())
 }
 
 /// Corrects the bias: the operator's own, or the first constant that is added to its result, or one made for it.
 fn add_to_bias(
-    model: &ModelProto,
+    patch: &mut Patch,
     graph: &Graph,
     layer: &Layer,
     correction: &Correction,
-) -> Result<ModelProto, RecoverError> {
-    let Some(node) = node_of(graph, &layer.result) else { return Ok(model.clone()) };
+) -> Result<(), RecoverError> {
+    let Some(node) = node_of(graph, &layer.result) else { return Ok(()) };
     let last = correction.0.iter().flat_map(|group| {
         let bias = group.nrows() - 1;
         (0..group.ncols()).map(move |feature| group[(bias, feature)])
     });
     let shift: Vec<f64> =
         last.zip(inverse(&layer.gain)).map(|(shift, inverse)| flush(shift * inverse)).collect();
-    let mut patch = Patch::default();
     let own = layer.linear.bias.map(|(slot, factor)| (Use { node, slot }, factor));
     let added = layer.bias.as_ref().and_then(|(sum, addend)| {
         let at = Use { node: node_of(graph, sum)?, slot: addend.at.slot };
@@ -79,10 +78,10 @@ fn add_to_bias(
     if let Some((at, factor)) = own
         && let Some(tensor) = constant(graph, at)
     {
-        add(&mut patch, graph, at, tensor, &vector(shift.iter().map(|s| s / factor), 0))?;
+        add(patch, graph, at, tensor, &vector(shift.iter().map(|s| s / factor), 0))?;
     } else if let Some((at, tensor, addend)) = added {
         let shift = shift.iter().zip(&addend.gain).map(|(shift, gain)| shift * gain);
-        add(&mut patch, graph, at, tensor, &vector(shift, addend.trailing))?;
+        add(patch, graph, at, tensor, &vector(shift, addend.trailing))?;
     } else if shift.iter().any(|s| *s != 0.0) {
         let weight = constant(graph, Use { node, slot: layer.weight });
         let dtype = weight.and_then(|w| DType::from_onnx(w.data_type())).unwrap_or(DType::F32);
@@ -94,7 +93,7 @@ fn add_to_bias(
                 vector(shift.iter().map(|s| s / factor), 0)
             }
             None => {
-                insert_add(&mut patch, graph, node, &name);
+                insert_add(patch, graph, node, &name);
                 vector(shift.into_iter(), layer.trailing)
             }
         };
@@ -102,26 +101,21 @@ fn add_to_bias(
             patch.constant(from_tensor(&name, &bias));
         }
     }
-    Ok(patch.apply(model))
+    Ok(())
 }
 
 /// Lets an Add give the node's result: the sum of what the node computes and the value called `bias`.
 fn insert_add(patch: &mut Patch, graph: &Graph, id: NodeId, bias: &str) {
-    let mut before = graph.node(id).proto.clone();
-    let Some(result) = before.output.first().cloned() else { return };
+    let Some(result) = graph.node(id).proto.output.first().cloned() else { return };
     let unbiased = unused(graph, &format!("{result}__unbiased"));
-    before.output[0].clone_from(&unbiased);
-    patch.insert(id, before);
-    patch.replace(
-        id,
-        NodeProto {
-            op_type: Some("Add".to_owned()),
-            name: Some(bias.to_owned()),
-            input: vec![unbiased, bias.to_owned()],
-            output: vec![result],
-            ..Default::default()
-        },
-    );
+    let add = NodeProto {
+        op_type: Some("Add".to_owned()),
+        name: Some(bias.to_owned()),
+        input: vec![unbiased.clone(), bias.to_owned()],
+        output: vec![result],
+        ..Default::default()
+    };
+    patch.insert_after(id, add, unbiased);
 }
 
 /// A vector along an axis that so many others follow.

@@ -25,10 +25,9 @@ pub trait Engine {
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError>;
 
     /// Lets weights that are in memory be views of files, where sessions of this engine read them from files anyway. The model
-    /// stays the same.
-    fn settle(&self, model: &mut ModelProto) -> Result<(), RuntimeError> {
+    /// stays the same. Where a file cannot be written, they stay in memory, and [`Self::load`] will say why.
+    fn settle(&self, model: &mut ModelProto) {
         _ = model;
-        Ok(())
     }
 }
 
