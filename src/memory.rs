@@ -10,7 +10,7 @@ pub struct MemoryBudget(pub u64);
 
 impl Default for MemoryBudget {
     fn default() -> Self {
-        Self(1 << 30)
+        Self(2 << 30)
     }
 }
 
@@ -23,6 +23,24 @@ impl MemoryBudget {
     /// An equal share of the budget, for one of so many that are held at a time.
     pub fn share(self, parts: u64) -> Self {
         Self(self.0 / parts.max(1))
+    }
+
+    /// How many of the first of some pieces of work can be done together: of each so many bytes are held until all are done, and
+    /// so many more are needed while it alone is worked on.
+    pub fn fitting(self, pieces: impl Iterator<Item = (u64, u64)>) -> usize {
+        let (mut held, mut needed) = (0u64, 0u64);
+        pieces
+            .take_while(|(holds, needs)| {
+                held = held.saturating_add(*holds);
+                needed = needed.max(*needs);
+                self.holds(held.saturating_add(needed))
+            })
+            .count()
+    }
+
+    /// What is left beside so many bytes.
+    pub fn less(self, bytes: u64) -> Self {
+        Self(self.0.saturating_sub(bytes))
     }
 
     /// How many pieces of so many bytes may be held; one at least, as nothing can be done with none.
@@ -92,6 +110,16 @@ mod tests {
         assert_eq!(MemoryBudget(100).count(300), 1);
         assert_eq!(MemoryBudget(100).count(0), 100);
         assert_eq!(MemoryBudget(100).share(3), MemoryBudget(33));
+        assert_eq!(MemoryBudget(100).less(30), MemoryBudget(70));
+    }
+
+    #[test]
+    fn pieces_are_held_together_while_one_is_worked_on() {
+        let fitting = |pieces: &[(u64, u64)]| MemoryBudget(100).fitting(pieces.iter().copied());
+        assert_eq!(fitting(&[(40, 20), (40, 20), (40, 20)]), 2);
+        assert_eq!(fitting(&[(40, 20), (40, 21)]), 1);
+        assert_eq!(fitting(&[(10, 91)]), 0);
+        assert_eq!(fitting(&[(u64::MAX, u64::MAX), (1, 1)]), 0);
     }
 
     #[test]
@@ -106,7 +134,7 @@ mod tests {
     fn bytes_are_for_people() {
         assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
         assert_eq!(Bytes(12).to_string(), "12 bytes");
-        assert_eq!(MemoryBudget::default().to_string(), "1.0 GiB");
+        assert_eq!(MemoryBudget::default().to_string(), "2.0 GiB");
     }
 
     #[test]

@@ -410,7 +410,8 @@ fn turn_heads(
     progress(Progress::Stage("rotate"));
     let rotated = clock.time("rotate", || rotate::rotate(engine, typed.view(), options.score.memory))?;
     let Typed { source, samples, batch, .. } = typed;
-    let source = Source { model: rotated.model, ..source };
+    let mut source = Source { model: rotated.model, ..source };
+    engine.settle(&mut source.model);
     let mut typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
     let turned = &rotated.report.turned;
     typed.dimensions.freeze(
@@ -563,8 +564,9 @@ fn prune(
 ) -> Result<(ModelProto, Proof), Error> {
     let model = &typed.source.model;
     progress(Progress::Stage("rewrite"));
-    let pruned =
+    let mut pruned =
         clock.time("rewrite", || rewrite::rewrite(model, &typed.graph, &typed.facts, &typed.widths, kept))?;
+    engine.settle(&mut pruned);
     progress(Progress::Stage("verify"));
     let masked = masks::constant(&typed.graph, &typed.facts, &typed.widths, kept).apply(model);
     let first = typed.samples.ranges(2).next().map_or(1, |r| r.len());

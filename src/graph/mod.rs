@@ -5,12 +5,14 @@
 
 mod cut;
 mod facts;
+mod live;
 mod patch;
 mod tail;
 
 pub use cut::{Cut, cut, segment};
 pub(crate) use facts::REMEMBERED;
 pub use facts::{Fact, Facts};
+pub use live::live;
 pub use patch::Patch;
 pub use tail::{Attr, Expr, Tail};
 

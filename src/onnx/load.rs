@@ -37,6 +37,8 @@ pub fn load(path: &Path) -> Result<Source, OnnxError> {
     inline_functions(&mut model)?;
     validate(&mut model)?;
     let sha256 = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
+    // The hash has touched every page.
+    pages::release();
     let bytes = (file.len() as u64).saturating_add(external.unwrap_or(0));
     Ok(Source { model, sha256, bytes, external: external.is_some() })
 }

@@ -77,6 +77,13 @@ pub fn release() {
     }
 }
 
+/// As [`release`], if `data` is a view of so large a part of a file that this is worth a call of the system.
+pub fn release_of(data: &[u8]) {
+    if data.len() >= 1 << 20 && is_mapped(data) {
+        release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -185,6 +185,8 @@ pub struct Recovery {
     pub added: u64,
     /// Whether the recovered model came out worse, and was discarded.
     pub undone: bool,
+    /// Layers that are too large to be refitted, and why.
+    pub notes: Vec<String>,
 }
 
 /// Corrects the layers of `pruned`, which is the dense model of `view` without what `kept` leaves out.
@@ -203,6 +205,14 @@ pub fn recover(
     let mut trial = Pass::new(engine, view, pruned, options)?;
     let layers = layer::layers(view, kept, trial.graph(), trial.facts());
     let total = 2 * layers.len();
+    let moments = pass::largest(layers.iter().flatten(), options.memory);
+    trial.keep_beside(moments);
+    let mut notes = Vec::new();
+    for layer in layers.iter().flatten().filter(|_| options.mode == Mode::Refit) {
+        if let Some(why) = pass::too_large(layer, options.memory) {
+            notes.push(format!("{}: of its weights, the bias alone is corrected: {why}", layer.name));
+        }
+    }
     let mut reports = Vec::with_capacity(layers.len());
     for (done, layer) in layers.iter().enumerate() {
         progress(done, total);
@@ -220,6 +230,7 @@ pub fn recover(
     let mut model = pruned.clone();
     if !undone {
         let mut pass = trial.again(pruned);
+        pass.keep_beside(moments);
         drop(trial);
         for (done, (layer, report)) in layers.iter().zip(&mut reports).enumerate() {
             progress(layers.len() + done, total);
@@ -234,7 +245,8 @@ pub fn recover(
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));
     let held_out = held_out.iter().map(ExactSizeIterator::len).sum();
-    let report = Recovery { mode: options.mode, layers: reports, held_out, before, after, added, undone };
+    let report =
+        Recovery { mode: options.mode, layers: reports, held_out, before, after, added, undone, notes };
     Ok(Recovered { model, report })
 }
 

@@ -22,6 +22,14 @@ pub struct Moments {
 pub struct Correction(pub Vec<Mat<f64>>);
 
 impl Moments {
+    /// Bytes that a layer's moments take while it is corrected: those of two sets of samples, a batch's as the runtime makes
+    /// them, as they come, and, for a fit, about the mean, with a ridge, and factored.
+    pub fn bytes(groups: usize, entries: usize, features: usize) -> u64 {
+        let (rows, columns) = (entries as u64 + 1, features as u64);
+        let (sets, runtime, fit) = (2, 1, 3);
+        groups as u64 * rows * (rows + columns) * (sets + runtime + fit) * size_of::<f64>() as u64
+    }
+
     /// Of no positions.
     pub fn zero(groups: usize, entries: usize, features: usize) -> Self {
         Self {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     graph::{Facts, Graph, NodeId, Value, ValueId},
+    memory::{Bytes, MemoryBudget},
     onnx::proto::ModelProto,
     runtime::Engine,
     score::ModelView,
@@ -28,6 +29,9 @@ const POSITIONS_PER_ENTRY: usize = 32;
 
 /// Positions that are measured at least, if the samples have as many.
 const FEWEST_POSITIONS: usize = 8192;
+
+/// The part of the memory that measured positions of one batch may take: one in so many.
+const POSITIONS_SHARE: u64 = 4;
 
 /// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
 const MOST_ENTRIES: usize = 4608;
@@ -96,9 +100,8 @@ impl<'a> Pass<'a> {
     ) -> Self {
         let batch = view.batch.min(view.samples.len().div_ceil(PARTS)).max(1);
         let batches: Vec<_> = view.samples.ranges(batch).collect();
-        let stream = |graph: &Graph, facts: &Facts| {
-            Stream::new(engine, view.samples, graph, facts, batches.len(), options.memory.share(2))
-        };
+        let stream =
+            |graph: &Graph, facts: &Facts| Stream::new(engine, view.samples, graph, facts, batches.len());
         let typed = |(id, value): (ValueId, &Value)| {
             let fact = facts.get(id)?;
             Some((value.name.clone(), (fact.dtype, fact.shape.len())))
@@ -117,6 +120,13 @@ impl<'a> Pass<'a> {
             facts,
             settled: None,
         }
+    }
+
+    /// Leaves to the values that are kept on the host what `moments` leave of the memory.
+    pub fn keep_beside(&mut self, moments: u64) {
+        let each = self.options.memory.less(moments).share(2);
+        self.dense.keep(each);
+        self.pruned.keep(each);
     }
 
     /// The graph of the pruned model, corrected so far.
@@ -202,7 +212,7 @@ impl<'a> Pass<'a> {
     /// Entries of a layer that are measured; none where only its bias may change.
     fn entries(&self, layer: &Layer) -> usize {
         match self.options.mode {
-            Mode::Refit if layer.entries <= MOST_ENTRIES => layer.entries,
+            Mode::Refit if too_large(layer, self.options.memory).is_none() => layer.entries,
             _ => 0,
         }
     }
@@ -230,8 +240,11 @@ impl<'a> Pass<'a> {
         let places = self.places(dense, settled, layer);
         let mut reference =
             self.dense.piece(self.view.model, dense, &[waypoint], Wanted::default(), places)?;
-        let count = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
         let (groups, features) = (layer.linear.groups, layer.gain.len());
+        let count = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
+        // What positions read is there as gathered, by group, extended, and transposed; what they lack, three times.
+        let position = (4 * (groups * entries) + 3 * features) * size_of::<f32>();
+        let count = count.min(self.options.memory.share(POSITIONS_SHARE).count(position as u64));
         let zero = Moments::zero(groups, entries, features / groups);
         let mut measured = Measured { training: zero.clone(), held_out: zero, variance: 0.0 };
         let mut spread = Spread::new(features);
@@ -286,6 +299,28 @@ impl<'a> Pass<'a> {
         let inputs = self.view.samples.batch(range.start, range.end)?;
         Ok(inputs.iter().find(|(name, _)| *name == padding.input).and_then(|(_, mask)| mask.to_ints()))
     }
+}
+
+/// Why the weights of a layer cannot be refitted, if its matrices are too large for that.
+pub(super) fn too_large(layer: &Layer, memory: MemoryBudget) -> Option<String> {
+    let bytes = moments_of(layer);
+    if layer.entries > MOST_ENTRIES {
+        Some(format!("it sums over {} entries, and at most {MOST_ENTRIES} are refitted", layer.entries))
+    } else if memory.holds(bytes) {
+        None
+    } else {
+        Some(format!("its moments take {}, more than --memory ({memory})", Bytes(bytes)))
+    }
+}
+
+fn moments_of(layer: &Layer) -> u64 {
+    let groups = layer.linear.groups;
+    Moments::bytes(groups, layer.entries, layer.gain.len() / groups.max(1))
+}
+
+/// Bytes of moments that are there at a time while some layers are recovered.
+pub(super) fn largest<'a>(layers: impl Iterator<Item = &'a Layer>, memory: MemoryBudget) -> u64 {
+    layers.filter(|layer| too_large(layer, memory).is_none()).map(moments_of).max().unwrap_or(0)
 }
 
 /// Sums that give a variance.

@@ -59,7 +59,6 @@ impl<'a> Stream<'a> {
         graph: &Graph,
         facts: &Facts,
         batches: usize,
-        memory: MemoryBudget,
     ) -> Self {
         let observed = graph.values().filter_map(|(id, value)| Some((value.name.clone(), facts.get(id)?)));
         let shapes = observed.map(|(name, fact)| {
@@ -67,7 +66,19 @@ impl<'a> Stream<'a> {
             (name, (fact.dtype, fact.shape.len(), bytes as f64 / facts.samples.max(1) as f64))
         });
         let shapes = shapes.collect();
-        Self { engine, samples, shapes, memory, known: BTreeSet::new(), kept: vec![Vec::new(); batches] }
+        Self {
+            engine,
+            samples,
+            shapes,
+            memory: MemoryBudget::default(),
+            known: BTreeSet::new(),
+            kept: vec![Vec::new(); batches],
+        }
+    }
+
+    /// Keeps at most so much from now on.
+    pub fn keep(&mut self, memory: MemoryBudget) {
+        self.memory = memory;
     }
 
     /// Prepares the piece that computes `values` and then `wanted` from what is kept. It moves on to where the least is to be
@@ -80,7 +91,7 @@ impl<'a> Stream<'a> {
         mut wanted: Wanted,
         places: Range<usize>,
     ) -> Result<Piece, RecoverError> {
-        let next = self.place(graph, places).map(|values| {
+        let next = self.place(graph, places, &wanted.operands).map(|values| {
             let names = values.into_iter().map(|v| (graph.value(v).name.clone(), v));
             names.partition::<Vec<_>, _>(|(name, _)| !self.known.contains(name))
         });
@@ -165,8 +176,9 @@ impl<'a> Stream<'a> {
     }
 
     /// The values that nodes from some position on read of those before it, for the position among `places` where they are
-    /// the least; the latest of equals. `None` where they would take too much memory.
-    fn place(&self, graph: &Graph, places: Range<usize>) -> Option<Vec<ValueId>> {
+    /// the least; the latest of equals. `None` where they would take too much memory. Those that are `held` to the end of the
+    /// piece count wherever it is cut.
+    fn place(&self, graph: &Graph, places: Range<usize>, held: &[ValueId]) -> Option<Vec<ValueId>> {
         let dynamic = graph.dynamic();
         let mut last_use: BTreeMap<ValueId, usize> = BTreeMap::new();
         for (id, node) in graph.nodes() {
@@ -174,6 +186,7 @@ impl<'a> Stream<'a> {
                 last_use.insert(*value, id.index());
             }
         }
+        last_use.extend(held.iter().map(|value| (*value, graph.nodes().count())));
         let lives = last_use.into_iter().filter(|(v, _)| dynamic[v.index()]);
         let lives: Vec<(ValueId, Range<usize>)> = lives
             .filter_map(|(v, last)| Some((v, graph.producer(v)?.index() + 1..last + 1)))

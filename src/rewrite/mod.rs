@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
     onnx::{
-        OnnxError,
+        OnnxError, pages,
         proto::{ModelProto, TensorProto},
         tensor::{from_tensor, to_tensor},
     },
@@ -215,6 +215,8 @@ fn sliced(
     entries: &[Option<Vec<usize>>],
 ) -> Result<TensorProto, OnnxError> {
     let mut sliced = to_tensor(tensor)?;
+    // What is left is in memory of its own.
+    pages::release_of(tensor.raw_data.as_deref().unwrap_or_default());
     for (axis, kept) in entries.iter().enumerate() {
         if let Some(kept) = kept {
             sliced = sliced.select(axis, kept);

@@ -11,10 +11,7 @@
 mod axes;
 mod blocks;
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use faer::Mat;
 use ndarray::{ArrayD, Axis};
@@ -23,7 +20,7 @@ use serde::Serialize;
 use crate::{
     graph::{Patch, Use, ValueId},
     memory::MemoryBudget,
-    onnx::{OnnxError, proto::ModelProto, tensor::to_tensor},
+    onnx::{OnnxError, pages, proto::ModelProto, tensor::to_tensor},
     runtime::Engine,
     score::{ModelView, Moments, ScoreError, Sum, measure},
     tensor::{DType, Tensor},
@@ -46,6 +43,8 @@ pub enum Reason {
     Precision,
     /// The samples showed no finite second moments.
     Moments,
+    /// The second moments take more than the memory that a run may have.
+    Memory,
     /// The outputs would change: something works on single dimensions.
     Outputs,
 }
@@ -57,6 +56,7 @@ impl fmt::Display for Reason {
             Self::Shared => "its weights are shared",
             Self::Precision => "its weights are not in single precision",
             Self::Moments => "the samples show no finite second moments",
+            Self::Memory => "its second moments take more than --memory",
             Self::Outputs => "something works on single dimensions, such as a rotary embedding",
         })
     }
@@ -131,8 +131,14 @@ fn turns<'c>(
     let mut turns = Vec::with_capacity(candidates.len());
     let mut rest = candidates;
     while !rest.is_empty() {
-        let sizes = rest.iter().map(|candidate| candidate.sums().map(|sum| sum.entries));
-        let (group, others) = rest.split_at(Moments::fitting(sizes, memory));
+        let bytes = |candidate: &Candidate<'_>| candidate.sums().map(|sum| Moments::bytes(sum.entries)).sum();
+        let count = memory.fitting(rest.iter().map(|candidate| (bytes(candidate), 0)));
+        if let (0, [first, others @ ..]) = (count, rest) {
+            report.left.push((first.dimension.name.clone(), Reason::Memory));
+            rest = others;
+            continue;
+        }
+        let (group, others) = rest.split_at(count);
         let sums: Vec<Sum> = group.iter().flat_map(Candidate::sums).collect();
         let mut moments = measure(engine, view, &sums.iter().collect::<Vec<_>>())?.into_iter();
         for candidate in group {
@@ -344,32 +350,34 @@ fn ends(products: &[Product], blocks: usize) -> Option<Vec<usize>> {
 
 /// The model with some dimensions turned.
 fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxError> {
-    let mut weights: BTreeMap<ValueId, (Use, ArrayD<f32>)> = BTreeMap::new();
+    // By weight, as one is turned at a time.
+    let mut weights: BTreeMap<ValueId, Vec<(&Turn<'_>, &Weight)>> = BTreeMap::new();
     for turn in turns {
-        for Weight { place, blocks, ends } in turn.weights {
-            let Some(value) = view.graph.node(place.at.node).input(place.at.slot) else { continue };
-            let Some(constant) = view.graph.constant(value) else { continue };
-            let (_, weight) = match weights.entry(value) {
-                Entry::Occupied(found) => found.into_mut(),
-                Entry::Vacant(free) => {
-                    let Tensor::F32(stored) = to_tensor(constant)? else { continue };
-                    free.insert((place.at, stored))
-                }
-            };
-            for (head, blocks) in blocks.iter() {
-                for (entries, product) in blocks.iter().zip(ends) {
-                    if let Some(matrix) = turn.matrices.get(*product).and_then(|of_heads| of_heads.get(head))
-                    {
-                        turn_entries(weight, place.axis, entries, matrix);
-                    }
-                }
+        for weight in turn.weights {
+            if let Some(value) = view.graph.node(weight.place.at.node).input(weight.place.at.slot) {
+                weights.entry(value).or_default().push((turn, weight));
             }
         }
     }
     let mut patch = Patch::default();
-    for (value, (at, weight)) in weights {
+    for (value, turned) in weights {
+        let Some(constant) = view.graph.constant(value) else { continue };
+        let (Tensor::F32(mut stored), Some((_, first))) = (to_tensor(constant)?, turned.first()) else {
+            continue;
+        };
+        for (turn, Weight { place, blocks, ends }) in &turned {
+            for (head, blocks) in blocks.iter() {
+                for (entries, product) in blocks.iter().zip(ends) {
+                    if let Some(matrix) = turn.matrices.get(*product).and_then(|of_heads| of_heads.get(head))
+                    {
+                        turn_entries(&mut stored, place.axis, entries, matrix);
+                    }
+                }
+            }
+        }
         let copy = |patch: &mut Patch| patch.fresh(view.graph, &view.graph.value(value).name);
-        patch.constant_operand(view.graph, at, &Tensor::F32(weight), copy);
+        patch.constant_operand(view.graph, first.place.at, &Tensor::F32(stored), copy);
+        pages::release();
     }
     Ok(patch.apply(view.model))
 }

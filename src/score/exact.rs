@@ -14,6 +14,7 @@ use super::{DimensionScores, ModelView, ScoreError, quirks};
 use crate::{
     graph::{Graph, Patch, ValueId, cut},
     masks,
+    memory::MemoryBudget,
     onnx::proto::ModelProto,
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
@@ -33,6 +34,8 @@ pub struct ExactOptions<'a> {
     pub tokens: usize,
     /// Seed of the subsample.
     pub seed: u64,
+    /// What the values of a run may take: fewer masks at once take less.
+    pub memory: MemoryBudget,
     /// Score only that many units of each dimension, chosen by the seed, to compare with; the others' scores are NaN.
     pub units: Option<usize>,
     /// Compute what the released code computes instead of the formula: see `quirks.rs`.
@@ -41,7 +44,15 @@ pub struct ExactOptions<'a> {
 
 impl Default for ExactOptions<'_> {
     fn default() -> Self {
-        Self { logits: &[], lambda: 1.0, tokens: 64, seed: 0, units: None, paper_quirks: false }
+        Self {
+            logits: &[],
+            lambda: 1.0,
+            tokens: 64,
+            seed: 0,
+            units: None,
+            paper_quirks: false,
+            memory: MemoryBudget::default(),
+        }
     }
 }
 
@@ -129,7 +140,8 @@ impl<'a> Scorer<'a> {
                 feed.extend(suffix.boundary.iter().cloned().zip(session.run(&inputs)?));
             }
             let batching = self.batching(&suffix, &feed, samples);
-            let at_once = batching.as_ref().map_or(1, |_| (MASKED_BATCH / samples).max(1));
+            let most = MASKED_BATCH.min(self.options.memory.count(self.sample_bytes()));
+            let at_once = batching.as_ref().map_or(1, |_| (most / samples).max(1));
             for units in chosen.chunks(at_once) {
                 let kept: Vec<Kept> = units.iter().map(|unit| self.without(dimension, *unit)).collect();
                 let values = suffix.run(self.view, &feed, &kept, batching.as_ref())?;
@@ -148,6 +160,13 @@ impl<'a> Scorer<'a> {
             }
         }
         Ok(scores)
+    }
+
+    /// Bytes that one sample needs in a run: what is computed on the way, and what is compared afterwards.
+    fn sample_bytes(&self) -> u64 {
+        let ModelView { graph, facts, .. } = self.view;
+        let compared: u64 = self.points.iter().map(|point| facts.bytes(point.value)).sum();
+        facts.live_per_sample(graph) + compared / facts.samples.max(1) as u64
     }
 
     /// The units to score, ascending.

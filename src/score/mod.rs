@@ -172,6 +172,7 @@ fn score_by(
         seed: options.seed,
         logits: &options.logits,
         paper_quirks: options.paper_quirks,
+        memory: options.memory,
         ..Default::default()
     };
     match options.method {
@@ -192,6 +193,7 @@ fn score_by(
             let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
             let mut scored = Scored { stability: sketch.stability, ..plain(sketch.scores) };
             scored.notes.extend(sketch.stops.iter().map(|stop| format!("no gradient beyond {stop}")));
+            scored.notes.extend(sketch.notes);
             let unsound = sketch.unsound.as_ref();
             scored.warnings.extend(unsound.map(Unsound::warning));
             if view.dimensions.iter().any(missed) {
@@ -231,7 +233,9 @@ pub fn order(
     // Baselines stay what they are.
     match options.method {
         Method::Sketch | Method::Exact if !options.paper_quirks => {
-            elimination::order(engine, view, options.memory, &mut scored.dimensions)
+            let notes = elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
+            scored.notes.extend(notes);
+            Ok(())
         }
         _ => Ok(()),
     }

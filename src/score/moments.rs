@@ -5,7 +5,6 @@ use ndarray::{Ix1, Ix2};
 
 use crate::{
     graph::{Expr, Patch, Tail},
-    memory::MemoryBudget,
     runtime::Engine,
     score::{ModelView, ScoreError},
     tensor::{DType, Tensor},
@@ -36,23 +35,10 @@ impl Moments {
         Self { positions: 0.0, sums: vec![0.0; entries], gram: Mat::zeros(entries, entries) }
     }
 
-    /// How many groups of sums can be measured at once, if their moments may take so many bytes here and in the runtime; at
-    /// least one. Each group goes by the entries of its sums.
-    pub fn fitting<G: Iterator<Item = usize>>(
-        groups: impl Iterator<Item = G>,
-        memory: MemoryBudget,
-    ) -> usize {
-        let bytes = |entries: usize| (entries as u64).pow(2) * (size_of::<f64>() + size_of::<f32>()) as u64;
-        let mut total = 0;
-        let mut fits = 0;
-        for group in groups {
-            total += group.map(bytes).sum::<u64>();
-            if !memory.holds(total) {
-                break;
-            }
-            fits += 1;
-        }
-        fits.max(1)
+    /// Bytes that the moments of so many entries take while they are measured: here in double precision, and in single as the
+    /// runtime makes them, as they come and as they are read.
+    pub fn bytes(entries: usize) -> u64 {
+        square(entries) * (size_of::<f64>() + 3 * size_of::<f32>()) as u64
     }
 
     fn add(&mut self, parts: &[Tensor]) -> Option<()> {
@@ -85,6 +71,11 @@ impl Moments {
         let centred = |i: usize, j: usize| self.gram[(i, j)] - self.sums[i] * self.sums[j] / self.positions;
         Some(Mat::from_fn(places.len(), places.len(), |i, j| centred(places[i], places[j]) * scale))
     }
+}
+
+/// Elements of a square matrix.
+pub(super) fn square(rows: usize) -> u64 {
+    (rows as u64).saturating_pow(2)
 }
 
 /// The moments of every sum over all samples.

@@ -4,7 +4,10 @@
 //! A random cotangent `r` with `E[r rᵀ] = Q` at all waypoints at once, pulled back to the masks, gives `⟨r, δ⟩` for every
 //! unit: its mean square over probes and samples is the importance that `exact.rs` computes one unit at a time.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use ndarray::{Array2, Ix2};
 use rand::SeedableRng;
@@ -13,13 +16,13 @@ use rand_chacha::ChaCha8Rng;
 use super::{DimensionScores, ModelView, ScoreError, Stability, stability::Tally};
 use crate::{
     gradient::{self, Stop},
-    graph::{Expr, Graph, Origin, Patch, Tail, Use},
-    memory::MemoryBudget,
-    onnx::single,
+    graph::{Expr, Graph, Origin, Patch, Tail, Use, ValueId, live},
+    memory::{Bytes, MemoryBudget},
+    onnx::{proto::ModelProto, single},
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
     trajectory::{Padding, Probe, Trajectory, outputs, padding, waypoints},
-    typing::{Dimension, Kind},
+    typing::{Dimension, Kind, shapes},
     widths::{Contraction, Place},
 };
 
@@ -54,6 +57,8 @@ pub struct Sketch {
     pub unsound: Option<Unsound>,
     /// How sure the ranking is; `None` when no cotangent reached anything.
     pub stability: Option<Stability>,
+    /// What else to know.
+    pub notes: Vec<String>,
 }
 
 /// Cotangents that are no finite numbers.
@@ -64,6 +69,9 @@ pub struct Unsound {
     /// The node where they arise, if that could be told: the one nearest the outputs whose operand has such a cotangent.
     pub node: Option<String>,
 }
+
+/// So many times the values of the forward pass are plenty for those of both passes: what they take need not be measured.
+const PLENTY: u64 = 16;
 
 /// Probes per sample before the ranking may be called stable.
 const FEWEST: usize = 4;
@@ -81,7 +89,8 @@ pub fn sketch(
 ) -> Result<Sketch, ScoreError> {
     // Squares and sums of cotangents leave the range of 16 bits.
     match single(view.model) {
-        Some(model) => {
+        Some(mut model) => {
+            engine.settle(&mut model);
             let (graph, facts) = (Graph::new(&model), view.facts.single());
             let single = ModelView { model: &model, graph: &graph, facts: &facts, ..view };
             sketch_single(engine, single, options, wanted, progress)
@@ -132,12 +141,16 @@ fn sketch_single(
     let reached: BTreeSet<usize> = taps.iter().flat_map(|tap| tap.units.iter().map(|(d, _)| *d)).collect();
     let mut stability = None;
     let mut unsound = None;
+    let mut notes = Vec::new();
     if !reached.is_empty() {
         tail.append_to(&mut patch);
-        let session = engine.load(&patch.apply(view.model))?;
+        let model = patch.apply(view.model);
+        let session = engine.load(&model)?;
         let padding = padding.as_ref();
         let seed = options.seed;
-        let mut passes = Passes { session, view, probe: &probe, padding, seed, taps, unsound: None };
+        let mut passes =
+            Passes { session, view, probe: &probe, padding, seed, taps, unsound: None, batch: view.batch };
+        notes.extend(passes.fit(engine, &model, options.memory)?);
         let kinds: Vec<_> = dimensions.iter().map(|d| d.kind).collect();
         stability = Some(passes.run(options, &kinds, &mut tallies, progress)?);
         if let Some(first) = passes.unsound.take() {
@@ -150,7 +163,7 @@ fn sketch_single(
     let scored = dimensions.iter().zip(&tallies).enumerate();
     let scored = scored.filter(|(d, (_, tally))| reached.contains(d) && !tally.is_discarded());
     let scores = scored.map(|(_, (d, tally))| DimensionScores::of(d, tally.means())).collect();
-    Ok(Sketch { scores, stops: backward.stops, unsound, stability })
+    Ok(Sketch { scores, stops: backward.stops, unsound, stability, notes })
 }
 
 /// One output of the backward pass, `[samples, entries]`: the gradients of the masks at one operand of a sum.
@@ -208,6 +221,8 @@ struct Passes<'a> {
     taps: Vec<Tap>,
     /// The first probe and samples that gave no finite numbers.
     unsound: Option<(usize, Range<usize>)>,
+    /// Samples per pass.
+    batch: usize,
 }
 
 impl Passes<'_> {
@@ -219,11 +234,10 @@ impl Passes<'_> {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Stability, ScoreError> {
         let samples = self.view.samples.len();
-        let batch = batch(self.view, options.memory);
         let mut stability = Stability::of(kinds, tallies, 0);
         for probe in 0..options.probes.max(1) {
             let mut seen = Vec::new();
-            for range in self.view.samples.ranges(batch) {
+            for range in self.view.samples.ranges(self.batch) {
                 let end = range.end;
                 seen.push((range.clone(), self.pass(probe, range, tallies)?));
                 progress(probe * samples + end, options.probes * samples);
@@ -247,6 +261,41 @@ impl Passes<'_> {
             }
         }
         Ok(stability)
+    }
+
+    /// Takes as many samples per pass as the memory holds of the values of `model`, which is that of both directions; a note
+    /// where one sample takes more.
+    fn fit(
+        &mut self,
+        engine: &dyn Engine,
+        model: &ModelProto,
+        memory: MemoryBudget,
+    ) -> Result<Option<String>, ScoreError> {
+        let ModelView { graph, facts, samples, batch, .. } = self.view;
+        let computed = graph.values().filter(|(_, v)| matches!(v.origin, Origin::Node(_)));
+        let forward: u64 = computed.map(|(id, _)| facts.bytes(id)).sum();
+        let all = forward / facts.samples.max(1) as u64 * batch as u64;
+        if memory.holds(all.saturating_mul(PLENTY)) {
+            return Ok(None);
+        }
+        // Backward values are known by their shapes in one run over as few samples as the facts are of.
+        let range = samples.ranges(facts.samples).next().unwrap_or(0..1);
+        let whole = Graph::new(model);
+        let feed = self.feed(self.probe, 0, range.clone())?;
+        let shapes: BTreeMap<ValueId, Vec<usize>> =
+            shapes(engine, model, &whole, &feed)?.into_iter().collect();
+        let bytes = |value: ValueId| {
+            let elements = shapes.get(&value).map_or(0, |shape| shape.iter().product::<usize>());
+            (elements * size_of::<f32>()) as u64
+        };
+        let sample = live(&whole, bytes).div_ceil(range.len().max(1) as u64).max(1);
+        self.batch = memory.count(sample).min(batch);
+        Ok((!memory.holds(sample)).then(|| {
+            let needed = Bytes(sample);
+            format!(
+                "a forward and a backward pass over one sample take {needed}, more than --memory ({memory})"
+            )
+        }))
     }
 
     /// What one probe sees of some samples: of each dimension, [`Self::moved`].
@@ -310,17 +359,6 @@ impl Passes<'_> {
         }
         moved
     }
-}
-
-/// Samples per pass: as many as the memory holds, since the backward pass keeps what the forward pass computed.
-fn batch(view: ModelView<'_>, memory: MemoryBudget) -> usize {
-    let computed = view.graph.values().filter(|(_, v)| matches!(v.origin, Origin::Node(_)));
-    let bytes: u64 = computed
-        .filter_map(|(id, _)| view.facts.get(id))
-        .map(|fact| (fact.shape.iter().product::<usize>() * fact.dtype.size()) as u64)
-        .sum();
-    let sample = (bytes / view.facts.samples.max(1) as u64).max(1);
-    memory.count(sample).min(view.batch)
 }
 
 /// `⟨r, δ⟩` of the units of a dimension, a row per sample, or one for all.

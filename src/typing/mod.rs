@@ -10,7 +10,7 @@ mod shared;
 
 pub use batch::{batched_inputs, fixed_batch};
 pub use dimension::{Dimension, Dimensions, Granularity, Kind, Pinned, dimensions};
-pub use observe::observe;
+pub use observe::{observe, shapes};
 
 use std::collections::{BTreeMap, BTreeSet};
 

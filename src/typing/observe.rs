@@ -5,7 +5,7 @@
 //! second returns small values whole and one element of each larger one, which tells the type.
 
 use crate::{
-    graph::{Fact, Facts, Graph, Origin, Patch, REMEMBERED, Tail, ValueId},
+    graph::{Fact, Facts, Graph, Origin, Patch, REMEMBERED, Tail, Value, ValueId},
     onnx::proto::ModelProto,
     ops,
     runtime::{Engine, RuntimeError},
@@ -29,6 +29,27 @@ pub fn observe(
     observe_within(RETURNED, engine, model, graph, batch, samples)
 }
 
+/// The shape of every value that nodes compute from `batch`.
+///
+/// # Errors
+/// When the engine does not load or run the model with the shapes exposed.
+pub fn shapes(
+    engine: &dyn Engine,
+    model: &ModelProto,
+    graph: &Graph,
+    batch: &[(String, Tensor)],
+) -> Result<Vec<(ValueId, Vec<usize>)>, RuntimeError> {
+    let computed: Vec<ValueId> =
+        graph.values().filter(|(_, value)| is_computed(graph, value)).map(|(id, _)| id).collect();
+    let shapes = Run { engine, model, graph, batch }.shapes(&computed)?;
+    Ok(computed.into_iter().zip(shapes).collect())
+}
+
+/// Whether a node computes the value, and it is a tensor.
+fn is_computed(graph: &Graph, value: &Value) -> bool {
+    matches!(value.origin, Origin::Node(node) if ops::makes_tensors(&graph.node(node).proto))
+}
+
 /// As [`observe`], where one run returns at most `returned` bytes, or a single value.
 fn observe_within(
     returned: usize,
@@ -39,11 +60,8 @@ fn observe_within(
     samples: usize,
 ) -> Result<Facts, RuntimeError> {
     let mut facts = Facts::new(graph.values().count(), samples);
-    let mut computed = Vec::new();
     for (id, value) in graph.values() {
         match &value.origin {
-            Origin::Node(node) if !ops::makes_tensors(&graph.node(*node).proto) => {}
-            Origin::Node(_) => computed.push(id),
             Origin::Constant(tensor) => {
                 if let Some(fact) = Fact::of_constant(tensor) {
                     facts.insert(id, fact);
@@ -54,12 +72,11 @@ fn observe_within(
                     facts.insert(id, Fact::of(tensor));
                 }
             }
-            Origin::Unknown => {}
+            Origin::Node(_) | Origin::Unknown => {}
         }
     }
     let run = Run { engine, model, graph, batch };
-    let shapes = run.shapes(&computed)?;
-    let mut rest: Vec<(ValueId, Vec<usize>)> = computed.into_iter().zip(shapes).collect();
+    let mut rest = shapes(engine, model, graph, batch)?;
     while !rest.is_empty() {
         let mut total = 0;
         let size = |shape: &[usize]| if is_whole(shape) { 8 * elements(shape) } else { 8 };

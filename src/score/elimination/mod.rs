@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     graph::Use,
-    memory::MemoryBudget,
+    memory::{Bytes, MemoryBudget},
     ops,
     runtime::Engine,
     typing::{Dimension, Kind},
@@ -33,14 +33,18 @@ const RIDGE: f64 = 1e-2;
 /// Columns that weights are projected to: enough for their norms and angles (Johnson-Lindenstrauss).
 const PROJECTIONS: usize = 64;
 
+/// The part of the memory that weights may take while they are projected: one in so many.
+const WEIGHTS_SHARE: u64 = 4;
+
 /// Sets the order of elimination of what a weight sums over, and what of its cost a refit leaves, from the calibration samples.
-/// `memory` bounds the bytes of the moments that are summed at a time.
+/// Layers whose matrices `memory` does not hold go by their scores alone; returns a note for each of them.
 pub(super) fn order(
     engine: &dyn Engine,
     view: ModelView<'_>,
     memory: MemoryBudget,
     scored: &mut [DimensionScores],
-) -> Result<(), ScoreError> {
+) -> Result<Vec<String>, ScoreError> {
+    let mut notes = Vec::new();
     let mut layers: Vec<(&Dimension, &mut DimensionScores, Vec<Sum>)> = Vec::new();
     for scores in scored.iter_mut() {
         if let Some(dimension) = view.dimensions.iter().find(|d| d.name == scores.name) {
@@ -50,14 +54,24 @@ pub(super) fn order(
     }
     let mut rest = layers.as_mut_slice();
     while !rest.is_empty() {
-        let sizes = rest.iter().map(|(_, _, sums)| sums.iter().map(|sum| sum.entries));
-        let count = Moments::fitting(sizes, memory);
+        let count = memory.fitting(rest.iter().map(|(_, _, sums)| bytes(sums)));
+        if count == 0 {
+            let (dimension, _, sums) = &rest[0];
+            let (held, needed) = bytes(sums);
+            notes.push(format!(
+                "{} goes by its scores alone, as the covariance of what it sums over takes {}: more than --memory ({memory})",
+                dimension.name,
+                Bytes(held + needed)
+            ));
+            rest = &mut rest[1..];
+            continue;
+        }
         let (group, others) = rest.split_at_mut(count);
         let sums: Vec<&Sum> = group.iter().flat_map(|(_, _, sums)| sums).collect();
         let mut moments = moments::measure(engine, view, &sums)?.into_iter();
         for (dimension, scores, sums) in group {
             let measured: Vec<Moments> = moments.by_ref().take(sums.len()).collect();
-            let entries = entries(view, dimension, sums, &measured)?;
+            let entries = entries(view, dimension, sums, &measured, memory)?;
             // Units of unknown importance stay, whatever the others could do for them.
             let entries = entries.filter(|_| scores.scores.iter().all(|score| score.is_finite()));
             if let Some(found) = entries.and_then(|entries| surgery::order(entries, &scores.scores)) {
@@ -68,7 +82,13 @@ pub(super) fn order(
         }
         rest = others;
     }
-    Ok(())
+    Ok(notes)
+}
+
+/// Bytes that the moments of a dimension's sums take, and the work on them.
+fn bytes(sums: &[Sum]) -> (u64, u64) {
+    let held = sums.iter().map(|sum| Moments::bytes(sum.entries)).sum();
+    (held, sums.iter().map(|sum| surgery::bytes(sum.entries, PROJECTIONS)).max().unwrap_or(0))
 }
 
 /// The sums that a dimension ends in, each once.
@@ -89,6 +109,7 @@ fn entries(
     dimension: &Dimension,
     sums: &[Sum],
     moments: &[Moments],
+    memory: MemoryBudget,
 ) -> Result<Option<Entries>, ScoreError> {
     let mut found: Option<Entries> = None;
     for (sum, moments) in sums.iter().zip(moments) {
@@ -101,7 +122,7 @@ fn entries(
         }
         let places: Vec<usize> = units.iter().flatten().copied().collect();
         let Some(covariance) = moments.covariance(&places) else { continue };
-        let Some(weights) = weights(view, dimension, sum, &places)? else { continue };
+        let Some(weights) = weights(view, dimension, sum, &places, memory)? else { continue };
         let sizes: Vec<usize> = units.iter().map(Vec::len).collect();
         match &mut found {
             None => found = Some(Entries { covariance, sizes, weights }),
@@ -121,6 +142,7 @@ fn weights(
     dimension: &Dimension,
     sum: &Sum,
     places: &[usize],
+    memory: MemoryBudget,
 ) -> Result<Option<Mat<f64>>, ScoreError> {
     let mut contractions = dimension.contractions(view.widths);
     let at_sum = contractions.find(|c| c.place() == sum.place);
@@ -134,12 +156,19 @@ fn weights(
     let columns = weight.len() / rows.len();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let signs = Mat::from_fn(columns, PROJECTIONS, |_, _| if rng.random::<bool>() { 1.0 } else { -1.0 });
-    let mut own = Mat::zeros(places.len(), columns);
-    for (i, place) in places.iter().enumerate() {
-        // In a grouped convolution one row serves the same channel of every group.
-        for (j, x) in rows[place % rows.len()].iter().enumerate() {
-            own[(i, j)] = f64::from(*x);
+    let mut projected = Mat::zeros(places.len(), PROJECTIONS);
+    // In double precision, all columns at once would take twice the weight or more.
+    let width = memory.share(WEIGHTS_SHARE).count((places.len() * size_of::<f64>()) as u64);
+    for start in (0..columns).step_by(width) {
+        let count = width.min(columns - start);
+        let mut own = Mat::zeros(places.len(), count);
+        for (i, place) in places.iter().enumerate() {
+            // In a grouped convolution one row serves the same channel of every group.
+            for (j, x) in rows[place % rows.len()].iter().skip(start).take(count).enumerate() {
+                own[(i, j)] = f64::from(*x);
+            }
         }
+        projected += own * signs.subrows(start, count);
     }
-    Ok(Some(own * signs))
+    Ok(Some(projected))
 }

@@ -6,6 +6,8 @@
 
 use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
 
+use crate::score::moments::square;
+
 /// The entries of a sum: those of the first unit, then those of the second, and so on.
 pub(super) struct Entries {
     /// Covariance, `[entries, entries]`.
@@ -14,6 +16,13 @@ pub(super) struct Entries {
     pub sizes: Vec<usize>,
     /// What each entry is multiplied by, `[entries, any]`.
     pub weights: Mat<f64>,
+}
+
+/// Bytes that eliminating so many entries takes, their weights of so many columns: the covariance, its factor, a unit matrix and
+/// the inverse, and then the inverse once more while what is left is copied out of it.
+pub(super) fn bytes(entries: usize, columns: usize) -> u64 {
+    let weights = (entries * columns) as u64;
+    (5 * square(entries) + 3 * weights) * size_of::<f64>() as u64
 }
 
 impl Entries {
