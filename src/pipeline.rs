@@ -9,7 +9,8 @@ use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Samples, Variation},
     fold,
     graph::{Facts, Graph},
-    masks, memory,
+    masks,
+    memory::{self, MemoryBudget},
     onnx::{
         self, OnnxError, Source,
         proto::{ModelProto, StringStringEntryProto},
@@ -225,7 +226,8 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
     let Options { input, batch, granularity, .. } = options;
     let model =
         ModelOptions { input, calibration: &options.data(), batch: *batch, granularity: *granularity };
-    let typed = type_model(&*engine, source, model, &mut clock)?;
+    let mut typed = type_model(&*engine, source, model, &mut clock)?;
+    let tight = typed.fit_batch(options.score.memory);
     progress(Progress::Say(format!(
         "calibration: {} samples, {}",
         typed.samples.len(),
@@ -256,6 +258,7 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
     let plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
     let mut report = report(&*engine, &typed, &costs, scores, &plan);
     report.rotation = rotation;
+    report.notes.extend(tight);
     if let Some(output) = &options.output {
         let kept = plan.kept(&typed.widths.table, prunable);
         let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
@@ -269,6 +272,7 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
             })?;
             pruned = recovered.model;
             report.params.after += recovered.report.added;
+            report.notes.extend(recovered.report.notes.iter().cloned());
             report.recovery = Some(recovered.report);
         }
         describe(&mut pruned, &report, &costs.budget.to_string(), options);
@@ -522,6 +526,17 @@ impl Typed {
             (widths, dimensions)
         });
         Ok(Self { source, graph, facts, widths, dimensions, samples, batch })
+    }
+
+    /// Takes at most as many samples per run as half the memory holds of their values, the other half being for what is made of
+    /// them; a note where one sample takes more.
+    fn fit_batch(&mut self, memory: MemoryBudget) -> Option<String> {
+        let (half, sample) = (memory.share(2), self.facts.live_per_sample(&self.graph));
+        self.batch = half.count(sample).min(self.batch);
+        (!half.holds(sample)).then(|| {
+            let needed = memory::Bytes(sample);
+            format!("the values of one sample take {needed}, more than half of --memory ({memory})")
+        })
     }
 
     /// Whether the samples are made up.

@@ -91,7 +91,7 @@ impl<'a> Stream<'a> {
         mut wanted: Wanted,
         places: Range<usize>,
     ) -> Result<Piece, RecoverError> {
-        let next = self.place(graph, places, &wanted.operands).map(|values| {
+        let next = self.place(graph, places).map(|values| {
             let names = values.into_iter().map(|v| (graph.value(v).name.clone(), v));
             names.partition::<Vec<_>, _>(|(name, _)| !self.known.contains(name))
         });
@@ -176,9 +176,8 @@ impl<'a> Stream<'a> {
     }
 
     /// The values that nodes from some position on read of those before it, for the position among `places` where they are
-    /// the least; the latest of equals. `None` where they would take too much memory. Those that are `held` to the end of the
-    /// piece count wherever it is cut.
-    fn place(&self, graph: &Graph, places: Range<usize>, held: &[ValueId]) -> Option<Vec<ValueId>> {
+    /// the least; the latest of equals. `None` where they would take too much memory.
+    fn place(&self, graph: &Graph, places: Range<usize>) -> Option<Vec<ValueId>> {
         let dynamic = graph.dynamic();
         let mut last_use: BTreeMap<ValueId, usize> = BTreeMap::new();
         for (id, node) in graph.nodes() {
@@ -186,7 +185,6 @@ impl<'a> Stream<'a> {
                 last_use.insert(*value, id.index());
             }
         }
-        last_use.extend(held.iter().map(|value| (*value, graph.nodes().count())));
         let lives = last_use.into_iter().filter(|(v, _)| dynamic[v.index()]);
         let lives: Vec<(ValueId, Range<usize>)> = lives
             .filter_map(|(v, last)| Some((v, graph.producer(v)?.index() + 1..last + 1)))
