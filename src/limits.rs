@@ -31,3 +31,13 @@ pub(crate) const SPARSE_BYTES: usize = i32::MAX as usize;
 /// Iterations of a Loop whose number the file tells, beyond which it is taken for one without end: at a microsecond for
 /// each that is an hour.
 pub(crate) const ITERATIONS: i64 = 1 << 32;
+
+/// Bytes of the header of a NumPy array. Those of arrays of numbers take 128; what is longer describes records.
+pub(crate) const NUMPY_HEADER: usize = 1 << 16;
+
+/// Bytes that one array of calibration data may take, of a file with so many: compressed data can expand a thousandfold.
+/// Masks, which are all ones, honestly do.
+pub(crate) const fn array_bytes(file: u64) -> u64 {
+    let floor = 1 << 32;
+    if file > floor / 4 { file.saturating_mul(4) } else { floor }
+}

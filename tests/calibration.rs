@@ -14,8 +14,8 @@ use optin_onnx::{
         input_roles, load,
     },
     onnx::proto::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
-        ValueInfoProto,
+        AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+        TensorShapeProto, TypeProto, ValueInfoProto,
         attribute_proto::AttributeType,
         tensor_shape_proto::{Dimension, dimension::Value as DimValue},
         type_proto,
@@ -333,6 +333,143 @@ fn damaged_files_are_refused() {
     let path = dir.path().join("c.csv");
     std::fs::write(&path, "1,2").unwrap();
     assert!(matches!(from(&image(), &path), Err(CalibrationError::UnknownFormat { .. })));
+}
+
+/// A `.npy` file of version 2 with this header and data.
+fn npy(header: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{header}\n");
+    [b"\x93NUMPY\x02\x00", (header.len() as u32).to_le_bytes().as_slice(), header.as_bytes(), data].concat()
+}
+
+fn described(shape: &str) -> String {
+    format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}")
+}
+
+#[test]
+fn headers_of_arrays_are_read_as_numpy_writes_them_and_in_no_other_form() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("c.npy");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        from(&image(), &path)
+    };
+    let data = [1.0f32; 12].map(f32::to_le_bytes).concat();
+    for header in [
+        described("(2, 2, 3)"),
+        described("(2L,2L,3L,)"),
+        "{\"shape\":(2,2,3),\"fortran_order\":True,\"descr\":\"<f4\"}   ".to_owned(),
+    ] {
+        assert_eq!(shapes(&read(&npy(&header, &data)).unwrap()), [[2, 2, 3]], "{header}");
+    }
+    let deep = |open: &str| format!("{{'descr': {}", open.repeat(30_000));
+    for header in [
+        deep("("),
+        deep("["),
+        deep("{'a':"),
+        "{".repeat(60_000),
+        described(&"(".repeat(60_000)),
+        described("(2, -2, 3)"),
+        described("(2, 2.0, 3)"),
+        described("(2, 99999999999999999999999, 3)"),
+        described("2"),
+        described("(2, 2, 3), 'shape"),
+        String::new(),
+        "{'descr': __import__('os').system('true')}".to_owned(),
+        "{'descr': '<f4'}".to_owned(),
+    ] {
+        let error = read(&npy(&header, &data)).unwrap_err();
+        let refused = matches!(error, CalibrationError::Array { .. } | CalibrationError::ArrayType { .. });
+        assert!(refused, "{}: {error}", &header[..header.len().min(80)]);
+    }
+    // Four gigabytes of header, and none of it there.
+    let endless = [&b"\x93NUMPY\x02\x00\xff\xff\xff\xff"[..], &data].concat();
+    assert!(matches!(read(&endless), Err(CalibrationError::Array { .. })));
+    let later = [&b"\x93NUMPY\x04\x00\x10\x00"[..], &data].concat();
+    assert!(matches!(read(&later), Err(CalibrationError::Array { .. })));
+}
+
+#[test]
+fn pickled_arrays_are_not_unpickled() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("c.npy");
+    for descriptor in
+        ["'|O'", "'O'", "'|O8'", "[('a', '<f4'), ('b', '|O')]", "'<U8'", "'|V12'", "'<M8[ns]'", "'<c8'"]
+    {
+        let header = described("(2, 2, 3)").replace("'<f4'", descriptor);
+        std::fs::write(&path, npy(&header, b"cos\nsystem\n(S'true'\ntR.")).unwrap();
+        let error = from(&image(), &path).unwrap_err();
+        assert!(matches!(error, CalibrationError::ArrayType { .. }), "{descriptor}: {error}");
+    }
+}
+
+#[test]
+fn arrays_take_memory_for_what_is_there_and_not_for_what_the_header_says() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("c.npy");
+    let data = [1.0f32; 12].map(f32::to_le_bytes).concat();
+    for shape in [
+        "(1152921504606846976, 2, 3)",
+        "(18446744073709551615, 2, 3)",
+        "(4611686018427387904, 4, 1)",
+        "(0, 18446744073709551615, 18446744073709551615)",
+        "(1000000000, 2, 3)",
+        "(100000000, 2, 3)",
+    ] {
+        std::fs::write(&path, npy(&described(shape), &data)).unwrap();
+        let error = from(&image(), &path).unwrap_err();
+        assert!(matches!(error, CalibrationError::Array { .. }), "{shape}: {error}");
+    }
+    // In an archive, whose entries say a size of their own.
+    let path = dir.path().join("c.npz");
+    for (shape, zeros) in [("(1152921504606846976, 2, 3)", 1 << 20), ("(2, 2, 3)", 1 << 27)] {
+        let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        archive.start_file("x.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut archive, &npy(&described(shape), &vec![0; zeros])).unwrap();
+        archive.finish().unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
+        let error = from(&image(), &path).unwrap_err();
+        assert!(matches!(error, CalibrationError::Array { .. }), "{shape}: {error}");
+    }
+}
+
+#[test]
+fn hostile_tensors_of_test_data_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let refused = |tensor: &TensorProto| {
+        write_set(dir.path(), std::slice::from_ref(tensor));
+        let error = from(&image(), dir.path()).unwrap_err();
+        assert!(matches!(error, CalibrationError::Tensor { .. }), "{error}");
+    };
+    let tensor = floats("x", &[1, 2, 3]);
+    for dims in [vec![1 << 40, 2, 3], vec![-1, 2, 3], vec![i64::MAX, i64::MAX], vec![]] {
+        refused(&TensorProto { dims, ..tensor.clone() });
+    }
+    let entry =
+        |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+    refused(&TensorProto {
+        float_data: Vec::new(),
+        data_location: Some(1),
+        external_data: vec![entry("location", "/etc/passwd"), entry("length", "24")],
+        ..tensor.clone()
+    });
+    refused(&TensorProto { data_type: Some(8), string_data: vec!["a".into(); 6], ..tensor });
+    // Two bytes for each entry, which takes some eighty in memory.
+    std::fs::write(dir.path().join("input_0.pb"), [0x6a, 0x00].repeat(1 << 22)).unwrap();
+    let error = from(&image(), dir.path()).unwrap_err();
+    assert!(error.to_string().contains("once decoded"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_no_data() {
+    let dir = TempDir::new().unwrap();
+    for name in ["c.npz", "c.npy", "input_0.pb"] {
+        let path = dir.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.is_ok_and(|status| status.success()), "mkfifo is needed");
+        let calib = if name.ends_with("pb") { dir.path() } else { &path };
+        assert!(matches!(from(&image(), calib), Err(CalibrationError::Io { .. })), "{name}");
+    }
 }
 
 #[test]

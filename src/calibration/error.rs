@@ -2,9 +2,13 @@
 
 use std::{fmt, path::PathBuf};
 
-use ndarray_npy::ReadNpzError;
+use zip::result::ZipError;
 
-use crate::{calibration::Origin, onnx::OnnxError, tensor::DType};
+use crate::{
+    calibration::{NpyError, Origin},
+    onnx::OnnxError,
+    tensor::DType,
+};
 
 /// Why there are no samples to calibrate with.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +60,10 @@ pub enum CalibrationError {
     UnknownFormat { path: PathBuf },
     /// The file is no NumPy archive.
     #[error("cannot read `{path}` as a NumPy archive: {problem} ({source})")]
-    Npz { path: PathBuf, problem: &'static str, source: ReadNpzError },
+    Npz { path: PathBuf, problem: &'static str, source: ZipError },
     /// An array is damaged.
     #[error("cannot read the array `{array}` of `{path}`: {source}")]
-    Array { path: PathBuf, array: String, source: ReadNpzError },
+    Array { path: PathBuf, array: String, source: NpyError },
     /// The array is of a type without a counterpart in ONNX, such as objects or dates.
     #[error(
         "the array `{array}` of `{path}` has elements of the NumPy type {found}, which cannot be fed: \

@@ -5,6 +5,7 @@
 
 mod cast;
 mod error;
+mod npy;
 mod read;
 mod roles;
 mod samples;
@@ -15,6 +16,7 @@ mod warnings;
 use std::path::{Path, PathBuf};
 
 pub use error::{CalibrationError, SetTensor};
+pub use npy::NpyError;
 pub use roles::{InputRole, input_roles};
 pub use samples::{Note, Origin, Samples};
 pub use warnings::Variation;

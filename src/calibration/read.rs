@@ -6,19 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::f16;
-use ndarray::{ArrayD, IxDyn, OwnedRepr};
-use ndarray_npy::{NpzReader, ReadDataError, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement};
 use prost::Message;
-use py_literal::Value;
+use zip::ZipArchive;
 
 use crate::{
     calibration::{
-        CalibrationError, SetTensor,
+        CalibrationError, NpyError, SetTensor, npy,
         samples::Note,
         spec::{InputSpec, InputSpecs},
     },
-    onnx::{proto::TensorProto, tensor::to_tensor},
+    limits,
+    onnx::{check_decoded_tensor, proto::TensorProto, tensor::to_tensor},
     tensor::Tensor,
 };
 
@@ -28,19 +26,22 @@ pub(super) type Arrays = Vec<(String, Tensor)>;
 /// The arrays of a `.npz` file that are inputs of the model, and the other names. Only the former are read.
 pub(super) fn npz(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
     let damaged = |source| CalibrationError::Npz { path: path.into(), problem: npz_problem(path), source };
-    let mut reader = NpzReader::new(BufReader::new(open(path)?)).map_err(damaged)?;
-    let names = reader.names().map_err(damaged)?;
-    let mut read = |name: &str| read_tensor(&mut Entry { reader: &mut reader, name }, path, name);
+    let mut archive = ZipArchive::new(BufReader::new(open(path)?)).map_err(damaged)?;
+    // As NumPy names them.
+    let names: Vec<String> =
+        archive.file_names().map(|name| name.strip_suffix(".npy").unwrap_or(name).to_owned()).collect();
+    let mut read =
+        |index: usize, name: &str| read_tensor(archive.by_index(index).map_err(damaged)?, path, name);
     if let ([input], [array]) = (specs.inputs.as_slice(), names.as_slice())
         && input.name != *array
     {
         let note = Note::Renamed { array: array.clone(), input: input.name.clone() };
-        return Ok((vec![(input.name.clone(), read(array)?)], vec![note]));
+        return Ok((vec![(input.name.clone(), read(0, array)?)], vec![note]));
     }
     let (mut arrays, mut notes) = (Vec::new(), Vec::new());
-    for name in names {
+    for (index, name) in names.into_iter().enumerate() {
         if specs.inputs.iter().any(|input| input.name == name) {
-            let tensor = read(&name)?;
+            let tensor = read(index, &name)?;
             arrays.push((name, tensor));
         } else {
             notes.push(Note::Ignored { array: name });
@@ -67,144 +68,18 @@ pub(super) fn npy(path: &Path, specs: &InputSpecs) -> Result<Arrays, Calibration
     let [input] = specs.inputs.as_slice() else {
         return Err(CalibrationError::Unnamed { path: path.into(), inputs: specs.names() });
     };
-    let tensor = read_tensor(&mut Npy(path), path, &input.name)?;
+    let tensor = read_tensor(BufReader::new(open(path)?), path, &input.name)?;
     Ok(vec![(input.name.clone(), tensor)])
 }
 
-/// Where an array can be read from, more than once.
-trait Source {
-    fn read<T: ReadableElement>(&mut self) -> Result<ArrayD<T>, ReadNpzError>;
-}
-
-struct Npy<'a>(&'a Path);
-
-impl Source for Npy<'_> {
-    fn read<T: ReadableElement>(&mut self) -> Result<ArrayD<T>, ReadNpzError> {
-        let file = File::open(self.0).map_err(ReadNpyError::Io)?;
-        Ok(ArrayD::read_npy(BufReader::new(file))?)
-    }
-}
-
-struct Entry<'a> {
-    reader: &'a mut NpzReader<BufReader<File>>,
-    name: &'a str,
-}
-
-impl Source for Entry<'_> {
-    fn read<T: ReadableElement>(&mut self) -> Result<ArrayD<T>, ReadNpzError> {
-        self.reader.by_name::<OwnedRepr<T>, IxDyn>(self.name)
-    }
-}
-
-/// Reads the element type first, then the array, which is decoded straight into its memory.
-fn read_tensor(source: &mut impl Source, path: &Path, array: &str) -> Result<Tensor, CalibrationError> {
-    let damaged = |source| CalibrationError::Array { path: path.into(), array: array.into(), source };
-    let descriptor = match source.read::<Descriptor>() {
-        Err(ReadNpzError::Npy(ReadNpyError::WrongDescriptor(Value::String(descriptor)))) => descriptor,
-        Err(source) => return Err(damaged(source)),
-        Ok(_) => String::new(),
-    };
-    // The first character is the byte order.
-    let tensor = match descriptor.get(1..).unwrap_or_default() {
-        "f4" => numbers(source).map(Tensor::F32),
-        "f8" => numbers(source).map(Tensor::F64),
-        "f2" => numbers(source).map(Tensor::F16),
-        "i1" => numbers(source).map(Tensor::I8),
-        "i2" => numbers(source).map(Tensor::I16),
-        "i4" => numbers(source).map(Tensor::I32),
-        "i8" => numbers(source).map(Tensor::I64),
-        "u1" => numbers(source).map(Tensor::U8),
-        "u2" => numbers(source).map(Tensor::U16),
-        "u4" => numbers(source).map(Tensor::U32),
-        "u8" => numbers(source).map(Tensor::U64),
-        "b1" => numbers::<u8>(source).map(|bytes| Tensor::Bool(bytes.mapv(|byte| byte != 0))),
-        _ => {
-            let (path, array) = (path.into(), array.into());
-            return Err(CalibrationError::ArrayType { path, array, found: descriptor });
-        }
-    };
-    tensor.map_err(damaged)
-}
-
-/// The array in row-major order.
-fn numbers<T: Number>(source: &mut impl Source) -> Result<ArrayD<T>, ReadNpzError> {
-    let array = source.read::<Element<T>>()?;
-    if !array.is_standard_layout() {
-        return Ok(array.as_standard_layout().mapv(|element| element.0));
-    }
-    let shape = array.raw_dim();
-    // The elements are converted where they lie.
-    let elements = array.into_raw_vec_and_offset().0.into_iter().map(|element| element.0).collect();
-    ArrayD::from_shape_vec(shape, elements)
-        .map_err(|e| ReadNpyError::Io(io::Error::new(io::ErrorKind::InvalidData, e)).into())
-}
-
-/// An element that is never read: the refusal tells the type of the array.
-struct Descriptor;
-
-impl ReadableElement for Descriptor {
-    fn read_to_end_exact_vec<R: Read>(
-        _: R,
-        descriptor: &Value,
-        _: usize,
-    ) -> Result<Vec<Self>, ReadDataError> {
-        Err(ReadDataError::WrongDescriptor(descriptor.clone()))
-    }
-}
-
-/// A number of fixed size.
-trait Number: Copy {
-    const SIZE: usize;
-    /// The number in these bytes, of which there are as many as it takes.
-    fn from_bytes(bytes: &[u8], big_endian: bool) -> Self;
-}
-
-macro_rules! number {
-    ($($number:ty),*) => {$(
-        impl Number for $number {
-            const SIZE: usize = size_of::<$number>();
-
-            fn from_bytes(bytes: &[u8], big_endian: bool) -> Self {
-                let mut own = [0; size_of::<$number>()];
-                own.iter_mut().zip(bytes).for_each(|(own, byte)| *own = *byte);
-                if big_endian { Self::from_be_bytes(own) } else { Self::from_le_bytes(own) }
-            }
-        }
-    )*};
-}
-
-number!(f32, f64, f16, i8, i16, i32, i64, u8, u16, u32, u64);
-
-/// An element that is read piece by piece, so that memory is taken for what a file holds, not for what it says it holds.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Element<T>(T);
-
-impl<T: Number> ReadableElement for Element<T> {
-    fn read_to_end_exact_vec<R: Read>(
-        mut reader: R,
-        descriptor: &Value,
-        len: usize,
-    ) -> Result<Vec<Self>, ReadDataError> {
-        const PIECE: usize = 1 << 16;
-        let order = descriptor.as_string().and_then(|text| text.chars().next());
-        let big_endian = order.map_or(cfg!(target_endian = "big"), |order| order == '>');
-        let mut piece = [0; PIECE];
-        let mut elements = Vec::new();
-        while elements.len() < len {
-            let bytes = (len - elements.len()).saturating_mul(T::SIZE).min(PIECE);
-            let Some(part) = piece.get_mut(..bytes) else { break };
-            reader.read_exact(part).map_err(|e| match e.kind() {
-                io::ErrorKind::UnexpectedEof => ReadDataError::MissingData,
-                _ => e.into(),
-            })?;
-            elements.extend(part.chunks(T::SIZE).map(|bytes| Self(T::from_bytes(bytes, big_endian))));
-        }
-        match reader.read(&mut piece)? {
-            0 => Ok(elements),
-            more => Err(ReadDataError::ExtraBytes(more)),
-        }
-    }
+/// The array in `reader`, which belongs to the file at `path`.
+fn read_tensor(reader: impl Read, path: &Path, array: &str) -> Result<Tensor, CalibrationError> {
+    let (path, array) = (path.to_path_buf(), array.to_owned());
+    let file = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    npy::read(reader, limits::array_bytes(file)).map_err(|source| match source {
+        NpyError::Type(found) => CalibrationError::ArrayType { path, array, found },
+        source => CalibrationError::Array { path, array, source },
+    })
 }
 
 /// The test data of the model zoo under `folder`: all `test_data_set_N`, or the folder itself when it is one such set.
@@ -254,7 +129,12 @@ fn test_data_set(folder: &Path, specs: &InputSpecs) -> Result<Arrays, Calibratio
 }
 
 fn read_proto(path: &Path) -> Result<(String, Tensor), CalibrationError> {
-    let bytes = std::fs::read(path).map_err(|source| CalibrationError::Io { path: path.into(), source })?;
+    let mut bytes = Vec::new();
+    open(path)?
+        .read_to_end(&mut bytes)
+        .map_err(|source| CalibrationError::Io { path: path.into(), source })?;
+    check_decoded_tensor(path, &bytes)
+        .map_err(|source| CalibrationError::Tensor { path: path.into(), source })?;
     let proto = TensorProto::decode(bytes.as_slice())
         .map_err(|source| CalibrationError::Protobuf { path: path.into(), source })?;
     let tensor =
@@ -317,6 +197,11 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, Pat
     Ok(found)
 }
 
+/// A regular file: a pipe would be waited for, and a device never ends.
 fn open(path: &Path) -> Result<File, CalibrationError> {
-    File::open(path).map_err(|source| CalibrationError::Io { path: path.into(), source })
+    let failed = |source| CalibrationError::Io { path: path.into(), source };
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+    }
+    File::open(path).map_err(failed)
 }

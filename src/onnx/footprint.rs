@@ -4,12 +4,17 @@
 //! structure of some hundred bytes. The walk here reads keys and lengths only, so it takes no memory, and it reads them by
 //! the decoder's own functions: where it cannot go on, the decoder refuses.
 
-use super::proto::{self, *};
+use super::{
+    OnnxError,
+    proto::{self, *},
+};
+use crate::limits;
 use bytes::Buf;
 use prost::{
     DecodeError,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
+use std::path::Path;
 
 /// Messages within messages that the decoder follows.
 const DEPTH: usize = 100;
@@ -79,13 +84,31 @@ kinds! {
     OPAQUE = "Opaque", type_proto::Opaque, [], [];
 }
 
-/// How many bytes the model in `file` takes once decoded, about: the content of weights and names, which takes as much as
-/// in the file, and what lists hold in reserve are not counted. Of a file that cannot be decoded, what the decoder makes
-/// before it gives up.
-pub(super) fn of_model(file: &[u8]) -> u64 {
+/// Refuses the bytes of a model that would take far more memory than they are, in the file at `path`.
+pub(super) fn check_model(path: &Path, file: &[u8]) -> Result<(), OnnxError> {
+    check(path, file, &MODEL)
+}
+
+/// The same of a tensor in a file of its own.
+pub fn check_decoded_tensor(path: &Path, file: &[u8]) -> Result<(), OnnxError> {
+    check(path, file, &TENSOR)
+}
+
+fn check(path: &Path, file: &[u8], kind: &Kind) -> Result<(), OnnxError> {
+    let bytes = decoded(file, kind);
+    if bytes > limits::decoded_bytes(file.len() as u64) {
+        return Err(OnnxError::DecodedSize { path: path.into(), bytes, file: file.len() });
+    }
+    Ok(())
+}
+
+/// How many bytes a message takes once decoded, about: the content of weights and names, which takes as much as in the
+/// file, and what lists hold in reserve are not counted. Of one that cannot be decoded, what the decoder makes before it
+/// gives up.
+fn decoded(message: &[u8], kind: &Kind) -> u64 {
     let mut bytes = 0;
     // The decoder tells what is wrong.
-    walk(file, &MODEL, 0, &mut bytes).ok();
+    walk(message, kind, 0, &mut bytes).ok();
     bytes
 }
 

@@ -1,7 +1,6 @@
 //! Reading a model file.
 
 use super::{OnnxError, external, footprint, inline_functions, pages, proto::ModelProto, regular, validate};
-use crate::limits;
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -52,10 +51,7 @@ pub(super) fn decode(path: &Path, file: &Bytes) -> Result<ModelProto, OnnxError>
     if file.starts_with(b"version https://git-lfs") {
         return Err(OnnxError::LfsPointer { path });
     }
-    let bytes = footprint::of_model(file);
-    if bytes > limits::decoded_bytes(file.len() as u64) {
-        return Err(OnnxError::DecodedSize { path, bytes, file: file.len() });
-    }
+    footprint::check_model(&path, file)?;
     match (ModelProto::decode(file.clone()), text(file)) {
         (Ok(model), _) if model.graph.is_some() => Ok(model),
         (_, Some(begins)) => Err(OnnxError::Text { path, begins }),

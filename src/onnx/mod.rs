@@ -21,6 +21,7 @@ mod validate;
 mod visit;
 
 pub use error::OnnxError;
+pub(crate) use footprint::check_decoded_tensor;
 pub use inline::inline_functions;
 pub use load::{Source, load};
 pub use save::{Staged, encode, save, stage};
