@@ -12,7 +12,7 @@ use optin_onnx::{
     plan::{Cost, Limits, plan},
     rewrite::rewrite,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
-    score::{Method, Scores, magnitude},
+    score::{Provenance, Scores, magnitude},
     typing::{self, Granularity},
 };
 
@@ -33,11 +33,7 @@ fn replanning(c: &mut Criterion) {
     let widths = typing::infer(&graph, &facts, &batched);
     let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let scores = Scores {
-        score: Method::Magnitude,
-        model: source.sha256.clone(),
-        calibration: String::new(),
-        samples: 2,
-        seed: 0,
+        made: Provenance::default(),
         stability: None,
         notes: Vec::new(),
         dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),

@@ -21,7 +21,6 @@ use optin_onnx::{
     plan::{Budget, Limits, PlanError},
     recover::Mode,
     runtime::{self, Engine, Provider, RuntimeOptions},
-    score::ScoreOptions,
     typing::{Granularity, Kind},
 };
 
@@ -113,17 +112,11 @@ fn pruned(engine: &dyn Engine, path: &Path) -> Result<String> {
         input: path.to_owned(),
         output: Some(output.clone()),
         flops: Some(Budget::Share(0.5)),
-        params: None,
         calibration: CalibrationOptions { samples: Some(8), ..CalibrationOptions::default() }.or_synthetic(),
         runtime: runtime_options(),
-        score: ScoreOptions::default(),
         recover: Mode::Off,
-        ridge: None,
-        limits: Limits::default(),
-        scores: None,
-        save_scores: None,
         batch: 8,
-        granularity: Granularity::default(),
+        ..Options::default()
     };
     let report = optin_onnx::run(&options, &mut |_| {})?;
     let share = 100.0 * report.flops.after as f64 / report.flops.before.max(1) as f64;

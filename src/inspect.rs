@@ -100,6 +100,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let calibration = &calibration.clone().or_synthetic();
     let model = ModelOptions { input, calibration, batch: 2, granularity: *granularity };
     let typed = type_model(&*engine, source, model, &mut Clock::default())?;
+    options.limits.check_names(&typed.dimensions)?;
     let prunable = &typed.dimensions.prunable;
     let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);
     let params = Cost::parameters(&typed.graph, &typed.widths, prunable);

@@ -12,6 +12,7 @@ pub mod memory;
 mod numbers;
 pub mod onnx;
 pub mod ops;
+pub mod paths;
 mod pipeline;
 pub mod plan;
 pub mod recover;

@@ -6,22 +6,24 @@ use std::{
 };
 
 use crate::{
-    calibration::{self, CalibrationError, CalibrationOptions, Samples, Variation},
+    calibration::{self, CalibrationError, CalibrationOptions, Origin, Samples, Variation},
     fold,
     graph::{Facts, Graph},
     masks,
     memory::{self, MemoryBudget},
     onnx::{
-        self, OnnxError, Source,
+        self, OnnxError, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
+    paths::{PathError, Paths, Role},
     plan::{self, Budget, Cost, Limits, Plan, PlanError},
     recover::{self, Mode, RecoverError, RecoverOptions},
     report::{Change, Clock, Memory, Report},
     rewrite::{self, RewriteError},
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
-    score::{self, ScoreError, ScoreOptions, Scores},
+    score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
+    staging::{StagedFile, WriteError},
     tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::{self, Proof, VerifyError},
@@ -29,13 +31,17 @@ use crate::{
     widths::{Kept, Pin, Reason, Widths},
 };
 
-/// What the user asks for.
+/// What the user asks for. The default prunes to half of the FLOPs, by sketched scores, with recovery.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The dense model.
     pub input: PathBuf,
     /// Where the pruned model goes; `None` for a dry run.
     pub output: Option<PathBuf>,
+    /// Whether the pruned model may replace the dense one.
+    pub in_place: bool,
+    /// Where the report goes, as JSON.
+    pub report: Option<PathBuf>,
     /// FLOPs budget.
     pub flops: Option<Budget>,
     /// Parameter budget; used when there is no FLOPs budget.
@@ -53,13 +59,36 @@ pub struct Options {
     /// The ridge of recovery; `None`: chosen per layer on held-out samples.
     pub ridge: Option<f64>,
     /// Scores of an earlier run to plan from.
-    pub scores: Option<PathBuf>,
+    pub scores: Option<SavedScores>,
     /// Where scores are saved.
     pub save_scores: Option<PathBuf>,
     /// Samples per run of the model.
     pub batch: usize,
     /// The units that attention loses.
     pub granularity: Granularity,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            input: PathBuf::new(),
+            output: None,
+            in_place: false,
+            report: None,
+            flops: None,
+            params: None,
+            calibration: CalibrationOptions::default(),
+            runtime: RuntimeOptions::default(),
+            score: ScoreOptions::default(),
+            limits: Limits::default(),
+            recover: Mode::default(),
+            ridge: None,
+            scores: None,
+            save_scores: None,
+            batch: 16,
+            granularity: Granularity::default(),
+        }
+    }
 }
 
 /// Which model, and what it is run on.
@@ -77,9 +106,28 @@ pub(crate) struct ModelOptions<'a> {
 
 impl Options {
     /// What samples to take. Where nothing is learnt from them, made-up ones do: they show shapes, and prove the result.
-    fn data(&self) -> CalibrationOptions {
+    fn data(&self, method: Method) -> CalibrationOptions {
         let options = self.calibration.clone();
-        if self.score.method.needs_data() { options } else { options.or_synthetic() }
+        if method.needs_data() { options } else { options.or_synthetic() }
+    }
+
+    /// All that is read and written.
+    fn paths(&self) -> Paths {
+        let data = match self.calibration.data(&self.input) {
+            Some(Origin::File(path) | Origin::TestData(path)) => Some((Role::Calibration, path)),
+            _ => None,
+        };
+        let scores = self.scores.iter().map(|saved| (Role::Scores, saved.path.clone()));
+        let writes = [
+            (Role::Output, &self.output),
+            (Role::SavedScores, &self.save_scores),
+            (Role::Report, &self.report),
+        ];
+        Paths {
+            reads: [(Role::Model, self.input.clone())].into_iter().chain(data).chain(scores).collect(),
+            writes: writes.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))).collect(),
+            in_place: self.in_place,
+        }
     }
 
     /// Whether the budget is one of parameters.
@@ -130,9 +178,15 @@ pub enum Error {
     /// The model could not be run on the samples that were given.
     #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
     Unfit { fed: String, source: RuntimeError },
-    /// Output and input are one file.
-    #[error("the output {0} is the input; say --in-place if it is to be replaced")]
-    InPlace(PathBuf),
+    /// A path leads to what may not be written.
+    #[error(transparent)]
+    Paths(#[from] PathError),
+    /// Saved scores do not fit.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// Scores or a report could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The proof failed: nothing is written.
     #[error(
         "the pruned model differs from the masked original by {difference:.1e} on output {output}; nothing was written"
@@ -141,23 +195,30 @@ pub enum Error {
     /// The counted FLOPs are not the planned ones.
     #[error("the pruned model needs {found} FLOPs where {planned} were planned; nothing was written")]
     Miscounted { found: u64, planned: u64 },
-    /// A scores or report file.
-    #[error("{}: {reason}", path.display())]
-    File { path: PathBuf, reason: String },
 }
 
 impl Error {
-    /// Whether the job ran and was not done (exit code 1), rather than not being understood (2).
+    /// Whether the job ran and was not done (exit code 1), rather than being refused because of what was asked (2): the model, the
+    /// data, the budget, the paths or the runtime.
     pub fn ran(&self) -> bool {
-        matches!(
-            self,
-            Self::Disproved { .. }
-                | Self::Miscounted { .. }
-                | Self::Verify(_)
-                | Self::Rotate(_)
-                | Self::Rewrite(_)
-                | Self::Recover(_)
-        ) || matches!(self, Self::Plan(PlanError::Nothing(_)))
+        match self {
+            Self::Onnx(error) => error.is_of_writing(),
+            Self::Runtime(error) => error.is_of_running(),
+            Self::Calibration(_)
+            | Self::Plan(_)
+            | Self::Synthetic(_)
+            | Self::Unfit { .. }
+            | Self::Paths(_)
+            | Self::Saved(_) => false,
+            Self::Score(_)
+            | Self::Rotate(_)
+            | Self::Rewrite(_)
+            | Self::Verify(_)
+            | Self::Recover(_)
+            | Self::Disproved { .. }
+            | Self::Miscounted { .. }
+            | Self::Write(_) => true,
+        }
     }
 }
 
@@ -207,17 +268,29 @@ pub enum Progress {
 /// Prunes a model.
 pub fn run(options: &Options, tell: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
     let mut warnings = Vec::new();
-    let mut report = prune_file(options, &mut |event| {
+    let (mut report, model) = prune_file(options, &mut |event| {
         if let Progress::Warn(warning) = &event {
             warnings.push(warning.clone());
         }
         tell(event);
     })?;
     report.warnings = warnings;
+    // Both are complete before either replaces what was there.
+    let file = options.report.as_ref().map(|path| report.stage(path)).transpose()?;
+    model.map(Staged::publish).transpose()?;
+    file.map(StagedFile::publish).transpose()?;
     Ok(report)
 }
 
-fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Report, Error> {
+/// Makes the pruned model ready; it is not in its place yet. There is none in a dry run.
+fn prune_file(
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Report, Option<Staged>), Error> {
+    options.paths().check()?;
+    let saved =
+        options.scores.as_ref().map(|saved| Ok::<_, SavedError>((saved, saved.read()?))).transpose()?;
+    let method = saved.as_ref().map_or(options.score.method, |(_, scores)| scores.made.score);
     let engine = runtime::open(&options.runtime)?;
     let mut clock = Clock::default();
     progress(Progress::Stage("load"));
@@ -225,7 +298,7 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
     progress(Progress::Stage("type"));
     let Options { input, batch, granularity, .. } = options;
     let model =
-        ModelOptions { input, calibration: &options.data(), batch: *batch, granularity: *granularity };
+        ModelOptions { input, calibration: &options.data(method), batch: *batch, granularity: *granularity };
     let mut typed = type_model(&*engine, source, model, &mut clock)?;
     let tight = typed.fit_batch(options.score.memory);
     progress(Progress::Say(format!(
@@ -234,6 +307,7 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
         typed.samples.origin()
     )));
     typed.samples.warnings().into_iter().for_each(|warning| progress(Progress::Warn(warning)));
+    options.limits.check_names(&typed.dimensions)?;
     let (typed, rotation) = turn_heads(&*engine, typed, options, &mut clock, progress)?;
     if let Some(warning) = measure_forward(&*engine, &typed, &mut clock)?.warning() {
         progress(Progress::Warn(warning));
@@ -243,10 +317,15 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
     // Made-up inputs say nothing of what removed units did.
     let recover = if typed.is_synthetic() { Mode::Off } else { options.recover };
     progress(Progress::Stage("score"));
-    let scores = clock.time("score", || match &options.scores {
-        Some(path) => saved_scores(path, &typed, options.score.seed, rotation.as_ref()),
-        None => new_scores(&*engine, &typed, options, recover, progress),
-    })?;
+    let made = provenance(&typed, options, recover);
+    let scores = match saved {
+        Some((saved, scores)) => {
+            let turned = rotation.as_ref().is_some_and(|rotation| !rotation.turned.is_empty());
+            saved.check(&scores.made, &made, turned)?;
+            scores
+        }
+        None => clock.time("score", || new_scores(&*engine, &typed, options, made, progress))?,
+    };
     scores.warnings.iter().cloned().for_each(|warning| progress(Progress::Warn(warning)));
     if let Some(warning) = scores.stability.and_then(|stability| stability.warning()) {
         progress(Progress::Warn(warning));
@@ -259,6 +338,7 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
     let mut report = report(&*engine, &typed, &costs, scores, &plan);
     report.rotation = rotation;
     report.notes.extend(tight);
+    let mut staged = None;
     if let Some(output) = &options.output {
         let kept = plan.kept(&typed.widths.table, prunable);
         let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
@@ -277,11 +357,13 @@ fn prune_file(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<R
         }
         describe(&mut pruned, &report, &costs.budget.to_string(), options);
         progress(Progress::Stage("save"));
-        report.bytes.after = clock.time("save", || onnx::save(&pruned, output, typed.source.external))?;
+        let model = clock.time("save", || onnx::stage(&pruned, output, typed.source.external))?;
+        report.bytes.after = model.bytes();
+        staged = Some(model);
     }
     report.stages = clock.stages("forward");
     report.memory = Memory { budget: options.score.memory.0, peak: memory::peak() };
-    Ok(report)
+    Ok((report, staged))
 }
 
 /// What a model costs, and what it may cost.
@@ -340,11 +422,18 @@ impl<'a> Costs<'a> {
         let Change { before, minimum, .. } = self.change(cost, None);
         let asked = self.budget.target(before);
         progress(Progress::Say(format!("reachable: {minimum} to {before} {unit}; asked: {asked}")));
+        if asked >= before {
+            return Err(PlanError::Idle { asked, unit, before });
+        }
         if minimum <= asked {
             return Ok(asked);
         }
         let share = 100.0 * minimum as f64 / before.max(1) as f64;
-        let why = format!("what keeps its extent does so because: {}", why_pinned(dimensions));
+        let flags = self.limits.held_by(cost, &dimensions.prunable, asked);
+        let why = match flags.as_slice() {
+            [] => format!("what keeps its extent does so because: {}", why_pinned(dimensions)),
+            flags => format!("what holds it is {}: loosen or drop that", flags.join(", ")),
+        };
         Err(PlanError::Infeasible { asked, unit, minimum, share, why })
     }
 }
@@ -361,7 +450,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         calibration: typed.samples.origin().to_string(),
         synthetic: typed.is_synthetic(),
         samples: typed.samples.len(),
-        score: scores.score.to_string(),
+        score: scores.made.score.to_string(),
         stability: scores.stability,
         stages: Vec::new(),
         memory: Memory::default(),
@@ -448,50 +537,50 @@ fn why_pinned(dimensions: &Dimensions) -> String {
     }
 }
 
-fn saved_scores(path: &Path, typed: &Typed, seed: u64, rotation: Option<&Rotation>) -> Result<Scores, Error> {
-    let text = std::fs::read_to_string(path).map_err(|e| file_error(path, e))?;
-    let scores: Scores = serde_json::from_str(&text).map_err(|e| file_error(path, e))?;
-    if scores.model != typed.source.sha256 {
-        return Err(PlanError::Scores("they are of another file".to_owned()).into());
+/// What scores of this run are made of.
+fn provenance(typed: &Typed, options: &Options, recover: Mode) -> Provenance {
+    let ScoreOptions { method, seed, lambda, probes, logits, paper_quirks, .. } = &options.score;
+    // Only a file needs the hash, and data may be large.
+    let hashed = options.scores.is_some() || options.save_scores.is_some();
+    Provenance {
+        score: *method,
+        paper_quirks: *paper_quirks,
+        lambda: *lambda,
+        probes: *probes,
+        logits: logits.clone(),
+        granularity: options.granularity,
+        refit: recover == Mode::Refit,
+        model: typed.source.sha256.clone(),
+        calibration: typed.samples.origin().to_string(),
+        calibration_sha256: if hashed { typed.samples.sha256() } else { String::new() },
+        samples: typed.samples.len(),
+        seed: *seed,
     }
-    let data = (typed.samples.origin().to_string(), typed.samples.len(), seed);
-    let turned = rotation.is_some_and(|rotation| !rotation.turned.is_empty());
-    if turned && data != (scores.calibration.clone(), scores.samples, scores.seed) {
-        let reason =
-            "they are of heads that other samples turned: give the same --calib, --samples and --seed";
-        return Err(PlanError::Scores(reason.to_owned()).into());
-    }
-    Ok(scores)
 }
 
 fn new_scores(
     engine: &dyn Engine,
     typed: &Typed,
     options: &Options,
-    recover: Mode,
+    made: Provenance,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Scores, Error> {
     // Scoring is dear: units that may not go need no scores.
     let wanted = |d: &Dimension| options.limits.floor(d) < d.size;
     let mut tick = |done, total| progress(Progress::Units { done, total });
     let mut scored = score::score(engine, typed.view(), &options.score, &wanted, &mut tick)?;
-    if recover == Mode::Refit {
+    if made.refit {
         score::order(engine, typed.view(), &options.score, &mut scored)?;
     }
     let scores = Scores {
-        score: options.score.method,
-        model: typed.source.sha256.clone(),
-        calibration: typed.samples.origin().to_string(),
-        samples: typed.samples.len(),
-        seed: options.score.seed,
+        made,
         stability: scored.stability,
         notes: scored.notes,
         warnings: scored.warnings,
         dimensions: scored.dimensions,
     };
     if let Some(path) = &options.save_scores {
-        let text = serde_json::to_string(&scores).map_err(|e| file_error(path, e))?;
-        std::fs::write(path, text).map_err(|e| file_error(path, e))?;
+        score::save(&scores, path)?;
     }
     Ok(scores)
 }
@@ -562,10 +651,6 @@ impl Typed {
 fn shapes(feed: &[(String, Tensor)]) -> String {
     let shapes = feed.iter().map(|(name, tensor)| format!("`{name}` {:?}", tensor.shape()));
     shapes.collect::<Vec<_>>().join(", ")
-}
-
-fn file_error(path: &Path, error: impl std::fmt::Display) -> Error {
-    Error::File { path: path.to_owned(), reason: error.to_string() }
 }
 
 /// The pruned model, and the proof that it computes what the masked original does.

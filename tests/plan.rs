@@ -10,7 +10,7 @@ use optin_onnx::{
     onnx,
     plan::{Cost, Limits, Plan, plan},
     runtime::RuntimeChoice,
-    score::{Method, Scores, magnitude},
+    score::{Provenance, Scores, magnitude},
 };
 use support::{Subject, engine, text};
 
@@ -18,11 +18,7 @@ fn planned(subject: &Subject, limits: &Limits, share: f64) -> (Cost, Plan, u64) 
     let dimensions = &subject.dimensions.prunable;
     let cost = Cost::flops(&subject.widths, dimensions, subject.facts.samples);
     let scores = Scores {
-        score: Method::Magnitude,
-        model: String::new(),
-        calibration: String::new(),
-        samples: 0,
-        seed: 0,
+        made: Provenance::default(),
         stability: None,
         notes: Vec::new(),
         warnings: Vec::new(),
@@ -84,11 +80,7 @@ fn units_of_unknown_importance_go_last() {
     scored[0].scores[1] = -f64::NAN;
     scored[1].scores[2] = f64::NAN;
     let scores = Scores {
-        score: Method::Magnitude,
-        model: String::new(),
-        calibration: String::new(),
-        samples: 0,
-        seed: 0,
+        made: Provenance::default(),
         stability: None,
         notes: Vec::new(),
         warnings: Vec::new(),

@@ -53,6 +53,9 @@ pub enum CalibrationError {
     /// The operating system refused.
     #[error("cannot read `{path}`: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    /// There is a folder, a device or a pipe.
+    #[error("`{path}` is not a regular file, so no calibration data can be read from it")]
+    NotAFile { path: PathBuf },
     /// The file name says nothing known.
     #[error(
         "`{path}` is in no known format: give a .npz file, a .npy file, or a folder with test_data_set_N/input_I.pb"

@@ -201,7 +201,7 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, Pat
 fn open(path: &Path) -> Result<File, CalibrationError> {
     let failed = |source| CalibrationError::Io { path: path.into(), source };
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+        return Err(CalibrationError::NotAFile { path: path.into() });
     }
     File::open(path).map_err(failed)
 }

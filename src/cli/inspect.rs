@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataFlags, Failure, LimitFlags, RuntimeFlags, print, usage};
+use super::{
+    Failure,
+    flags::{DataFlags, LimitFlags, RuntimeFlags},
+    print, usage,
+};
 use crate::inspect::{Options, inspect};
 
 #[derive(Debug, Args)]

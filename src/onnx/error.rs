@@ -27,6 +27,10 @@ pub enum OnnxError {
     #[error("`{path}` is a text file, not an ONNX model; it begins with `{begins}`")]
     Text { path: PathBuf, begins: String },
 
+    /// The file is of a known format that is not ONNX.
+    #[error("`{path}` is {format}, not an ONNX model: {advice}")]
+    OtherFormat { path: PathBuf, format: &'static str, advice: &'static str },
+
     /// The file stands for one that Git LFS has not fetched.
     #[error("`{path}` is a Git LFS pointer, not the model itself; fetch the model with `git lfs pull`")]
     LfsPointer { path: PathBuf },
@@ -177,4 +181,11 @@ pub enum OnnxError {
     /// Not even external data makes the model small enough.
     #[error("the model takes {bytes} bytes without its weights; a protobuf file can hold 2147483647")]
     TooLarge { bytes: usize },
+}
+
+impl OnnxError {
+    /// Whether writing failed, rather than reading.
+    pub(crate) fn is_of_writing(&self) -> bool {
+        matches!(self, Self::Write(_) | Self::WouldOverwrite { .. } | Self::TooLarge { .. })
+    }
 }

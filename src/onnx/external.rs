@@ -9,14 +9,14 @@ use super::{
 use crate::limits;
 use bytes::Bytes;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Component, Path, PathBuf},
 };
 
-/// Gives every tensor with external data a view of that data as `raw_data`. Returns how many bytes are used, `None` if
-/// no tensor has any.
-pub(super) fn resolve(model: &mut ModelProto, path: &Path) -> Result<Option<u64>, OnnxError> {
+/// Gives every tensor with external data a view of that data as `raw_data`. Returns the stretches of files that are used, in
+/// the order of their places; what several tensors use is there once.
+pub(super) fn resolve(model: &mut ModelProto, path: &Path) -> Result<Vec<Bytes>, OnnxError> {
     let mut files = Files::beside(path)?;
     visit::tensors(model, &mut |tensor| {
         if tensor.data_location() == DataLocation::External {
@@ -27,8 +27,7 @@ pub(super) fn resolve(model: &mut ModelProto, path: &Path) -> Result<Option<u64>
         }
         Ok(())
     })?;
-    let stretches: u64 = files.stretches.iter().map(|(_, _, length)| length).sum();
-    Ok((!files.stretches.is_empty()).then_some(stretches))
+    Ok(files.stretches.into_values().collect())
 }
 
 /// The external data files of one model.
@@ -40,7 +39,7 @@ struct Files {
     roots: [PathBuf; 2],
     mapped: HashMap<String, Bytes>,
     /// Location, offset and length of each stretch that a tensor uses; tied weights may share one.
-    stretches: HashSet<(String, u64, u64)>,
+    stretches: BTreeMap<(String, u64, u64), Bytes>,
     /// Bytes of all tensors, shared ones counted for each.
     used: u64,
 }
@@ -61,7 +60,7 @@ impl Files {
         let mut target = canonical(model)?;
         target.pop();
         let roots = [canonical(&directory)?, target];
-        Ok(Self { directory, roots, mapped: HashMap::new(), stretches: HashSet::new(), used: 0 })
+        Ok(Self { directory, roots, mapped: HashMap::new(), stretches: BTreeMap::new(), used: 0 })
     }
 
     /// The stretch of a file that holds the data of `tensor`.
@@ -92,10 +91,11 @@ impl Files {
                 size: file.len() as u64,
             });
         };
-        self.stretches.insert((location.into(), offset, length));
+        let stretch = file.slice(offset as usize..end as usize);
+        self.stretches.insert((location.into(), offset, length), stretch.clone());
         self.used = self.used.saturating_add(length);
         self.check_sharing()?;
-        Ok(file.slice(offset as usize..end as usize))
+        Ok(stretch)
     }
 
     /// Refuses masses of tensors that stand for the same few bytes.

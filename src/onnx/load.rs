@@ -9,12 +9,16 @@ use std::{
     path::Path,
 };
 
+/// Bytes that are hashed before their pages are given back.
+const HASHED: usize = 64 << 20;
+
 /// A model and the file it came from.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The model, checked by [`validate`]: functions inlined, external data resolved to views of the mapped files.
     pub model: ModelProto,
-    /// SHA-256 of the .onnx file, in lower-case hexadecimal digits.
+    /// SHA-256 of the .onnx file, and after it of the external data that it uses, in lower-case hexadecimal digits. Without
+    /// external data it is that of the file.
     pub sha256: String,
     /// Size of the .onnx file and of the external data that it uses, in bytes.
     pub bytes: u64,
@@ -35,11 +39,17 @@ pub fn load(path: &Path) -> Result<Source, OnnxError> {
     let external = external::resolve(&mut model, path)?;
     inline_functions(&mut model)?;
     validate(&mut model)?;
-    let sha256 = Sha256::digest(&file).iter().map(|byte| format!("{byte:02x}")).collect();
-    // The hash has touched every page.
-    pages::release();
-    let bytes = (file.len() as u64).saturating_add(external.unwrap_or(0));
-    Ok(Source { model, sha256, bytes, external: external.is_some() })
+    // Where each stretch is, and how long, the file itself says.
+    let parts = || [&file].into_iter().chain(&external);
+    let mut hash = Sha256::new();
+    for piece in parts().flat_map(|part| part.chunks(HASHED)) {
+        hash.update(piece);
+        // The hash has touched every page of it.
+        pages::release();
+    }
+    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes = parts().fold(0, |sum: u64, part| sum.saturating_add(part.len() as u64));
+    Ok(Source { model, sha256, bytes, external: !external.is_empty() })
 }
 
 /// The model in the bytes of the file at `path`, as it is; its byte fields are views of `file`.
@@ -51,12 +61,42 @@ pub(super) fn decode(path: &Path, file: &Bytes) -> Result<ModelProto, OnnxError>
     if file.starts_with(b"version https://git-lfs") {
         return Err(OnnxError::LfsPointer { path });
     }
+    if let Some((format, advice)) = other_format(file) {
+        return Err(OnnxError::OtherFormat { path, format, advice });
+    }
     footprint::check_model(&path, file)?;
     match (ModelProto::decode(file.clone()), text(file)) {
         (Ok(model), _) if model.graph.is_some() => Ok(model),
         (_, Some(begins)) => Err(OnnxError::Text { path, begins }),
         (Ok(_), None) => Err(OnnxError::NoGraph),
         (Err(source), None) => Err(OnnxError::Decode { path, source }),
+    }
+}
+
+/// What the file is, if its first bytes are those of another format that models come in, and what to do about it.
+fn other_format(file: &[u8]) -> Option<(&'static str, &'static str)> {
+    const EXPORT: &str = "export the model with torch.onnx.export";
+    let safetensors = || {
+        // <https://github.com/huggingface/safetensors#format>: the length of a header in JSON, and the header.
+        let (length, header) = file.split_first_chunk::<8>()?;
+        (u64::from_le_bytes(*length) <= header.len() as u64 && header.starts_with(b"{\"")).then_some(())
+    };
+    match file {
+        [b'P', b'K', 3, 4, ..] => Some((
+            "a zip archive, as PyTorch saves checkpoints and NumPy arrays",
+            "of a checkpoint, export the model with torch.onnx.export; of an archive, unpack the .onnx file",
+        )),
+        // Pickles of protocol 2 and later begin with the opcode PROTO.
+        [0x80, 2..=5, ..] => Some(("a Python pickle, as PyTorch saved checkpoints", EXPORT)),
+        [0x89, b'H', b'D', b'F', ..] => {
+            Some(("an HDF5 file, as Keras saves models", "convert it with tf2onnx"))
+        }
+        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => {
+            Some(("a TensorFlow Lite model", "convert it with tf2onnx"))
+        }
+        [0x1f, 0x8b, ..] => Some(("compressed by gzip", "unpack it first")),
+        _ if safetensors().is_some() => Some(("a file of safetensors: weights without a graph", EXPORT)),
+        _ => None,
     }
 }
 

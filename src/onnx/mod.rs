@@ -24,7 +24,7 @@ pub use error::OnnxError;
 pub(crate) use footprint::check_decoded_tensor;
 pub use inline::inline_functions;
 pub use load::{Source, load};
-pub use save::{Staged, encode, save, stage};
+pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files};
 pub use single::single;
 pub use validate::validate;
 

@@ -126,6 +126,21 @@ impl Staged {
     }
 }
 
+/// Whether there is an ONNX model at `path`, as far as the file itself tells.
+pub fn is_model(path: &Path) -> bool {
+    load::map(path).is_ok_and(|file| load::decode(path, &file).is_ok())
+}
+
+/// The files of weights that the model at `path` refers to; none if there is no model.
+pub fn weight_files(path: &Path) -> Vec<PathBuf> {
+    referred(path).iter().map(|name| path.with_file_name(name)).collect()
+}
+
+/// The files of weights that go when the model at `path` is replaced, unless the new one refers to them.
+pub fn own_weight_files(path: &Path) -> Vec<PathBuf> {
+    owned(path).iter().map(|name| path.with_file_name(name)).collect()
+}
+
 /// The files of weights beside the model at `path` that it refers to and that bear a name which [`stage`] gives, or `<file
 /// name>.data`, which many exporters give.
 fn owned(path: &Path) -> BTreeSet<String> {

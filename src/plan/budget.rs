@@ -11,16 +11,28 @@ pub enum Budget {
     Absolute(f64),
 }
 
+/// No model costs as little: a number up to this without a unit is a share in disguise.
+const SMALLEST: f64 = 100.0;
+
 /// What was not understood.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a budget: write a share such as 0.5 or 50%, or a number such as 4.2G, 300M or 1e9")]
-pub struct ParseBudgetError(String);
+pub enum ParseBudgetError {
+    /// It is no number, or one that no budget can be.
+    #[error("`{0}` is not a budget: write a share such as 0.5 or 50%, or a number such as 4.2G, 300M or 1e9")]
+    Unknown(String),
+    /// A share is at most 1.
+    #[error("`{0}` is not a budget: a share is at most 1, as in 0.5 or 50%")]
+    Share(String),
+    /// A percentage without its sign.
+    #[error("`{0}` is less than any model costs: did you mean {0}%?")]
+    Percent(String),
+}
 
 impl FromStr for Budget {
     type Err = ParseBudgetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseBudgetError(text.to_owned());
+        let error = || ParseBudgetError::Unknown(text.to_owned());
         let (number, scale) = match text.trim().char_indices().last() {
             Some((i, unit)) if unit.is_ascii_alphabetic() || unit == '%' => (&text.trim()[..i], Some(unit)),
             _ => (text.trim(), None),
@@ -34,6 +46,8 @@ impl FromStr for Budget {
             Some('T') => Self::Absolute(number * 1e12),
             Some(_) => return Err(error()),
             None if number <= 1.0 => Self::Share(number),
+            None if number < 2.0 => return Err(ParseBudgetError::Share(text.to_owned())),
+            None if number <= SMALLEST => return Err(ParseBudgetError::Percent(text.trim().to_owned())),
             None => Self::Absolute(number),
         };
         match budget {
@@ -75,5 +89,9 @@ mod tests {
         for wrong in ["", "half", "-1", "0", "150%", "3Q", "NaN", "é"] {
             assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
         }
+        let said = |text: &str| text.parse::<Budget>().unwrap_err().to_string();
+        assert!(said("1.5").contains("a share is at most 1"), "{}", said("1.5"));
+        assert!(said("50").contains("did you mean 50%?"), "{}", said("50"));
+        assert_eq!("101".parse::<Budget>().unwrap(), Budget::Absolute(101.0));
     }
 }

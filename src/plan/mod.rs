@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     numbers::importance,
     score::Scores,
-    typing::{Dimension, Kind},
+    typing::{Dimension, Dimensions, Kind},
     widths::{Kept, WidthTable},
 };
 
@@ -72,6 +72,66 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Checks that each of `keep` and `only` matches something: a typing error in the name of the layer that is to be protected
+    /// is the dearest one. What may be kept is any axis, prunable or not.
+    ///
+    /// # Errors
+    /// The first expression that matches nothing, with the names that are nearest to it.
+    pub fn check_names(&self, dimensions: &Dimensions) -> Result<(), PlanError> {
+        let prunable = || dimensions.prunable.iter().map(|d| d.name.as_str());
+        let pinned = || dimensions.pinned.iter().map(|p| p.name.as_str());
+        let unmatched = |list: &[Regex], names: &[&str]| {
+            list.iter().find(|regex| !names.iter().any(|name| regex.is_match(name))).cloned()
+        };
+        let (flag, regex) = if let Some(regex) = unmatched(&self.only, &prunable().collect::<Vec<_>>()) {
+            ("--only", regex)
+        } else if let Some(regex) = unmatched(&self.keep, &prunable().chain(pinned()).collect::<Vec<_>>()) {
+            ("--keep", regex)
+        } else {
+            return Ok(());
+        };
+        let pattern = regex.as_str().to_owned();
+        Err(PlanError::Unmatched { flag, nearest: nearest(&pattern, prunable()), pattern })
+    }
+
+    /// The flags that keep `asked` out of reach: without all of them it is in reach, and each of them alone holds something.
+    /// None if it is out of reach whatever the flags.
+    pub fn held_by(&self, cost: &Cost, dimensions: &[Dimension], asked: u64) -> Vec<&'static str> {
+        // The alignment last: it always holds a little, and has a default.
+        let flags: [(&'static str, fn(&mut Self)); 5] = [
+            ("--only", |limits| limits.only.clear()),
+            ("--keep", |limits| limits.keep.clear()),
+            ("--kinds", |limits| limits.kinds.clear()),
+            ("--max-prune", |limits| limits.max_prune = 1.0),
+            ("--align", |limits| limits.align = 1),
+        ];
+        // The least cost without these flags, but for one of them.
+        let least = |flags: &[(&str, fn(&mut Self))], but: Option<usize>| {
+            let mut limits = self.clone();
+            let dropped = flags.iter().enumerate().filter(|(i, _)| Some(*i) != but);
+            dropped.for_each(|(_, (_, drop))| drop(&mut limits));
+            minimum(cost, dimensions, &limits)
+        };
+        let reaching = [flags.len() - 1, flags.len()].map(|count| flags.get(..count).unwrap_or(&flags));
+        let Some(flags) = reaching.into_iter().find(|flags| least(flags, None) <= asked) else {
+            return Vec::new();
+        };
+        let free = least(flags, None);
+        let holding = flags.iter().enumerate().filter(|(i, _)| least(flags, Some(*i)) > free);
+        holding.map(|(_, (flag, _))| *flag).collect()
+    }
+}
+
+/// The three names most like `pattern`, the nearest first.
+fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut ranked: Vec<(f64, &str)> =
+        names.map(|name| (strsim::jaro_winkler(pattern, name), name)).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    ranked.dedup();
+    ranked.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
+}
+
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -90,6 +150,31 @@ pub enum PlanError {
         share: f64,
         /// What holds the rest.
         why: String,
+    },
+    /// The model costs no more than it may.
+    #[error(
+        "the budget of {asked} {unit} leaves nothing to prune: the model has {before}; give a smaller one, such as 50%"
+    )]
+    Idle {
+        /// The budget.
+        asked: u64,
+        /// FLOPs or parameters.
+        unit: &'static str,
+        /// What the model costs.
+        before: u64,
+    },
+    /// The name of a layer that there is not.
+    #[error(
+        "{flag} `{pattern}` matches no layer{}; `optin-onnx inspect` lists all",
+        if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
+    )]
+    Unmatched {
+        /// Where it was given.
+        flag: &'static str,
+        /// The regular expression.
+        pattern: String,
+        /// Names like it.
+        nearest: Vec<String>,
     },
     /// Nothing in the model can be pruned.
     #[error("nothing in this model can be pruned: {0}")]

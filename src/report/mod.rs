@@ -1,6 +1,6 @@
 //! What was done, for people and for programs.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, io, path::Path, time::Duration};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -11,6 +11,7 @@ use crate::{
     recover::{Outcome, Recovery},
     rotate::Rotation,
     score::Stability,
+    staging::{self, StagedFile, WriteError},
     typing::{Kind, Pinned},
     verify::Proof,
     warning::Warning,
@@ -106,6 +107,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Writes the report as JSON beside `path`, to be put there by [`StagedFile::publish`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn stage(&self, path: &Path) -> Result<StagedFile, WriteError> {
+        let failed = |error| WriteError::Io { path: path.into(), source: io::Error::other(error) };
+        staging::stage(path, &serde_json::to_vec_pretty(self).map_err(failed)?)
+    }
+
     /// Kept and total units per dimension.
     pub fn dimensions_of(plan: &Plan) -> Vec<DimensionReport> {
         let rows = plan.dimensions.iter();

@@ -143,3 +143,19 @@ pub enum RuntimeError {
         found: Vec<usize>,
     },
 }
+
+impl RuntimeError {
+    /// Whether a runtime that was found failed, rather than not being there or not being what was asked for.
+    pub(crate) fn is_of_running(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::LibraryMissing { .. }
+                | Self::LibraryUnusable { .. }
+                | Self::AlreadyLoaded { .. }
+                | Self::CudaUnavailable { .. }
+                | Self::CudaOnTract
+                | Self::OperatorOnTract { .. }
+        )
+    }
+}

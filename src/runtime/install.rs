@@ -105,7 +105,7 @@ fn wheel_for(os: &str, arch: &str) -> Result<&'static Wheel, RuntimeError> {
 /// Downloads the wheel into `folder` and unpacks it there.
 fn fetch(wheel: &Wheel, folder: &Path) -> Result<(), RuntimeError> {
     // The wheels differ by Python version only in the bindings, which are not used: any version will do.
-    let mut download = Command::new(python());
+    let mut download = isolated();
     download.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
     download.args(["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.12"]);
     download.args(["--platform", wheel.tag, &format!("onnxruntime=={VERSION}"), "--dest"]).arg(folder);
@@ -116,7 +116,15 @@ fn fetch(wheel: &Wheel, folder: &Path) -> Result<(), RuntimeError> {
             files.filter_map(|f| Some(f.ok()?.path())).find(|f| f.extension().is_some_and(|e| e == "whl"))
         })
         .ok_or_else(|| failed("pip downloaded no wheel"))?;
-    run(Command::new(python()).args(["-m", "zipfile", "--extract"]).arg(archive).arg(folder))
+    run(isolated().args(["-m", "zipfile", "--extract"]).arg(archive).arg(folder))
+}
+
+/// Python without the modules of the current folder, of `PYTHONPATH` and of the user (`-I`): a file `pip.py` beside a model that
+/// somebody downloaded is not to be run.
+fn isolated() -> Command {
+    let mut command = Command::new(python());
+    command.arg("-I");
+    command
 }
 
 fn run(command: &mut Command) -> Result<(), RuntimeError> {

@@ -140,7 +140,7 @@ impl Ort {
 
     fn builder(&self, cuda: bool) -> ::ort::Result<SessionBuilder> {
         let mut builder = OrtSession::builder(&self.environment)?
-            .with_log_level(::ort::logging::LogLevel::Error)?
+            .with_log_level(::ort::logging::LogLevel::Fatal)?
             .with_intra_threads(self.threads)?
             // Spinning threads double the time on a machine that does anything else.
             .with_intra_op_spinning(false)?

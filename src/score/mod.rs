@@ -5,6 +5,7 @@ mod exact;
 mod moments;
 mod quirks;
 mod random;
+mod saved;
 mod sketch;
 mod stability;
 mod weights;
@@ -12,6 +13,8 @@ mod weights;
 pub use exact::{ExactOptions, exact};
 pub(crate) use moments::{Moments, Sum, measure};
 pub use random::random;
+pub(crate) use saved::write as save;
+pub use saved::{Provenance, SavedError, SavedScores};
 pub use sketch::{Sketch, SketchOptions, Unsound, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
@@ -52,10 +55,11 @@ pub struct ModelView<'a> {
 }
 
 /// How units are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// OPTIN's trajectory importance to leading order, all units from a few backward passes.
+    #[default]
     Sketch,
     /// OPTIN's trajectory importance, one masked run per unit.
     Exact,
@@ -71,6 +75,11 @@ impl Method {
     /// Whether the scores depend on what the model is run on.
     pub fn needs_data(self) -> bool {
         !matches!(self, Self::Magnitude | Self::Random)
+    }
+
+    /// Whether the order is found in which units go when the weights are refitted. Baselines stay what they are.
+    pub fn orders(self) -> bool {
+        matches!(self, Self::Sketch | Self::Exact)
     }
 }
 
@@ -230,15 +239,12 @@ pub fn order(
     options: &ScoreOptions,
     scored: &mut Scored,
 ) -> Result<(), ScoreError> {
-    // Baselines stay what they are.
-    match options.method {
-        Method::Sketch | Method::Exact if !options.paper_quirks => {
-            let notes = elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
-            scored.notes.extend(notes);
-            Ok(())
-        }
-        _ => Ok(()),
+    if !options.method.orders() || options.paper_quirks {
+        return Ok(());
     }
+    let notes = elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
+    scored.notes.extend(notes);
+    Ok(())
 }
 
 /// Why units could not be scored.
@@ -278,16 +284,9 @@ pub struct DimensionScores {
 /// Scores of all units of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// How they were made.
-    pub score: Method,
-    /// SHA-256 of the model they are of.
-    pub model: String,
-    /// Where the calibration samples came from.
-    pub calibration: String,
-    /// Number of samples.
-    pub samples: usize,
-    /// Seed of every random choice.
-    pub seed: u64,
+    /// What they were made of.
+    #[serde(flatten)]
+    pub made: Provenance,
     /// How sure a sketched ranking is.
     #[serde(default)]
     pub stability: Option<Stability>,

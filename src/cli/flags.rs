@@ -1,0 +1,297 @@
+//! The flags, and the options that they stand for.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use regex::Regex;
+
+use super::parse::{self, Ridge};
+use crate::{
+    Options,
+    calibration::{CalibrationOptions, Synthetic},
+    memory::MemoryBudget,
+    plan::{Budget, Limits},
+    recover::Mode,
+    runtime::{Provider, RuntimeChoice, RuntimeOptions},
+    score::{Method, SavedScores, ScoreOptions},
+    typing::{Granularity, Kind},
+};
+
+const BUDGET: &str = "Budget";
+const DATA: &str = "Calibration data";
+const LIMITS: &str = "What may go";
+const SCORES: &str = "Scores";
+const RECOVERY: &str = "Recovery";
+const FILES: &str = "Files";
+const ENGINE: &str = "Runtime";
+const TOLD: &str = "What is said";
+
+/// What the pruning of a model is told.
+#[derive(Debug, Args)]
+pub(super) struct Prune {
+    /// The trained model.
+    #[arg(required = true)]
+    pub(super) input: Option<PathBuf>,
+    /// Where the pruned model goes (not needed for --dry-run).
+    output: Option<PathBuf>,
+    /// The same, by a flag.
+    #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with = "output", help_heading = FILES)]
+    output_flag: Option<PathBuf>,
+    /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
+    #[arg(
+        long,
+        value_name = "BUDGET",
+        conflicts_with = "params",
+        allow_negative_numbers = true,
+        help_heading = BUDGET
+    )]
+    flops: Option<Budget>,
+    /// Parameters to keep, instead of FLOPs.
+    #[arg(long, value_name = "BUDGET", allow_negative_numbers = true, help_heading = BUDGET)]
+    params: Option<Budget>,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
+    #[command(flatten)]
+    scoring: ScoreFlags,
+    /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
+    #[arg(long, value_enum, default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
+    recover: Mode,
+    /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "auto|X",
+        value_parser = parse::ridge,
+        allow_negative_numbers = true,
+        help_heading = RECOVERY
+    )]
+    ridge: Ridge,
+    /// Plan, but write no model.
+    #[arg(long, help_heading = FILES)]
+    dry_run: bool,
+    /// Allow the output to replace the input.
+    #[arg(long, help_heading = FILES)]
+    in_place: bool,
+    /// Write a report as JSON.
+    #[arg(long, value_name = "FILE", help_heading = FILES)]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    engine: RuntimeFlags,
+    /// Print the time of each stage.
+    #[arg(long, help_heading = TOLD)]
+    pub(super) timings: bool,
+    /// Print nothing but errors and warnings.
+    #[arg(short, long, conflicts_with = "verbose", help_heading = TOLD)]
+    pub(super) quiet: bool,
+    /// Say what was not pruned, and why.
+    #[arg(short, long, help_heading = TOLD)]
+    pub(super) verbose: bool,
+}
+
+impl Prune {
+    /// What was asked for, or why it is not enough.
+    pub(super) fn options(&self) -> Result<Options, &'static str> {
+        let input = self.input.clone().ok_or("name a model: optin-onnx in.onnx out.onnx --flops 0.5")?;
+        let output = match self.output.as_ref().or(self.output_flag.as_ref()) {
+            _ if self.dry_run => None,
+            Some(output) => Some(output.clone()),
+            None => return Err("name the output file, or say --dry-run"),
+        };
+        Ok(Options {
+            input,
+            output,
+            in_place: self.in_place,
+            report: self.report.clone(),
+            flops: self.flops,
+            params: self.params,
+            calibration: self.data.options(),
+            runtime: self.engine.options(),
+            score: self.scoring.options(self.data.seed),
+            limits: self.limits.options(),
+            recover: self.recover,
+            ridge: self.ridge.0,
+            scores: self.scoring.saved(),
+            save_scores: self.scoring.save_scores.clone(),
+            batch: self.data.batch,
+            granularity: self.limits.granularity,
+        })
+    }
+}
+
+/// What the model is run on.
+#[derive(Debug, Args)]
+#[command(next_help_heading = DATA)]
+pub(super) struct DataFlags {
+    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
+    #[arg(long, value_name = "PATH")]
+    calib: Option<PathBuf>,
+    /// Make inputs up. They are good for shapes alone: scores of them mean nothing.
+    #[arg(long, conflicts_with = "calib")]
+    synthetic: bool,
+    /// Shape of an input where the model leaves it open.
+    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse::shape)]
+    shape: Vec<(String, Vec<usize>)>,
+    /// Use that many samples.
+    #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
+    samples: Option<usize>,
+    /// Samples per run of the model.
+    #[arg(
+        long,
+        default_value_t = Options::default().batch,
+        value_name = "N",
+        value_parser = parse::count,
+        allow_negative_numbers = true
+    )]
+    batch: usize,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    seed: u64,
+}
+
+impl DataFlags {
+    pub(super) fn options(&self) -> CalibrationOptions {
+        CalibrationOptions {
+            calib: self.calib.clone(),
+            shapes: self.shape.clone(),
+            samples: self.samples,
+            seed: self.seed,
+            synthetic: if self.synthetic { Synthetic::Always } else { Synthetic::Never },
+        }
+    }
+}
+
+/// How units are scored.
+#[derive(Debug, Args)]
+#[command(next_help_heading = SCORES)]
+struct ScoreFlags {
+    /// How units are scored [default: sketch].
+    #[arg(long, value_enum)]
+    score: Option<Method>,
+    /// Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1 [default: 30].
+    #[arg(long, value_name = "X", value_parser = parse::weight, allow_negative_numbers = true)]
+    lambda: Option<f64>,
+    /// Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable [default: 8].
+    #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
+    probes: Option<usize>,
+    /// Memory that each stage may take beside the model; batches are cut down to fit.
+    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES")]
+    memory: MemoryBudget,
+    /// Say that an output holds logits, where its shape does not tell.
+    #[arg(long, value_name = "NAME")]
+    logits: Vec<String>,
+    /// Score exactly, but with the quirks of the paper's released code, for comparison.
+    #[arg(long)]
+    paper_quirks: bool,
+    /// Plan from the scores of an earlier run.
+    #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
+    scores: Option<PathBuf>,
+    /// Save the scores.
+    #[arg(long, value_name = "FILE")]
+    save_scores: Option<PathBuf>,
+}
+
+impl ScoreFlags {
+    /// How units are to be scored, where that is said.
+    fn method(&self) -> Option<Method> {
+        if self.paper_quirks { Some(Method::Exact) } else { self.score }
+    }
+
+    fn options(&self, seed: u64) -> ScoreOptions {
+        let default = ScoreOptions::default();
+        ScoreOptions {
+            method: self.method().unwrap_or(default.method),
+            seed,
+            lambda: self.lambda.unwrap_or(default.lambda),
+            probes: self.probes.unwrap_or(default.probes),
+            memory: self.memory,
+            logits: self.logits.clone(),
+            paper_quirks: self.paper_quirks,
+        }
+    }
+
+    /// The scores that are read, and what is said of them.
+    fn saved(&self) -> Option<SavedScores> {
+        let path = self.scores.clone()?;
+        Some(SavedScores { path, method: self.method(), lambda: self.lambda, probes: self.probes })
+    }
+}
+
+/// What may be removed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = LIMITS)]
+pub(super) struct LimitFlags {
+    /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
+    /// first. Some fused attention kernels know certain head sizes only.
+    #[arg(long, value_enum, default_value_t = Granularity::default(), value_name = "UNITS")]
+    pub(super) granularity: Granularity,
+    /// Prune only these kinds.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Neurons, channels and dimensions of heads stay in multiples of this.
+    #[arg(
+        long,
+        default_value_t = Limits::default().align,
+        value_name = "N",
+        value_parser = parse::count,
+        allow_negative_numbers = true
+    )]
+    align: usize,
+    /// The largest share of a layer that may go.
+    #[arg(
+        long,
+        default_value_t = Limits::default().max_prune,
+        value_name = "SHARE",
+        value_parser = parse::share,
+        allow_negative_numbers = true
+    )]
+    max_prune: f64,
+    /// Layers whose names match keep everything.
+    #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
+    keep: Vec<Regex>,
+    /// Prune only layers whose names match.
+    #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
+    only: Vec<Regex>,
+}
+
+impl LimitFlags {
+    pub(super) fn options(&self) -> Limits {
+        Limits {
+            align: self.align,
+            max_prune: self.max_prune,
+            kinds: self.kinds.clone(),
+            keep: self.keep.clone(),
+            only: self.only.clone(),
+        }
+    }
+}
+
+/// What runs the model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = ENGINE)]
+pub(super) struct RuntimeFlags {
+    /// Runtime for calibration and proof.
+    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    runtime: RuntimeChoice,
+    /// Where ONNX Runtime computes.
+    #[arg(long, value_enum, default_value_t = Provider::Auto)]
+    provider: Provider,
+    /// ONNX Runtime's library.
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+    /// Threads; 0 takes all cores.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    threads: usize,
+}
+
+impl RuntimeFlags {
+    pub(super) fn options(&self) -> RuntimeOptions {
+        RuntimeOptions {
+            runtime: self.runtime,
+            provider: self.provider,
+            threads: self.threads,
+            ort_lib: self.ort_lib.clone(),
+        }
+    }
+}

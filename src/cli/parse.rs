@@ -1,0 +1,107 @@
+//! What people write after flags.
+
+use regex::Regex;
+
+/// `NAME=1x3x224x224`, or as other tools have it, `NAME:1,3,224,224`.
+pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let wrong = || format!("`{text}` is not NAME=1x3x224x224");
+    let (name, sizes) = text.rsplit_once(['=', ':']).ok_or_else(wrong)?;
+    let sizes = sizes.split(['x', ',']).map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    Ok((name.to_owned(), sizes))
+}
+
+/// A ridge, or none to have it chosen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ridge(pub(super) Option<f64>);
+
+pub(super) fn ridge(text: &str) -> Result<Ridge, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(Ridge(None)),
+        Ok(ridge) if ridge > 0.0 && f64::is_finite(ridge) => Ok(Ridge(Some(ridge))),
+        _ => Err(format!("`{text}` is neither auto nor a positive number")),
+    }
+}
+
+/// A share as `0.5` or `50%`.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number.trim_end(), 100.0),
+        None => (text, 1.0),
+    };
+    match number.parse::<f64>().map(|number| number / scale) {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("`{text}` is not a share from 0 to 1, such as 0.5 or 50%")),
+    }
+}
+
+pub(super) fn weight(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok(weight),
+        _ => Err(format!("`{text}` is not a number from 0 on")),
+    }
+}
+
+/// A number of things of which there has to be one.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(format!("`{text}` is not a whole number from 1 on")),
+    }
+}
+
+/// A regular expression. What shells take for names with wildcards is mostly none, and then the error says which would be.
+pub(super) fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let hint = match text.contains(['*', '?']) {
+            true => format!("; layers are named by regular expressions: did you mean `{}`?", glob(text)),
+            false => String::new(),
+        };
+        format!("{reason}{hint}")
+    })
+}
+
+/// The regular expression for a name with wildcards.
+fn glob(text: &str) -> String {
+    let parts = text.chars().map(|c| match c {
+        '*' => ".*".to_owned(),
+        '?' => ".".to_owned(),
+        other => regex::escape(other.encode_utf8(&mut [0; 4])),
+    });
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read_as_other_tools_write_them() {
+        for text in ["image=1x3x8x8", "image:1x3x8x8", "image:1,3,8,8"] {
+            assert_eq!(shape(text).unwrap(), ("image".to_owned(), vec![1, 3, 8, 8]), "{text}");
+        }
+        assert_eq!(shape("a:0=2").unwrap(), ("a:0".to_owned(), vec![2]));
+        assert!(shape("image").is_err() && shape("image=1x-3").is_err());
+    }
+
+    #[test]
+    fn shares_may_be_percentages() {
+        assert_eq!([share("0.5"), share("50%"), share("50 %")], [Ok(0.5), Ok(0.5), Ok(0.5)]);
+        assert!(share("150%").is_err() && share("-0.5").is_err() && share("NaN").is_err());
+    }
+
+    #[test]
+    fn what_looks_like_a_wildcard_is_told_from_a_regular_expression() {
+        let error = pattern("*head.*").unwrap_err();
+        assert!(error.contains(r"did you mean `.*head\..*`?"), "{error}");
+        assert!(!pattern("(").unwrap_err().contains("did you mean"));
+        assert!(pattern("blocks.[0-3]").is_ok());
+    }
+
+    #[test]
+    fn there_has_to_be_one() {
+        assert_eq!(count("3"), Ok(3));
+        assert!(count("0").is_err() && count("-1").is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! Scores on disk: what they were made of stands beside them, and is checked before anything is planned by them.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    score::{Method, Scores},
+    staging::{self, WriteError},
+    typing::Granularity,
+};
+
+/// The version of the format. It is raised when a field changes its meaning.
+const VERSION: u32 = 1;
+
+/// What scores were made of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// How they were made.
+    pub score: Method,
+    /// Whether as the paper's released code makes them.
+    pub paper_quirks: bool,
+    /// Weight of the outputs.
+    pub lambda: f64,
+    /// The most probes per sample.
+    pub probes: usize,
+    /// Outputs that were said to hold logits.
+    pub logits: Vec<String>,
+    /// The units that attention loses.
+    pub granularity: Granularity,
+    /// Whether the order was found in which units go when the weights are refitted (`--recover refit`).
+    pub refit: bool,
+    /// SHA-256 of the model, its weights included.
+    pub model: String,
+    /// Where the calibration samples came from; for people.
+    pub calibration: String,
+    /// SHA-256 of what the samples hold.
+    pub calibration_sha256: String,
+    /// Number of samples.
+    pub samples: usize,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+/// Scores of an earlier run, and what the user says of them, where it is said.
+#[derive(Clone, Debug, Default)]
+pub struct SavedScores {
+    /// The file.
+    pub path: PathBuf,
+    /// How they are to have been made.
+    pub method: Option<Method>,
+    /// With this weight of the outputs.
+    pub lambda: Option<f64>,
+    /// With at most this many probes per sample.
+    pub probes: Option<usize>,
+}
+
+/// Why saved scores are not planned by.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SavedError {
+    /// The file could not be read.
+    #[error("cannot read the scores in `{path}`: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    /// The file holds something else.
+    #[error("`{path}` does not hold scores that --save-scores wrote: {source}")]
+    Format { path: PathBuf, source: serde_json::Error },
+    /// The file is of another version of this program.
+    #[error(
+        "the scores in `{path}` have format version {found}, and this program reads {VERSION}: score anew"
+    )]
+    Version { path: PathBuf, found: u32 },
+    /// They were made otherwise than this run would make them.
+    #[error(
+        "the scores in `{path}` do not fit: {what} was {theirs} when they were made, and is {ours} now; give what was given \
+         then, or score anew"
+    )]
+    Differs { path: PathBuf, what: &'static str, theirs: String, ours: String },
+}
+
+/// Writes scores to `path`, where what stands there stays whole until they are written.
+pub(crate) fn write(scores: &Scores, path: &Path) -> Result<(), WriteError> {
+    #[derive(Serialize)]
+    struct File<'a> {
+        version: u32,
+        #[serde(flatten)]
+        scores: &'a Scores,
+    }
+    let failed = |error| WriteError::Io { path: path.into(), source: io::Error::other(error) };
+    let text = serde_json::to_vec(&File { version: VERSION, scores }).map_err(failed)?;
+    staging::write(path, &text)
+}
+
+impl SavedScores {
+    /// Reads the scores.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is of another version, or contradicts what the user says of it.
+    pub fn read(&self) -> Result<Scores, SavedError> {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default)]
+            version: u32,
+        }
+        let path = || self.path.clone();
+        let format = |source| SavedError::Format { path: path(), source };
+        let text =
+            fs::read_to_string(&self.path).map_err(|source| SavedError::Io { path: path(), source })?;
+        match serde_json::from_str::<Head>(&text).map_err(format)?.version {
+            VERSION => {}
+            found => return Err(SavedError::Version { path: path(), found }),
+        }
+        let scores: Scores = serde_json::from_str(&text).map_err(format)?;
+        let made = &scores.made;
+        self.same("the method (--score)", &made.score, self.method.as_ref())?;
+        self.same("the weight of the outputs (--lambda)", &made.lambda, self.lambda.as_ref())?;
+        self.same("the number of probes (--probes)", &made.probes, self.probes.as_ref())?;
+        Ok(scores)
+    }
+
+    /// Checks that scores made of `theirs` are those that this run would plan by. `turned` says that heads have been turned,
+    /// which depends on the samples.
+    ///
+    /// # Errors
+    /// The first difference that matters.
+    pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
+        self.same("the model (SHA-256)", &theirs.model, Some(&ours.model))?;
+        let granularity = |made: &Provenance| match made.granularity {
+            Granularity::Head => "head",
+            Granularity::HeadDim => "head-dim",
+        };
+        self.same("--granularity", &granularity(theirs), Some(&granularity(ours)))?;
+        let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
+        self.same("--logits", &theirs.logits.join(", "), logits.as_ref())?;
+        let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
+        if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
+            self.same("--recover", &recover(theirs), Some(&recover(ours)))?;
+        }
+        let data = |made: &Provenance| {
+            let digits = made.calibration_sha256.get(..16).unwrap_or(&made.calibration_sha256);
+            format!("{} samples of {} (SHA-256 {digits}…)", made.samples, made.calibration)
+        };
+        let matters = turned || theirs.score.needs_data();
+        if matters && theirs.calibration_sha256 != ours.calibration_sha256 {
+            return self.same("the calibration data", &data(theirs), Some(&data(ours)));
+        }
+        Ok(())
+    }
+
+    /// An error unless both are the same, where there is something to compare with.
+    fn same<T: PartialEq + fmt::Display>(
+        &self,
+        what: &'static str,
+        theirs: &T,
+        ours: Option<&T>,
+    ) -> Result<(), SavedError> {
+        match ours.filter(|ours| *ours != theirs) {
+            None => Ok(()),
+            Some(ours) => Err(SavedError::Differs {
+                path: self.path.clone(),
+                what,
+                theirs: theirs.to_string(),
+                ours: ours.to_string(),
+            }),
+        }
+    }
+}
