@@ -214,7 +214,8 @@ impl ScoreFlags {
     /// The scores that are read, and what is said of them.
     fn saved(&self) -> Option<SavedScores> {
         let path = self.scores.clone()?;
-        Some(SavedScores { path, method: self.method(), lambda: self.lambda, probes: self.probes })
+        let &Self { lambda, probes, paper_quirks, .. } = self;
+        Some(SavedScores { path, method: self.method(), lambda, probes, paper_quirks })
     }
 }
 

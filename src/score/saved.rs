@@ -56,6 +56,8 @@ pub struct SavedScores {
     pub lambda: Option<f64>,
     /// With at most this many probes per sample.
     pub probes: Option<usize>,
+    /// As the paper's released code makes them; if not, it is not said.
+    pub paper_quirks: bool,
 }
 
 /// Why saved scores are not planned by.
@@ -118,6 +120,7 @@ impl SavedScores {
         self.same("the method (--score)", &made.score, self.method.as_ref())?;
         self.same("the weight of the outputs (--lambda)", &made.lambda, self.lambda.as_ref())?;
         self.same("the number of probes (--probes)", &made.probes, self.probes.as_ref())?;
+        self.same("--paper-quirks", &made.paper_quirks, self.paper_quirks.then_some(&true))?;
         Ok(scores)
     }
 
