@@ -14,7 +14,7 @@ use optin_onnx::{
     onnx::proto::ModelProto,
     plan::{Cost, Limits, plan},
     rewrite::{drop_dead, rewrite},
-    score::{DimensionScores, Method, Scores},
+    score::{DimensionScores, Provenance, Scores},
     tensor::DType,
     typing::{self, Granularity},
     widths::Kept,
@@ -207,11 +207,7 @@ fn scores(dimensions: &[typing::Dimension], rng: &mut ChaCha8Rng) -> Scores {
     };
     let scored = dimensions.iter().map(|d| DimensionScores::of(d, (0..d.size).map(|_| score()).collect()));
     Scores {
-        score: Method::Random,
-        model: String::new(),
-        calibration: String::new(),
-        samples: 2,
-        seed: 0,
+        made: Provenance::default(),
         stability: None,
         notes: Vec::new(),
         warnings: Vec::new(),
