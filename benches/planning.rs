@@ -36,6 +36,7 @@ fn replanning(c: &mut Criterion) {
         made: Provenance::default(),
         stability: None,
         notes: Vec::new(),
+        warnings: Vec::new(),
         dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),
     };
     let cost = Cost::flops(&widths, &dimensions, 2);
