@@ -15,6 +15,7 @@ use crate::{
         self, OnnxError, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
+    ops,
     paths::{PathError, Paths, Role},
     plan::{self, Budget, Cost, Limits, Plan, PlanError},
     recover::{self, Mode, RecoverError, RecoverOptions},
@@ -529,12 +530,14 @@ fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &mut Clock) -> Res
 }
 
 fn why_pinned(dimensions: &Dimensions) -> String {
-    let reasons: BTreeSet<String> =
-        dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| pin.reason.to_string()).collect();
-    match reasons.is_empty() {
-        true => "no weight has an axis that could shrink".to_owned(),
-        false => reasons.into_iter().collect::<Vec<_>>().join("; "),
+    let first = || dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| &pin.reason);
+    let reasons: BTreeSet<String> = first().map(ToString::to_string).collect();
+    if reasons.is_empty() {
+        return "no weight has an axis that could shrink".to_owned();
     }
+    let quantized = first().any(|reason| matches!(reason, Reason::Unsupported(op) if ops::is_quantized(op)));
+    let hint = if quantized { "; prune the model first, then quantise it" } else { "" };
+    reasons.into_iter().collect::<Vec<_>>().join("; ") + hint
 }
 
 /// What scores of this run are made of.

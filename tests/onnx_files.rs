@@ -141,6 +141,21 @@ mod round_trip {
         assert_eq!(load(&path).unwrap().sha256, expected);
     }
 
+    #[test]
+    fn the_hash_covers_external_data() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("m.onnx");
+        save(&linear(), &path, true).unwrap();
+        let hash = || load(&path).unwrap().sha256;
+        let before = hash();
+        let file = [fs::read(&path).unwrap(), fs::read(data_file(&directory)).unwrap()].concat();
+        assert_eq!(before, sha2_hex(&file));
+        let mut weights = fs::read(data_file(&directory)).unwrap();
+        *weights.last_mut().unwrap() ^= 1;
+        fs::write(data_file(&directory), weights).unwrap();
+        assert_ne!(hash(), before);
+    }
+
     fn sha2_hex(bytes: &[u8]) -> String {
         use sha2::Digest;
         sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
@@ -370,7 +385,8 @@ mod hostile_files {
         );
         let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
         assert!(matches!(load_bytes(pointer), OnnxError::LfsPointer { .. }));
-        assert!(matches!(load_bytes(b"PK\x03\x04\x14\x00\x06\x00\x08\x00"), OnnxError::Decode { .. }));
+        assert!(matches!(load_bytes(b"PK\x03\x04\x14\x00\x06\x00\x08\x00"), OnnxError::OtherFormat { .. }));
+        assert!(matches!(load_bytes(b"\x08\x07\x12"), OnnxError::Decode { .. }));
         assert!(matches!(load_model(&ModelProto { graph: None, ..linear() }), Err(OnnxError::NoGraph)));
     }
 

@@ -53,7 +53,7 @@ pub use gradient::{NoGradient, NodeGradient};
 pub use ids::Ids;
 pub use linear::Linear;
 pub use node::{Missing, NodeCx};
-pub use quantize::unrounded;
+pub use quantize::{is_quantized, unrounded};
 pub use registry::{contract, contracts, find, makes_tensors, operator_name};
 pub use sizes::SizeFlow;
 pub use typer::NodeTyper;

@@ -30,6 +30,14 @@ pub(super) static OPERATORS: &[Contract] = &[
     microsoft("QuantizeLinear", &Quantize).reads(&[float("x"), float("y_scale"), any("y_zero_point").optional()]).makes(&[any("y")]).without_gradient(),
 ];
 
+/// Whether an operator, called as [`super::operator_name`] has it, computes on quantised integers: then its weights are what is left
+/// of the trained ones.
+pub fn is_quantized(operator: &str) -> bool {
+    let name = operator.rsplit('.').next().unwrap_or(operator);
+    name.ends_with("Integer")
+        || ["QLinear", "QGemm", "QAttention", "DynamicQuantize"].iter().any(|start| name.starts_with(start))
+}
+
 /// QuantizeLinear: each element by itself, by a scale and a zero point for the whole tensor or for each entry of one axis.
 pub(super) struct Quantize;
 

@@ -204,4 +204,16 @@ mod tests {
         assert_eq!(tally.means(), [4.0]);
         assert_eq!(tally.relative_errors(), [0.0]);
     }
+
+    #[test]
+    fn a_ranking_by_chance_is_warned_of() {
+        let code = |agreement| {
+            let stability = Stability { probes: 8, agreement, standard_error: 0.1 };
+            stability.warning().map(|warning| warning.code)
+        };
+        assert_eq!(code(0.5), None);
+        for chance in [0.49, -0.429, f64::NAN] {
+            assert_eq!(code(chance), Some(WarningCode::UnstableScores));
+        }
+    }
 }

@@ -204,7 +204,7 @@ mod tests {
             for name in ["vit.onnx", "cnn.onnx"] {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
                 let model = onnx::load(&path).unwrap().model;
-                let options = CalibrationOptions { samples: Some(2), ..Default::default() };
+                let options = CalibrationOptions { samples: Some(2), ..Default::default() }.or_synthetic();
                 let samples = calibration::load(&model, &path, &options).unwrap();
                 let (graph, batch) = (Graph::new(&model), samples.batch(0, 2).unwrap());
                 let expected = at_once(&*engine, &model, &graph, &batch);
