@@ -1,8 +1,8 @@
 //! Writes COVERAGE.md: what is found and pruned in the models of some folders, and which operators have rules.
 //!
 //! `cargo run --release --example coverage -- [FOLDER…]` (or `make coverage MODELS=FOLDER`) takes every `.onnx` file of the
-//! folders, and those of `fixtures`. Each is pruned to half of its FLOPs, on the calibration data beside it or on made-up
-//! inputs, and timed against the dense model on one thread.
+//! folders, and those of `fixtures`. Each is pruned on the calibration data beside it or on random inputs that are treated as
+//! data, and timed against the dense model on one thread.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ndarray_npy::NpzWriter;
 use optin_onnx::{
     Options,
     calibration::{self, CalibrationOptions, Samples},
@@ -21,6 +22,7 @@ use optin_onnx::{
     plan::{Budget, Limits, PlanError},
     recover::Mode,
     runtime::{self, Engine, Provider, RuntimeOptions},
+    tensor::Tensor,
     typing::{Granularity, Kind},
 };
 
@@ -29,11 +31,19 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const HEADER: &str = "\
 # Coverage
 
-Written by `make coverage`, not by hand. Each model is pruned to half of its FLOPs by its sketched scores, without
-recovery. *Removable* is the share of the FLOPs that goes when everything goes that may. *Error* is the largest difference
-between the pruned model and the masked original, relative to the largest output. *Speed-up* is dense over pruned time for
-one batch.
+Written by `make coverage`, not by hand. Each model is pruned to shares of its FLOPs as the program does by default: by sketched
+scores, and with recovery, on the data beside it or else on random inputs that are treated as data. *Removable* is the share
+of the FLOPs that goes when everything goes that may. At each share: the *FLOPs* that stay; the *error*, which is the largest
+difference between the pruned model and the masked original, relative to the largest output; the *distance* of the outputs from
+the dense model's on samples that recovery held out, before and after; the *size* of the file, which has passed the gate; and
+the *speed-up*, dense over pruned time for one batch.
 ";
+
+/// The shares of the FLOPs that stay.
+const SHARES: [f64; 2] = [0.7, 0.5];
+
+/// Samples that are drawn where there are no data.
+const DRAWN: usize = 32;
 
 /// How long two models run in turn, for the fastest run of each to count.
 const TIMED: Duration = Duration::from_secs(2);
@@ -43,7 +53,12 @@ fn main() -> Result<()> {
     let engine = runtime::open(&runtime_options())?;
     let runtime = engine.describe();
     writeln!(out, "\nRuntime: {}, one CPU thread.\n", runtime.split(" (").next().unwrap_or(&runtime))?;
-    writeln!(out, "| model | found | removable | FLOPs | error | speed-up |\n|---|---|---|---|---|---|")?;
+    let columns = SHARES.map(|share| {
+        let share = 100.0 * share;
+        format!(" {share} %: FLOPs | error | distance | size | speed-up |")
+    });
+    writeln!(out, "| model | found | removable |{}", columns.concat())?;
+    writeln!(out, "|---|---|---|{}", "---|".repeat(5 * SHARES.len()))?;
     let mut unsupported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for path in models()? {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -52,13 +67,16 @@ fn main() -> Result<()> {
                 for operator in &found.unsupported {
                     unsupported.entry(operator.operator.clone()).or_default().insert(name.clone());
                 }
-                let pruned =
-                    pruned(&*engine, &path).unwrap_or_else(|error| format!("{} | | ", brief(&*error)));
-                format!("{} | {} | {pruned}", dimensions(&found), removable(&found))
+                let pruned = SHARES.map(|share| {
+                    let cells = pruned(&*engine, &path, share);
+                    cells.unwrap_or_else(|error| format!("{} | | | | ", brief(&*error)))
+                });
+                format!("{} | {} | {}", dimensions(&found), removable(&found), pruned.join(" | "))
             }
-            Err(error) => format!("{} | | | |", brief(&error)),
+            Err(error) => format!("{} {}", brief(&error), " | ".repeat(1 + 5 * SHARES.len())),
         };
         writeln!(out, "| {name} | {cells} |")?;
+        eprintln!("| {name} | {cells} |");
     }
     write_operators(&mut out, &unsupported)?;
     Ok(fs::write("COVERAGE.md", out)?)
@@ -84,7 +102,7 @@ fn runtime_options() -> RuntimeOptions {
 fn inspection(path: &Path) -> inspect::Options {
     inspect::Options {
         input: path.to_owned(),
-        calibration: CalibrationOptions::default(),
+        calibration: CalibrationOptions::default().or_synthetic(),
         runtime: runtime_options(),
         limits: Limits::default(),
         granularity: Granularity::default(),
@@ -104,27 +122,59 @@ fn removable(found: &Inspection) -> String {
     format!("{:.0} %", 100.0 * (1.0 - left))
 }
 
-/// FLOPs, error and speed-up after pruning to half.
-fn pruned(engine: &dyn Engine, path: &Path) -> Result<String> {
+/// What comes of pruning to a share of the FLOPs.
+fn pruned(engine: &dyn Engine, path: &Path, share: f64) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let output = folder.path().join("pruned.onnx");
+    let (calibration, samples) = data(path, folder.path())?;
     let options = Options {
         input: path.to_owned(),
         output: Some(output.clone()),
-        flops: Some(Budget::Share(0.5)),
-        calibration: CalibrationOptions { samples: Some(8), ..CalibrationOptions::default() }.or_synthetic(),
+        flops: Some(Budget::Share(share)),
+        calibration,
         runtime: runtime_options(),
-        recover: Mode::Off,
         batch: 8,
         ..Options::default()
     };
     let report = optin_onnx::run(&options, &mut |_| {})?;
-    let share = 100.0 * report.flops.after as f64 / report.flops.before.max(1) as f64;
+    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+    let flops = percent(report.flops.after, report.flops.before);
+    let size = percent(report.bytes.after, report.bytes.before);
     let proof = report.proof.ok_or("no proof was made")?;
     let error = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
-    let samples = calibration::load(&onnx::load(path)?.model, path, &options.calibration)?;
+    let distance = match &report.recovery {
+        Some(recovery) if recovery.undone => format!("{:.1e}, undone", recovery.before),
+        Some(recovery) => format!("{:.1e} → {:.1e}", recovery.before, recovery.after),
+        None => String::new(),
+    };
     let speed = speed_up(engine, path, &output, &samples)?;
-    Ok(format!("{share:.1} % | {error:.0e} | {speed:.2}×"))
+    Ok(format!("{flops:.1} % | {error:.0e} | {distance} | {size:.0} % | {speed:.2}×"))
+}
+
+/// The data beside a model, or else random inputs by what the model does with them, written to a file in `folder`.
+fn data(path: &Path, folder: &Path) -> Result<(CalibrationOptions, Samples)> {
+    let model = onnx::load(path)?.model;
+    let options = CalibrationOptions { samples: Some(DRAWN), ..CalibrationOptions::default() };
+    if options.data(path).is_some() {
+        let samples = calibration::load(&model, path, &options)?;
+        return Ok((options, samples));
+    }
+    let samples = calibration::load(&model, path, &options.clone().or_synthetic())?;
+    let file = folder.join("drawn.npz");
+    let mut writer = NpzWriter::new(fs::File::create(&file)?);
+    for (name, tensor) in samples.inputs() {
+        match tensor {
+            Tensor::F32(x) => writer.add_array(name.as_str(), x)?,
+            Tensor::F64(x) => writer.add_array(name.as_str(), x)?,
+            Tensor::I32(x) => writer.add_array(name.as_str(), x)?,
+            Tensor::I64(x) => writer.add_array(name.as_str(), x)?,
+            Tensor::U8(x) => writer.add_array(name.as_str(), x)?,
+            Tensor::Bool(x) => writer.add_array(name.as_str(), x)?,
+            other => return Err(format!("{name} is {}", other.dtype()).into()),
+        }
+    }
+    writer.finish()?;
+    Ok((CalibrationOptions { calib: Some(file), ..options }, samples))
 }
 
 /// How much faster the second model runs a batch: the fastest runs of both, taken in turn.

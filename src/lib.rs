@@ -3,6 +3,7 @@
 pub mod calibration;
 pub mod cli;
 pub mod fold;
+pub mod gate;
 pub mod gradient;
 pub mod graph;
 pub mod inspect;
@@ -16,6 +17,7 @@ pub mod paths;
 mod pipeline;
 pub mod plan;
 pub mod recover;
+mod replan;
 pub mod report;
 pub mod rewrite;
 pub mod rotate;
@@ -30,4 +32,5 @@ mod warning;
 pub mod widths;
 
 pub use pipeline::{Error, Options, Progress, Typed, run};
+pub use replan::Refusal;
 pub use warning::{Warning, WarningCode};

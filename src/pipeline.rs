@@ -1,4 +1,8 @@
-//! The whole run: load → type → rotate → score → plan → rewrite → verify → recover → save.
+//! The whole run: load → type → rotate → score → plan → rewrite → verify → recover → gate → save.
+
+mod finish;
+
+use finish::Finish;
 
 use std::{
     collections::BTreeSet,
@@ -8,8 +12,8 @@ use std::{
 use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Origin, Samples, Variation},
     fold,
+    gate::GateError,
     graph::{Facts, Graph},
-    masks,
     memory::{self, MemoryBudget},
     onnx::{
         self, OnnxError, Source, Staged,
@@ -18,18 +22,19 @@ use crate::{
     ops,
     paths::{PathError, Paths, Role},
     plan::{self, Budget, Cost, Limits, Plan, PlanError},
-    recover::{self, Mode, RecoverError, RecoverOptions},
+    recover::{Mode, RecoverOptions},
+    replan::{Blame, Pruner, Refusal},
     report::{Change, Clock, Memory, Report},
-    rewrite::{self, RewriteError},
+    rewrite,
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
     staging::{StagedFile, WriteError},
     tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity, Kind},
-    verify::{self, Proof, VerifyError},
-    warning::Warning,
-    widths::{Kept, Pin, Reason, Widths},
+    verify::VerifyError,
+    warning::{Warning, WarningCode},
+    widths::{Pin, Reason, Widths},
 };
 
 /// What the user asks for. The default prunes to half of the FLOPs, by sketched scores, with recovery.
@@ -136,6 +141,11 @@ impl Options {
         self.flops.is_none() && self.params.is_some()
     }
 
+    /// What recovery may change: nothing on made-up inputs, which say nothing of what removed units did.
+    fn recover_on(&self, typed: &Typed) -> Mode {
+        if typed.is_synthetic() { Mode::Off } else { self.recover }
+    }
+
     fn recovery(&self) -> RecoverOptions<'_> {
         RecoverOptions {
             logits: &self.score.logits,
@@ -166,11 +176,14 @@ pub enum Error {
     #[error(transparent)]
     Rotate(#[from] RotateError),
     #[error(transparent)]
-    Rewrite(#[from] RewriteError),
-    #[error(transparent)]
     Verify(#[from] VerifyError),
-    #[error(transparent)]
-    Recover(#[from] RecoverError),
+    #[error("{0}; nothing was written")]
+    Refused(#[from] Refusal),
+    #[error("{0}; nothing was written")]
+    Gate(#[from] GateError),
+    /// Once dimensions had to keep their extent, there was no plan any more.
+    #[error("with the dimensions left whole that could not be pruned, {0}")]
+    Replan(PlanError),
     /// The model could not be run on synthetic inputs.
     #[error(
         "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
@@ -188,14 +201,6 @@ pub enum Error {
     /// Scores or a report could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The proof failed: nothing is written.
-    #[error(
-        "the pruned model differs from the masked original by {difference:.1e} on output {output}; nothing was written"
-    )]
-    Disproved { output: String, difference: f64 },
-    /// The counted FLOPs are not the planned ones.
-    #[error("the pruned model needs {found} FLOPs where {planned} were planned; nothing was written")]
-    Miscounted { found: u64, planned: u64 },
 }
 
 impl Error {
@@ -213,11 +218,10 @@ impl Error {
             | Self::Saved(_) => false,
             Self::Score(_)
             | Self::Rotate(_)
-            | Self::Rewrite(_)
             | Self::Verify(_)
-            | Self::Recover(_)
-            | Self::Disproved { .. }
-            | Self::Miscounted { .. }
+            | Self::Refused(_)
+            | Self::Gate(_)
+            | Self::Replan(_)
             | Self::Write(_) => true,
         }
     }
@@ -313,10 +317,8 @@ fn prune_file(
     if let Some(warning) = measure_forward(&*engine, &typed, &mut clock)?.warning() {
         progress(Progress::Warn(warning));
     }
-    let costs = Costs::new(&typed, options);
-    let target = costs.target(progress)?;
-    // Made-up inputs say nothing of what removed units did.
-    let recover = if typed.is_synthetic() { Mode::Off } else { options.recover };
+    let mut target = Costs::new(&typed, options).target(progress)?;
+    let recover = options.recover_on(&typed);
     progress(Progress::Stage("score"));
     let made = provenance(&typed, options, recover);
     let scores = match saved {
@@ -332,35 +334,42 @@ fn prune_file(
         progress(Progress::Warn(warning));
     }
     let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
-    progress(Progress::Stage("plan"));
-    let prunable = &typed.dimensions.prunable;
-    let (cost, _) = costs.budgeted();
-    let plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
+    let mut typed = typed;
+    // Each round but the last takes a dimension at least from those that can be pruned.
+    let (plan, proven) = loop {
+        progress(Progress::Stage("plan"));
+        let costs = Costs::new(&typed, options);
+        let (cost, prunable) = (costs.budgeted().0, &typed.dimensions.prunable);
+        let plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
+        if options.output.is_none() {
+            break (plan, None);
+        }
+        progress(Progress::Stage("verify"));
+        let pruner = Pruner { engine: &*engine, view: typed.view(), flops: &costs.flops };
+        let refusal = match pruner.carry_out(&plan, &mut clock) {
+            Ok(proven) => break (plan, Some(proven)),
+            Err(refusal) => refusal,
+        };
+        let Some(Blame { names, pin }) = pruner.blame(&plan, &refusal, &mut clock) else {
+            return Err(refusal.into());
+        };
+        for name in typed.dimensions.freeze(|d| names.contains(&d.name), |_| pin.clone()) {
+            let message = format!("{name} keeps its extent, and the rest is planned anew: {pin}");
+            progress(Progress::Warn(Warning::new(WarningCode::FrozenDimension, message)));
+        }
+        target = Costs::new(&typed, options).target(progress).map_err(Error::Replan)?;
+    };
+    let costs = Costs::new(&typed, options);
     let mut report = report(&*engine, &typed, &costs, scores, &plan);
     report.rotation = rotation;
     report.notes.extend(tight);
     let mut staged = None;
-    if let Some(output) = &options.output {
-        let kept = plan.kept(&typed.widths.table, prunable);
-        let (mut pruned, proof) = prune(&*engine, &typed, &kept, report.flops.after, &mut clock, progress)?;
+    if let (Some(output), Some((proven, proof))) = (&options.output, proven) {
         report.proof = Some(proof);
-        if recover != Mode::Off {
-            progress(Progress::Stage("recover"));
-            let settings = RecoverOptions { mode: recover, ..options.recovery() };
-            let mut tick = |done, total| progress(Progress::Layers { done, total });
-            let recovered = clock.time("recover", || {
-                recover::recover(&*engine, typed.view(), &kept, &pruned, &settings, &mut tick)
-            })?;
-            pruned = recovered.model;
-            report.params.after += recovered.report.added;
-            report.notes.extend(recovered.report.notes.iter().cloned());
-            report.recovery = Some(recovered.report);
-        }
-        describe(&mut pruned, &report, &costs.budget.to_string(), options);
-        progress(Progress::Stage("save"));
-        let model = clock.time("save", || onnx::stage(&pruned, output, typed.source.external))?;
-        report.bytes.after = model.bytes();
-        staged = Some(model);
+        let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
+        let budget = costs.budget.to_string();
+        let finish = Finish { engine: &*engine, typed: &typed, options, output, budget };
+        staged = Some(finish.run(&kept, &proven, &mut report, &mut clock, progress)?);
     }
     report.stages = clock.stages("forward");
     report.memory = Memory { budget: options.score.memory.0, peak: memory::peak() };
@@ -462,6 +471,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         dimensions: Report::dimensions_of(plan),
         pinned: typed.dimensions.pinned.clone(),
         proof: None,
+        gate: None,
         recovery: None,
         warnings: Vec::new(),
         notes,
@@ -654,35 +664,6 @@ impl Typed {
 fn shapes(feed: &[(String, Tensor)]) -> String {
     let shapes = feed.iter().map(|(name, tensor)| format!("`{name}` {:?}", tensor.shape()));
     shapes.collect::<Vec<_>>().join(", ")
-}
-
-/// The pruned model, and the proof that it computes what the masked original does.
-fn prune(
-    engine: &dyn Engine,
-    typed: &Typed,
-    kept: &Kept,
-    flops: u64,
-    clock: &mut Clock,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<(ModelProto, Proof), Error> {
-    let model = &typed.source.model;
-    progress(Progress::Stage("rewrite"));
-    let mut pruned =
-        clock.time("rewrite", || rewrite::rewrite(model, &typed.graph, &typed.facts, &typed.widths, kept))?;
-    engine.settle(&mut pruned);
-    progress(Progress::Stage("verify"));
-    let masked = masks::constant(&typed.graph, &typed.facts, &typed.widths, kept).apply(model);
-    let first = typed.samples.ranges(2).next().map_or(1, |r| r.len());
-    let proof = clock.time("verify", || verify::verify(engine, &masked, &pruned, &typed.samples, first))?;
-    if let Some(worst) =
-        proof.outputs.iter().find(|o| o.difference > verify::TOLERANCE || o.difference.is_nan())
-    {
-        return Err(Error::Disproved { output: worst.name.clone(), difference: worst.difference });
-    }
-    if proof.flops != flops {
-        return Err(Error::Miscounted { found: proof.flops, planned: flops });
-    }
-    Ok((pruned, proof))
 }
 
 /// Notes in the model how it was made.

@@ -468,3 +468,24 @@ fn threads_do_not_change_results() {
         assert_eq!(run(&*one), run(&*all));
     }
 }
+
+#[test]
+fn what_tract_panics_on_is_an_error_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    // Picks the eighth of four columns.
+    let model = model(
+        vec![value("x", DType::F32, &[-1, 4])],
+        vec![ints("places", &[7])],
+        vec![with_int(node("Gather", &["x", "places"], &["y"]), "axis", 1)],
+        vec![untyped("y")],
+    );
+    optin_onnx::onnx::save(&model, &path, false).unwrap();
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_optin-onnx"))
+        .args([path.to_str().unwrap(), "--dry-run", "--synthetic", "--runtime", "tract"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success());
+    assert!(said.contains("index out of bounds") && !said.contains("panicked"), "{said}");
+}

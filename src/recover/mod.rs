@@ -165,6 +165,8 @@ pub struct Recovered {
     pub model: ModelProto,
     /// What is to be reported.
     pub report: Recovery,
+    /// The batches of samples that were held out of the first walk.
+    pub held_out: Vec<Range<usize>>,
 }
 
 /// What recovery did.
@@ -224,7 +226,8 @@ pub fn recover(
         });
     }
     let held_out = trial.held_out();
-    let (before, after) = distances(engine, view, options.logits, pruned, trial.model(), &held_out)?;
+    let judged = distances(engine, view, options.logits, &[pruned, trial.model()], &held_out)?;
+    let (before, after) = (judged[0], judged[1]);
     // A distance that is no number is no improvement.
     let undone = after.partial_cmp(&before).is_none_or(std::cmp::Ordering::is_gt);
     let mut model = pruned.clone();
@@ -244,10 +247,10 @@ pub fn recover(
         rewrite::tidy(&mut model);
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));
-    let held_out = held_out.iter().map(ExactSizeIterator::len).sum();
-    let report =
-        Recovery { mode: options.mode, layers: reports, held_out, before, after, added, undone, notes };
-    Ok(Recovered { model, report })
+    let (mode, layers) = (options.mode, reports);
+    let count = held_out.iter().map(ExactSizeIterator::len).sum();
+    let report = Recovery { mode, layers, held_out: count, before, after, added, undone, notes };
+    Ok(Recovered { model, report, held_out })
 }
 
 /// Does something to a layer; if that fails, once more from the input on, where no piece of the model can be the reason.
@@ -282,29 +285,26 @@ fn parameters(model: &ModelProto) -> u64 {
     constants.map(|tensor| tensor.dims.iter().map(|d| d.unsigned_abs()).product::<u64>()).sum()
 }
 
-/// Distances of the outputs of two models from the dense model's, over some samples.
-fn distances(
+/// How far the outputs of each of some models lie from the dense model's, over some batches, as [`output_distance`] has it.
+pub(crate) fn distances(
     engine: &dyn Engine,
     view: ModelView<'_>,
     logits: &[String],
-    before: &ModelProto,
-    after: &ModelProto,
+    others: &[&ModelProto],
     batches: &[Range<usize>],
-) -> Result<(f64, f64), RecoverError> {
+) -> Result<Vec<f64>, RecoverError> {
     let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, logits)
         .into_iter()
         .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
         .collect();
-    let mut sessions = [engine.load(view.model)?, engine.load(before)?, engine.load(after)?];
-    let mut totals = [0.0; 2];
+    let mut dense = engine.load(view.model)?;
+    let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
+    let mut totals = vec![0.0; others.len()];
     for range in batches {
         let feed = view.samples.batch(range.start, range.end)?;
-        let mut outputs = Vec::with_capacity(sessions.len());
-        for session in &mut sessions {
-            outputs.push(session.run(&feed)?);
-        }
-        let Some((dense, others)) = outputs.split_first() else { continue };
-        for (total, other) in totals.iter_mut().zip(others) {
+        let dense = dense.run(&feed)?;
+        for (total, other) in totals.iter_mut().zip(&mut others) {
+            let other = other.run(&feed)?;
             let pairs = places.iter().filter_map(|(i, output)| {
                 let (a, b) = (dense.get(*i)?.to_f32()?, other.get(*i)?.to_f32()?);
                 Some(output_distance(*output, a.view(), b.view()))
@@ -313,5 +313,5 @@ fn distances(
         }
     }
     let samples = batches.iter().map(ExactSizeIterator::len).sum::<usize>().max(1) as f64;
-    Ok((totals[0] / samples, totals[1] / samples))
+    Ok(totals.into_iter().map(|total| total / samples).collect())
 }

@@ -6,6 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
+    gate::Gate,
     memory::Bytes,
     plan::Plan,
     recover::{Outcome, Recovery},
@@ -13,7 +14,7 @@ use crate::{
     score::Stability,
     staging::{self, StagedFile, WriteError},
     typing::{Kind, Pinned},
-    verify::Proof,
+    verify::{Extent, Proof},
     warning::Warning,
 };
 
@@ -98,6 +99,8 @@ pub struct Report {
     pub pinned: Vec<Pinned>,
     /// The proof; absent for a dry run.
     pub proof: Option<Proof>,
+    /// What the written file has shown; absent for a dry run.
+    pub gate: Option<Gate>,
     /// What recovery did; absent where there was none.
     pub recovery: Option<Recovery>,
     /// What the user has to know.
@@ -142,6 +145,9 @@ impl Report {
         }
         if let Some(recovery) = &self.recovery {
             let _ = writeln!(out, "\n{}", recovery_text(recovery, verbose));
+        }
+        if let Some(gate) = &self.gate {
+            let _ = writeln!(out, "\n{}", gate_text(gate));
         }
         for note in &self.notes {
             let _ = writeln!(out, "note: {note}");
@@ -217,10 +223,44 @@ fn rotation_text(rotation: &Rotation) -> String {
 fn proof_text(proof: &Proof) -> String {
     let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
     let batches = proof.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let extents = extents_text(&proof.extents);
     format!(
-        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}; FLOPs recounted: {}",
+        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}{extents}; FLOPs recounted: {}",
         metric(proof.flops)
     )
+}
+
+/// Extents of open axes beside those of the samples.
+fn extents_text(extents: &[Extent]) -> String {
+    let extents: Vec<String> = extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)).collect();
+    if extents.is_empty() { String::new() } else { format!(" and at {}", extents.join(", ")) }
+}
+
+fn gate_text(gate: &Gate) -> String {
+    let batches = gate.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let mut text = format!(
+        "written file: read back and run at batch sizes {batches}{}; {} outputs finite, and of the shapes declared; FLOPs as planned",
+        extents_text(&gate.extents),
+        gate.outputs
+    );
+    if let Some(far) = gate.distance {
+        let _ = write!(text, "; distance on the same samples: {}", distance(far));
+    }
+    if !gate.fixed.is_empty() {
+        let _ = write!(
+            text,
+            "\n  open in the file, but the dense model takes one extent only: {}",
+            gate.fixed.join(", ")
+        );
+    }
+    if !gate.branches.is_empty() {
+        let _ = write!(
+            text,
+            "\n  only the branches that the samples lead to were run at: {}",
+            gate.branches.join(", ")
+        );
+    }
+    text
 }
 
 /// What recovery did: a table of layers if `verbose`, and the sum of it.

@@ -1,6 +1,10 @@
 //! Verification: the pruned model, as it will be written, against the masked original.
 
 mod choices;
+mod runs;
+
+pub use runs::Extent;
+pub(crate) use runs::Runs;
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -15,11 +19,16 @@ use crate::{
     ops,
     plan::Cost,
     runtime::{Engine, RuntimeError},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
     typing::{infer, observe},
 };
 
-/// The largest difference between pruned and masked outputs, relative to the largest output, that rounding explains.
+/// The largest difference between pruned and masked outputs, relative to the largest output, that rounding explains: some 800
+/// times the last place of single precision (`2⁻²³`). Sums over n terms in another order differ by about `√n` of it, and
+/// deep networks add such differences up.
+///
+/// It serves all types. Half precision is compared in single. Double precision would allow for less, but runtimes compute some
+/// functions of doubles in single.
 pub const TOLERANCE: f64 = 1e-4;
 
 /// What was checked, and what came out.
@@ -29,6 +38,10 @@ pub struct Proof {
     pub outputs: Vec<OutputProof>,
     /// Batch sizes at which both ran.
     pub batches: Vec<usize>,
+    /// Other extents of open axes at which both ran.
+    pub extents: Vec<Extent>,
+    /// Axes that the file leaves open, and of which the model takes no other extent.
+    pub fixed: Vec<String>,
     /// FLOPs of one sample, counted anew from the pruned model.
     pub flops: u64,
     /// Whether everything holds.
@@ -77,47 +90,40 @@ pub fn verify(
     let outputs = reference.compare(engine, &pruned)?;
     let flops = recount(engine, &pruned, samples, batch)?;
     let holds = outputs.iter().all(|o| o.difference <= TOLERANCE);
-    Ok(Proof { outputs, batches: reference.batches(), flops, holds })
+    let runs = &reference.runs;
+    Ok(Proof {
+        outputs,
+        batches: runs.batches(),
+        extents: runs.extents(),
+        fixed: runs.fixed.clone(),
+        flops,
+        holds,
+    })
 }
 
-/// What a model gives at two batch sizes, for others to be held against: it is loaded once for all of them.
+/// What a model gives at two batch sizes and at second extents, for others to be held against: it is loaded once for all of
+/// them.
+///
+/// Models of half precision are compared in single: whether the same is computed is not a question of rounding, and by
+/// the roundings of half precision, of which each layer adds some, hardly anything could be told apart.
 pub struct Reference<'a> {
-    /// The model; where activations are quantised, without that.
+    /// The model as it is compared.
     model: Cow<'a, ModelProto>,
-    runs: Vec<Run>,
-}
-
-/// One batch: so many samples, what is fed, and what comes out.
-struct Run {
-    samples: usize,
-    feed: Vec<(String, Tensor)>,
-    outputs: Vec<Tensor>,
+    runs: Runs,
 }
 
 impl<'a> Reference<'a> {
-    /// Runs `model` on batches of `batch` samples and of half as many.
+    /// Runs `model` on batches of `batch` samples and of half as many, and at other extents.
     pub fn new(
         engine: &dyn Engine,
         model: &'a ModelProto,
         samples: &Samples,
         batch: usize,
     ) -> Result<Self, VerifyError> {
-        let model = unrounded(model);
+        let model = comparable(model);
         let mut session = engine.load(&model)?;
-        let half = if samples.fixed_batch().is_some() { batch } else { batch.max(2) / 2 };
-        let mut runs = Vec::new();
-        for size in BTreeSet::from([batch, half]) {
-            let Some(range) = samples.ranges(size).next() else { continue };
-            let feed = samples.batch(range.start, range.end)?;
-            let outputs = session.run(&feed)?;
-            runs.push(Run { samples: range.len(), feed, outputs });
-        }
+        let runs = Runs::of(&mut *session, &model, samples, batch, in_single)?;
         Ok(Self { model, runs })
-    }
-
-    /// The batch sizes.
-    pub fn batches(&self) -> Vec<usize> {
-        self.runs.iter().map(|run| run.samples).collect()
     }
 
     /// How far the outputs of another model lie from it.
@@ -128,9 +134,9 @@ impl<'a> Reference<'a> {
     pub fn compare(&self, engine: &dyn Engine, other: &ModelProto) -> Result<Vec<OutputProof>, VerifyError> {
         let names = other.graph.iter().flat_map(|g| &g.output).map(|o| o.name().to_owned());
         let mut outputs: Vec<OutputProof> = names.map(|name| OutputProof { name, difference: 0.0 }).collect();
-        let other = unrounded(other);
+        let other = comparable(other);
         let mut session = engine.load(&other)?;
-        for run in &self.runs {
+        for run in &self.runs.runs {
             let found = session.run(&run.feed)?;
             let differences = run.outputs.iter().zip(&found).map(|(a, b)| relative_difference(a, b));
             let mut differences: Vec<f64> = differences.collect();
@@ -147,9 +153,19 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// The model without the rounding of activations, which makes steps of differences in the last place.
-fn unrounded(model: &ModelProto) -> Cow<'_, ModelProto> {
-    ops::unrounded(model).map_or(Cow::Borrowed(model), Cow::Owned)
+/// The model in single precision, and without the rounding of activations, which makes steps of differences in the last place.
+fn comparable(model: &ModelProto) -> Cow<'_, ModelProto> {
+    let model = onnx::single(model).map_or(Cow::Borrowed(model), Cow::Owned);
+    match ops::unrounded(&model) {
+        Some(unrounded) => Cow::Owned(unrounded),
+        None => model,
+    }
+}
+
+/// Numbers of half precision in single.
+fn in_single(feed: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+    let single = |x: Tensor| if x.dtype().is_half() { x.cast_float(DType::F32).unwrap_or(x) } else { x };
+    feed.into_iter().map(|(name, x)| (name, single(x))).collect()
 }
 
 /// FLOPs of one sample, from the model alone.

@@ -82,6 +82,9 @@ pub enum Reason {
     /// What reads or holds it cannot be rewritten for another extent.
     #[error("it cannot be rewritten: {0}")]
     Uneditable(String),
+    /// A model without some of it is refused.
+    #[error("without some of it, {0}")]
+    Unproven(String),
     /// Only whole attention heads are removed.
     #[error("attention heads are removed whole")]
     HeadDimension,

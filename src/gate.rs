@@ -1,0 +1,222 @@
+//! The final gate: the file as it will stand, opened anew from its bytes, has to be what was planned and judged. Whatever is
+//! reported of the result is measured on that file.
+
+use std::{ops::Range, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    graph::Graph,
+    onnx::{
+        self, OnnxError,
+        proto::{ModelProto, tensor_shape_proto::dimension, type_proto},
+    },
+    recover::{self, RecoverError},
+    runtime::{Engine, RuntimeError},
+    score::ModelView,
+    tensor::Tensor,
+    verify::{self, Extent, Runs, VerifyError},
+};
+
+/// What a file has shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gate {
+    /// Batch sizes at which it ran.
+    pub batches: Vec<usize>,
+    /// Other extents of open axes at which it ran.
+    pub extents: Vec<Extent>,
+    /// Axes that the file leaves open, and of which the dense model takes no other extent.
+    pub fixed: Vec<String>,
+    /// Outputs, all of them finite where the dense model's are, of its shapes and types, and as the file declares them.
+    pub outputs: usize,
+    /// FLOPs of one sample, counted anew; as planned.
+    pub flops: u64,
+    /// Distance of the outputs from the dense model's on the samples that recovery held out when it judged; absent without
+    /// recovery.
+    pub distance: Option<f64>,
+    /// Nodes that choose between branches by computed conditions: only the branches that the samples lead to were run.
+    pub branches: Vec<String>,
+}
+
+/// Why a file must not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// It cannot be read back.
+    #[error("the file to be written cannot be read back: {0}")]
+    Onnx(#[from] OnnxError),
+    /// It does not load or run.
+    #[error("the file to be written does not run: {0}")]
+    Runtime(#[from] RuntimeError),
+    /// It could not be measured.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// Its distance from the dense model could not be measured.
+    #[error(transparent)]
+    Distance(#[from] RecoverError),
+    /// An output holds numbers that are none.
+    #[error("output {output} of the file to be written is not finite where the dense model's is, at {at}")]
+    NotFinite {
+        /// The output.
+        output: String,
+        /// The run.
+        at: String,
+    },
+    /// An output is not what the dense model's is.
+    #[error(
+        "output {output} of the file to be written is {found}, and the dense model's {expected}, at {at}"
+    )]
+    Shape {
+        /// The output.
+        output: String,
+        /// Type and shape of the dense model's.
+        expected: String,
+        /// Its own.
+        found: String,
+        /// The run.
+        at: String,
+    },
+    /// An output is not what the file says.
+    #[error("output {output} of the file to be written is {found}, which the file declares otherwise")]
+    Declared {
+        /// The output.
+        output: String,
+        /// Type and shape that were found.
+        found: String,
+    },
+    /// The counted FLOPs are not the planned ones.
+    #[error("the file to be written needs {found} FLOPs where {planned} were planned")]
+    Flops {
+        /// Counted.
+        found: u64,
+        /// Planned.
+        planned: u64,
+    },
+}
+
+/// Holds files against a dense model, which has run before.
+pub struct Gatekeeper<'a> {
+    engine: &'a dyn Engine,
+    view: ModelView<'a>,
+    dense: Runs,
+    batch: usize,
+}
+
+impl<'a> Gatekeeper<'a> {
+    /// Runs the dense model on batches of at most `batch` samples, and at second extents of its open axes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn new(engine: &'a dyn Engine, view: ModelView<'a>, batch: usize) -> Result<Self, VerifyError> {
+        let dense = Runs::of(&mut *engine.load(view.model)?, view.model, view.samples, batch, |feed| feed)?;
+        Ok(Self { engine, view, dense, batch })
+    }
+
+    /// Opens the file at `path` and tries it. `planned` are the FLOPs that one sample may take, and `judged_on` the samples
+    /// on which its distance from the dense model is measured, where `logits` names outputs that hold class scores.
+    ///
+    /// # Errors
+    /// When it is not what was planned.
+    pub fn check(
+        &self,
+        path: &Path,
+        planned: u64,
+        logits: &[String],
+        judged_on: &[Range<usize>],
+    ) -> Result<Gate, GateError> {
+        let model = onnx::load(path)?.model;
+        let mut session = self.engine.load(&model)?;
+        for run in &self.dense.runs {
+            let mut at = vec![format!("a batch of {}", run.samples)];
+            at.extend(run.extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)));
+            let found = session.run(&run.feed)?;
+            self.compare(&model, &run.outputs, &found, &at.join(", "))?;
+        }
+        drop(session);
+        let flops = verify::recount(self.engine, &model, self.view.samples, self.batch)?;
+        if flops != planned {
+            return Err(GateError::Flops { found: flops, planned });
+        }
+        let distance = if judged_on.is_empty() {
+            None
+        } else {
+            recover::distances(self.engine, self.view, logits, &[&model], judged_on)?.first().copied()
+        };
+        Ok(Gate {
+            batches: self.dense.batches(),
+            extents: self.dense.extents(),
+            fixed: self.dense.fixed.clone(),
+            outputs: model.graph.as_ref().map_or(0, |graph| graph.output.len()),
+            flops,
+            distance,
+            branches: branches(&model),
+        })
+    }
+
+    /// Holds the outputs of one run against the dense model's, and against what the file declares.
+    fn compare(
+        &self,
+        model: &ModelProto,
+        dense: &[Tensor],
+        found: &[Tensor],
+        at: &str,
+    ) -> Result<(), GateError> {
+        let outputs = model.graph.iter().flat_map(|graph| &graph.output);
+        for (slot, (info, (dense, found))) in outputs.zip(dense.iter().zip(found)).enumerate() {
+            let output = info.name().to_owned();
+            if (dense.shape(), dense.dtype()) != (found.shape(), found.dtype()) {
+                let (expected, found) = (describe(dense), describe(found));
+                return Err(GateError::Shape { output, expected, found, at: at.to_owned() });
+            }
+            // What the dense model does not keep to either is not for the pruned one to mend.
+            if !is_as_declared(model, slot, found) && is_as_declared(self.view.model, slot, dense) {
+                return Err(GateError::Declared { output, found: describe(found) });
+            }
+            if !is_finite_where(dense, found) {
+                return Err(GateError::NotFinite { output, at: at.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(tensor: &Tensor) -> String {
+    format!("{} {:?}", tensor.dtype(), tensor.shape())
+}
+
+/// Whether every number is finite that is so in `dense`, which has the same shape.
+fn is_finite_where(dense: &Tensor, found: &Tensor) -> bool {
+    if found.is_finite() {
+        return true;
+    }
+    let (Some(dense), Some(found)) = (dense.to_f32(), found.to_f32()) else { return true };
+    dense.iter().zip(&found).all(|(a, b)| !a.is_finite() || b.is_finite())
+}
+
+/// Whether a tensor is of the type and the extents that the model gives the output in this place, as far as it does.
+fn is_as_declared(model: &ModelProto, slot: usize, tensor: &Tensor) -> bool {
+    let info = model.graph.as_ref().and_then(|graph| graph.output.get(slot));
+    let Some(type_proto::Value::TensorType(declared)) = info.and_then(|i| i.r#type.as_ref()?.value.as_ref())
+    else {
+        return true;
+    };
+    let of_type = declared.elem_type.is_none_or(|code| code == 0 || code == tensor.dtype().onnx());
+    let of_shape = declared.shape.as_ref().is_none_or(|shape| {
+        shape.dim.len() == tensor.rank()
+            && shape.dim.iter().zip(tensor.shape()).all(|(dim, extent)| match dim.value {
+                Some(dimension::Value::DimValue(declared)) => declared == *extent as i64,
+                _ => true,
+            })
+    });
+    of_type && of_shape
+}
+
+/// The nodes of a model that have several bodies, and a computed operand to choose one by.
+fn branches(model: &ModelProto) -> Vec<String> {
+    let graph = Graph::new(model);
+    let dynamic = graph.dynamic();
+    let chooses = graph.nodes().filter(|(_, node)| {
+        let bodies = node.proto.attribute.iter().filter(|attribute| attribute.g.is_some()).count();
+        bodies > 1 && node.inputs.iter().flatten().any(|operand| dynamic[operand.index()])
+    });
+    chooses.map(|(_, node)| node.label().to_owned()).collect()
+}

@@ -1,0 +1,130 @@
+//! Carrying a plan out. A dimension that a node cannot follow, or without which the pruned model computes something else, is found
+//! and keeps its extent, so that the rest can be planned anew.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    masks,
+    onnx::proto::ModelProto,
+    plan::{Cost, Plan},
+    report::Clock,
+    rewrite::{self, RewriteError},
+    runtime::Engine,
+    score::ModelView,
+    typing::Dimension,
+    verify::{self, Proof, VerifyError},
+    widths::{Pin, Reason, Width},
+};
+
+/// Why a pruned model is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Something could not follow.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// It does not run, or cannot be compared.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// It computes something else than the masked original.
+    #[error("the pruned model differs from the masked original by {difference:.1e} on output {output}")]
+    Differs {
+        /// The output.
+        output: String,
+        /// Relative to the output's largest value.
+        difference: f64,
+    },
+    /// The counted FLOPs are not the planned ones.
+    #[error("the pruned model needs {found} FLOPs where {planned} were planned")]
+    Flops {
+        /// Counted.
+        found: u64,
+        /// Planned.
+        planned: u64,
+    },
+}
+
+/// Dimensions that have to keep their extent, and why.
+pub(crate) struct Blame {
+    pub names: BTreeSet<String>,
+    pub pin: Pin,
+}
+
+/// A typed model and what it costs, ready to be pruned.
+pub(crate) struct Pruner<'a> {
+    pub engine: &'a dyn Engine,
+    pub view: ModelView<'a>,
+    pub flops: &'a Cost,
+}
+
+impl Pruner<'_> {
+    /// The pruned model, and the proof that it computes what the masked original does.
+    pub fn carry_out(&self, plan: &Plan, clock: &mut Clock) -> Result<(ModelProto, Proof), Refusal> {
+        let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
+        let kept = plan.kept(&widths.table, dimensions);
+        let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        self.engine.settle(&mut pruned);
+        let masked = masks::constant(graph, facts, widths, &kept).apply(model);
+        let batch = samples.ranges(2).next().map_or(1, |range| range.len());
+        let proof = clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, batch))?;
+        let wrong = |difference: f64| difference.is_nan() || difference > verify::TOLERANCE;
+        if let Some(worst) = proof.outputs.iter().find(|output| wrong(output.difference)) {
+            return Err(Refusal::Differs { output: worst.name.clone(), difference: worst.difference });
+        }
+        let sizes: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.kept.len()).collect();
+        let planned = self.flops.total(&sizes);
+        if proof.flops != planned {
+            return Err(Refusal::Flops { found: proof.flops, planned });
+        }
+        Ok((pruned, proof))
+    }
+
+    /// The dimensions that a refusal of `plan` is due to; `None` where the plan has no part in it.
+    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &mut Clock) -> Option<Blame> {
+        if let Refusal::Rewrite(error) = refusal {
+            let names = self.with_widths(error.widths());
+            if !names.is_empty() {
+                return Some(Blame { names, pin: error.pin() });
+            }
+        }
+        let name = self.culprit(plan, clock)?;
+        let pin = Pin::new(&name, Reason::Unproven(refusal.to_string()));
+        Some(Blame { names: BTreeSet::from([name]), pin })
+    }
+
+    fn with_widths(&self, widths: &[Width]) -> BTreeSet<String> {
+        let table = &self.view.widths.table;
+        let widths: BTreeSet<Width> = widths.iter().map(|width| table.root(*width)).collect();
+        let has = |dimension: &&Dimension| widths.contains(&table.root(dimension.width));
+        self.view.dimensions.iter().filter(has).map(|d| d.name.clone()).collect()
+    }
+
+    /// A dimension with which a plan is refused, and without which what comes before it in the network is not: by halving the
+    /// list of dimensions that shrink, so that few models have to be tried. `None` if the fault is not with any.
+    fn culprit(&self, plan: &Plan, clock: &mut Clock) -> Option<String> {
+        let shrinks = plan.dimensions.iter().enumerate().filter(|(_, d)| d.kept.len() < d.size);
+        let shrinking: Vec<usize> = shrinks.map(|(i, _)| i).collect();
+        let mut holds = |count: usize| {
+            let pruned: BTreeSet<usize> = shrinking.iter().take(count).copied().collect();
+            let mut part = plan.clone();
+            let whole = part.dimensions.iter_mut().enumerate().filter(|(i, _)| !pruned.contains(i));
+            for (_, dimension) in whole {
+                dimension.kept = (0..dimension.size).collect();
+            }
+            self.carry_out(&part, clock).is_ok()
+        };
+        if shrinking.is_empty() || !holds(0) {
+            return None;
+        }
+        // The first `good` hold, and the first `bad` do not.
+        let (mut good, mut bad) = (0, shrinking.len());
+        while good + 1 < bad {
+            let middle = good.midpoint(bad);
+            if holds(middle) {
+                good = middle;
+            } else {
+                bad = middle;
+            }
+        }
+        plan.dimensions.get(*shrinking.get(good)?).map(|dimension| dimension.name.clone())
+    }
+}
