@@ -581,3 +581,52 @@ fn double_weights_keep_their_precision() {
     let rounded = refitted.iter().filter(|w| f64::from(**w as f32) == **w).count();
     assert!(rounded < refitted.len() / 4, "{rounded} of {}", refitted.len());
 }
+
+#[test]
+fn means_that_are_large_against_deviations_are_no_obstacle() {
+    let mut rng = ChaCha8Rng::seed_from_u64(23);
+    let typed = Typed::new(
+        model(
+            3,
+            vec![
+                node("MatMul", &["x", "A"], "a", Vec::new()),
+                node("MatMul", &["a", "B"], "p", Vec::new()),
+                node("Add", &["p", "c"], "y", Vec::new()),
+            ],
+            vec![
+                ("A", random(&mut rng, &[8, 24])),
+                ("B", random(&mut rng, &[24, 6])),
+                ("c", random(&mut rng, &[6])),
+            ],
+        ),
+        random(&mut rng, &[32, 16, 8]) + 1e4,
+    );
+    // Twelve units say all that there is to say of eight features.
+    let kept = typed.kept(&units(23, 24, 12));
+    let recovered = typed.recover(&kept, &refit(Some(1e-6)));
+    let layer = &recovered.report.layers[0];
+    assert_eq!(layer.outcome, Outcome::Refitted { ridge: 1e-6 });
+    assert!(layer.after < 1e-2 && layer.after < 1e-4 * layer.before, "{layer:?}");
+}
+
+#[test]
+fn a_channel_that_is_scaled_to_nothing_is_not_refitted_and_its_denormals_go() {
+    let mut rng = ChaCha8Rng::seed_from_u64(29);
+    let mut dense = chain(&mut rng, true);
+    for tensor in &mut dense.graph.as_mut().unwrap().initializer {
+        let mut numbers = to_tensor(tensor).unwrap().to_f32().unwrap();
+        match tensor.name() {
+            "scale" => numbers[[3]] = 1e-12,
+            "B" => numbers.index_axis_mut(ndarray::Axis(1), 3).fill(1e-40),
+            _ => continue,
+        }
+        *tensor = from_tensor(tensor.name(), &Tensor::F32(numbers));
+    }
+    let typed = Typed::new(dense, random(&mut rng, &[32, 5, 8]));
+    let kept = typed.kept(&units(29, 24, 12));
+    let recovered = typed.recover(&kept, &refit(Some(1e-3)));
+    assert!(matches!(recovered.report.layers[0].outcome, Outcome::Refitted { .. }));
+    let refitted = constant(&recovered.model, "B");
+    assert!(refitted.index_axis(ndarray::Axis(1), 3).iter().all(|w| *w == 0.0), "{refitted}");
+    assert!(refitted.iter().all(|w| *w == 0.0 || w.is_normal()) && refitted.iter().any(|w| *w != 0.0));
+}

@@ -40,17 +40,36 @@ impl Moments {
         }
     }
 
-    /// Adds `XᵀX` and `XᵀE` of some positions, `[groups, …, …]`, and their errors `[positions, groups · features]`.
+    /// Adds `XᵀX` and `XᵀE` of some positions, `[groups, …, …]`, both about the means of `X` `[groups, 1, entries]` and of `E`,
+    /// and their errors `[positions, groups · features]`. The means are put back here, in double precision: in single, there
+    /// are no digits left for deviations where means are large against them.
     pub fn add_products(
         &mut self,
         gram: ArrayView3<'_, f32>,
         cross: ArrayView3<'_, f32>,
+        means: ArrayView3<'_, f32>,
         errors: ArrayView2<'_, f32>,
     ) {
-        self.rows += errors.len_of(Axis(0)) as f64;
+        let rows = errors.len_of(Axis(0)) as f64;
+        self.rows += rows;
         self.energy += errors.iter().map(|e| f64::from(*e).powi(2)).sum::<f64>();
-        self.gram.iter_mut().zip(gram.outer_iter()).for_each(|(sum, part)| accumulate(sum, part));
-        self.cross.iter_mut().zip(cross.outer_iter()).for_each(|(sum, part)| accumulate(sum, part));
+        let sums = errors.axis_iter(Axis(1)).map(|column| column.iter().map(|e| f64::from(*e)).sum::<f64>());
+        let sums: Vec<f64> = sums.collect();
+        let products = gram.outer_iter().zip(cross.outer_iter()).zip(means.outer_iter());
+        for (group, ((gram, cross), means)) in products.enumerate() {
+            let means: Vec<f64> = means.iter().map(|m| f64::from(*m)).chain([1.0]).collect();
+            let (entries, features) = (means.len() - 1, cross.ncols());
+            let part = |x: ArrayView2<'_, f32>, i, j| x.get((i, j)).map_or(0.0, |x| f64::from(*x));
+            let total = &mut self.gram[group];
+            for (i, j) in (0..=entries).flat_map(|i| (0..=entries).map(move |j| (i, j))) {
+                total[(i, j)] += part(gram, i, j) + rows * means[i] * means[j];
+            }
+            let total = &mut self.cross[group];
+            for (i, j) in (0..=entries).flat_map(|i| (0..features).map(move |j| (i, j))) {
+                // `n x̄ ē`, of which the sum of the errors is `n ē`.
+                total[(i, j)] += part(cross, i, j) + means[i] * sums[group * features + j];
+            }
+        }
     }
 
     /// Adds the errors of some positions `[positions, groups · features]`, where nothing is known of `X` but the ones.
@@ -107,12 +126,4 @@ impl Correction {
 fn inner(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
     let columns = a.col_iter().zip(b.col_iter());
     columns.map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a * b).sum::<f64>()).sum()
-}
-
-fn accumulate(sum: &mut Mat<f64>, part: ArrayView2<'_, f32>) {
-    for (i, row) in part.outer_iter().enumerate() {
-        for (j, x) in row.iter().enumerate() {
-            sum[(i, j)] += f64::from(*x);
-        }
-    }
 }

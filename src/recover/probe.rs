@@ -14,11 +14,12 @@ use crate::{
 
 /// Nodes that measure a layer of the pruned model.
 pub(super) struct Probe {
-    /// What they return: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE`.
+    /// What they return: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE` about the
+    /// means of both, and the means of `X`.
     pub wanted: Wanted,
     rows: String,
-    /// If the layer's entries are measured: which positions are read, and the ones that extend them.
-    read: Option<(String, String)>,
+    /// If the layer's entries are measured: which positions are read.
+    read: Option<String>,
     target: String,
 }
 
@@ -63,7 +64,7 @@ impl Probe {
         let mut outputs = vec![errors];
         let mut read = None;
         if entries {
-            let (reads, ones) = (input("reads", DType::I64, 1), input("ones", DType::F32, 3));
+            let reads = input("reads", DType::I64, 1);
             operands.push(node.input(layer.operand.0)?);
             let operand = &graph.value(node.input(layer.operand.0)?).name;
             let linear = &layer.linear;
@@ -76,12 +77,13 @@ impl Probe {
                 x = tail.concat(&[x, tail.constant(&zeros)], 0)?;
             }
             let x = grouped(selected(x, reads), &[linear.taps(), groups, inner], layer.entries);
-            let x = tail.concat(&[x, ones], 2)?;
+            let means = x.mean(&[1]);
+            let x = x - means;
             let features = layer.gain.len() / groups;
             let e = grouped(errors, &[1, groups, features], features);
             let xt = x.matrix_transpose(3);
-            outputs.extend([xt.matmul(x), xt.matmul(e)]);
-            read = Some((reads.name(), ones.name()));
+            outputs.extend([xt.matmul(x), xt.matmul(e - e.mean(&[1])), means]);
+            read = Some(reads.name());
         }
         let outputs = outputs.iter().map(Expr::name).collect();
         tail.append_to(&mut patch);
@@ -96,10 +98,8 @@ impl Probe {
             (self.rows.clone(), Tensor::ints(&rows)),
             (self.target.clone(), Tensor::F32(chosen.target.clone().into_dyn())),
         ];
-        if let Some((read, extended)) = &self.read {
-            let ones = ArrayD::ones(IxDyn(&[layer.linear.groups, rows.len(), 1]));
+        if let Some(read) = &self.read {
             feed.push((read.clone(), Tensor::ints(&reads(layer, &chosen.rows))));
-            feed.push((extended.clone(), Tensor::F32(ones)));
         }
         feed
     }
@@ -109,9 +109,10 @@ impl Probe {
         let views: Vec<_> = results.iter().map(Tensor::view_f32).collect::<Option<_>>()?;
         let errors: ArrayView2<'_, f32> = views.first()?.view().into_dimensionality::<Ix2>().ok()?;
         match views.as_slice() {
-            [_, gram, cross] => {
-                let gram: ArrayView3<'_, f32> = gram.view().into_dimensionality::<Ix3>().ok()?;
-                moments.add_products(gram, cross.view().into_dimensionality::<Ix3>().ok()?, errors);
+            [_, products @ ..] if products.len() == 3 => {
+                let views = products.iter().map(|x| x.view().into_dimensionality::<Ix3>().ok());
+                let views: Vec<ArrayView3<'_, f32>> = views.collect::<Option<_>>()?;
+                moments.add_products(views[0], views[1], views[2], errors);
             }
             _ => moments.add_errors(errors),
         }

@@ -1,4 +1,7 @@
 //! Second moments of what sums read, measured inside the runtime: only Gram matrices leave it.
+//!
+//! They are taken about the mean of each batch, which is put back in double precision: where means are large against deviations,
+//! single precision has no digits left for these (Chan, Golub & LeVeque, 1983).
 
 use faer::Mat;
 use ndarray::{Ix1, Ix2};
@@ -41,15 +44,19 @@ impl Moments {
         square(entries) * (size_of::<f64>() + 3 * size_of::<f32>()) as u64
     }
 
+    /// Adds what [`formulas`] gave of a batch.
     fn add(&mut self, parts: &[Tensor]) -> Option<()> {
-        let [count, sums, gram] = parts else { return None };
-        let sums = sums.to_f32()?.into_dimensionality::<Ix1>().ok()?;
-        let gram = gram.to_f32()?.into_dimensionality::<Ix2>().ok()?;
-        self.positions += f64::from(count.to_f32()?.sum());
-        self.sums.iter_mut().zip(&sums).for_each(|(sum, x)| *sum += f64::from(*x));
+        let [count, sums, centred] = parts else { return None };
+        let sums = sums.to_f32()?.into_dimensionality::<Ix1>().ok()?.mapv(f64::from);
+        let centred = centred.to_f32()?.into_dimensionality::<Ix2>().ok()?;
+        let count = f64::from(count.to_f32()?.sum());
+        self.positions += count;
+        self.sums.iter_mut().zip(&sums).for_each(|(sum, x)| *sum += x);
         // The matrix is symmetric: rows of one are columns of the other.
-        for (column, row) in self.gram.col_iter_mut().zip(gram.outer_iter()) {
-            column.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        for ((column, row), mean) in self.gram.col_iter_mut().zip(centred.outer_iter()).zip(&sums) {
+            let mean = mean / count.max(1.0);
+            let parts = row.iter().zip(&sums).map(|(x, sum)| f64::from(*x) + sum * mean);
+            column.iter_mut().zip(parts).for_each(|(sum, x)| *sum += x);
         }
         Some(())
     }
@@ -106,7 +113,7 @@ pub(crate) fn measure(
     Ok(moments)
 }
 
-/// The number of positions, the sum over them, and `XᵀX`.
+/// The number of positions, the sum over them, and `XᵀX` about their mean.
 fn formulas<'t>(
     view: ModelView<'_>,
     tail: &'t Tail,
@@ -118,15 +125,21 @@ fn formulas<'t>(
     let mut x = tail.value(&view.graph.value(operand).name, fact.dtype).cast(DType::F32);
     let rank = fact.shape.len();
     let mut elements = x.count();
-    if let Some(mask) = padding.and_then(|p| mask(view, tail, p, sum)) {
-        elements = mask.expand_like(x).sum(&(0..rank).collect::<Vec<_>>(), false);
+    let mask = padding.and_then(|p| mask(view, tail, p, sum)).map(|mask| mask.expand_like(x));
+    if let Some(mask) = mask {
+        elements = mask.sum(&(0..rank).collect::<Vec<_>>(), false);
         x = x * mask;
     }
     let count = elements * (1.0 / sum.entries as f32);
     let apart: Vec<usize> = sum.outer.into_iter().chain([sum.place.axis]).collect();
     let order: Vec<usize> = (0..rank).filter(|a| !apart.contains(a)).chain(apart.iter().copied()).collect();
-    let rows = x.transpose(&order).reshape(&[-1, sum.entries as i64]);
-    Some([count, rows.sum(&[0], false), rows.matrix_transpose(2).matmul(rows)])
+    let matrix = |x: Expr<'t>| x.transpose(&order).reshape(&[-1, sum.entries as i64]);
+    let rows = matrix(x);
+    let sums = rows.sum(&[0], false);
+    let mean = sums / count.apply("Max", &[count.scalar(1.0)], &[]);
+    // Padding stays zero.
+    let centred = rows - mask.map_or(mean, |mask| matrix(mask) * mean);
+    Some([count, sums, centred.matrix_transpose(2).matmul(centred)])
 }
 
 /// Ones at real positions and zeros at padded ones, against the axes of the operand; `None` where it has no such positions.
@@ -140,4 +153,40 @@ fn mask<'t>(view: ModelView<'_>, tail: &'t Tail, padding: &Padding, sum: &Sum) -
     let mask = if sample < position { mask } else { mask.transpose(&[1, 0]) };
     let others: Vec<usize> = (0..axes.len()).filter(|a| *a != sample && *a != position).collect();
     Some(if others.is_empty() { mask } else { mask.unsqueeze(&others) })
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, Axis};
+
+    use super::*;
+
+    #[test]
+    fn deviations_survive_means_that_are_large_against_them() {
+        // Two entries that vary against each other, at ten thousand times their deviation.
+        let batch = |shift: f32| {
+            Array2::from_shape_fn((8, 2), |(i, j)| {
+                let x = shift + [1.0, -1.0, 0.5, -0.5, 0.25, -0.25, 2.0, -2.0][i];
+                1e4 + if j == 0 { x } else { -x }
+            })
+        };
+        let batches = [batch(0.0), batch(1.0)];
+        let mut moments = Moments::zero(2);
+        for rows in &batches {
+            let sums = rows.sum_axis(Axis(0));
+            let centred = rows - &(&sums / 8.0);
+            let gram = centred.t().dot(&centred);
+            let count = ndarray::arr0(8f32).into_dyn();
+            let parts = [count, sums.into_dyn(), gram.into_dyn()].map(Tensor::F32);
+            assert!(moments.add(&parts).is_some());
+        }
+        // 2 · 10.625 within the batches, and 16 · 0.25 between them.
+        let expected = 2.0 * 10.625 + 4.0;
+        let energy = moments.gram[(0, 0)] + moments.gram[(1, 1)];
+        let covariance = moments.covariance(&[0, 1]).unwrap() * (energy / 32.0);
+        for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let sign = if i == j { 1.0 } else { -1.0 };
+            assert!((covariance[(i, j)] - sign * expected).abs() < 1e-2, "{covariance:?}");
+        }
+    }
 }
