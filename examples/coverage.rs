@@ -20,7 +20,6 @@ use optin_onnx::{
     inspect::{self, Inspection, inspect},
     onnx, ops,
     plan::{Budget, Limits, PlanError},
-    recover::Mode,
     runtime::{self, Engine, Provider, RuntimeOptions},
     tensor::Tensor,
     typing::{Granularity, Kind},

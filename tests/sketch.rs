@@ -13,7 +13,7 @@ use optin_onnx::{
     memory::MemoryBudget,
     onnx::{self, proto::ModelProto},
     runtime::{Engine, RuntimeChoice},
-    score::{ExactOptions, ScoreOptions, SketchOptions, exact, score, sketch, spearman},
+    score::{ExactOptions, Method, ScoreOptions, SketchOptions, exact, score, sketch, spearman},
     tensor::Tensor,
     trajectory::{Head, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Granularity, Kind},
@@ -378,4 +378,25 @@ fn an_input_without_samples_is_not_the_batch() {
     let root = |width| subject.widths.table.root(width);
     assert_eq!(subject.widths.batch.map(root), Some(root(leading("x"))));
     assert_ne!(root(leading("table")), root(leading("x")));
+}
+
+#[test]
+fn a_unit_whose_score_is_no_finite_number_counts_as_the_most_important() {
+    // Without the first unit, the logarithm of nothing is taken.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        logarithms (float[N, 2] x) => (float[N, 2] y)
+        <float[2, 3] w1 = {1.0, 0.0, 0.0, 0.0, 1.0, 1.0}, float[3, 2] w2 = {1.0, 0.0, 0.0, 1.0, 0.0, 1.0}>
+        {
+            a = MatMul (x, w1)
+            b = MatMul (a, w2)
+            y = Log (b)
+        }"#;
+    let x = ramp(&[4, 2]).to_f32().unwrap().mapv(|x| x.abs() + 0.5);
+    let subject = on(text, vec![("x", Tensor::F32(x))]);
+    let options = ScoreOptions { method: Method::Exact, ..ScoreOptions::default() };
+    let scored = score(&*tract(), subject.view(4), &options, &|_| true, &mut |_, _| {}).unwrap();
+    let scores = &scored.dimensions[0].scores;
+    assert_eq!(scores[0], f64::INFINITY, "{scores:?}");
+    assert!(scores[1].is_finite() && scores[2].is_finite(), "{scores:?}");
+    assert!(scored.notes.iter().any(|note| note.contains("1 of 3")), "{:?}", scored.notes);
 }
