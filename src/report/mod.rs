@@ -239,9 +239,8 @@ fn extents_text(extents: &[Extent]) -> String {
 fn gate_text(gate: &Gate) -> String {
     let batches = gate.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let mut text = format!(
-        "written file: read back and run at batch sizes {batches}{}; {} outputs finite, and of the shapes declared; FLOPs as planned",
-        extents_text(&gate.extents),
-        gate.outputs
+        "written file: read back and run at batch sizes {batches}{}: finite, of the shapes that it declares, FLOPs as planned",
+        extents_text(&gate.extents)
     );
     if let Some(far) = gate.distance {
         let _ = write!(text, "; distance on the same samples: {}", distance(far));
