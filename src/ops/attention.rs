@@ -117,19 +117,20 @@ pub(super) fn by_heads(node: &mut NodeTyper<'_>, axis: Width, heads: i64) -> Res
 /// Attention on `[B, H, S, E]`, or on `[B, S, H·E]` with the head counts as attributes.
 pub(super) struct Attention;
 
-const MASK: usize = 3;
-const PAST: (usize, usize) = (4, 5);
-
 impl Operator for Attention {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let merged = node.axes(slot::QUERY)?.len() == 3;
-        let q = four_axes(node, 0, "q_num_heads")?;
-        let k = four_axes(node, 1, "kv_num_heads")?;
-        let v = four_axes(node, 2, "kv_num_heads")?;
+        let q = four_axes(node, slot::QUERY, "q_num_heads")?;
+        let k = four_axes(node, slot::KEY, "kv_num_heads")?;
+        let v = four_axes(node, slot::VALUE, "kv_num_heads")?;
         for (a, b) in [(q[0], k[0]), (q[0], v[0]), (k[1], v[1]), (k[2], v[2]), (q[3], k[3])] {
             node.unify(a, b);
         }
-        let past = if node.has(PAST.0) { node.shape(PAST.0)?.get(2).copied().unwrap_or(0) } else { 0 };
+        let past = if node.has(slot::PAST_KEY) {
+            node.shape(slot::PAST_KEY)?.get(2).copied().unwrap_or(0)
+        } else {
+            0
+        };
         let mut heads = Heads {
             batch: q[0],
             queries: q[2],
@@ -141,9 +142,13 @@ impl Operator for Attention {
         };
         node.pin(k[2], Reason::Softmax);
         let keys = heads.relate(node)?;
-        heads.mask(node, MASK)?;
-        heads.past(node, PAST.0, heads.inner)?;
-        heads.past(node, PAST.1, heads.value)?;
+        heads.mask(node, slot::MASK)?;
+        if node.has(slot::LENGTHS) {
+            let lengths = node.axes(slot::LENGTHS)?;
+            lengths.into_iter().for_each(|axis| node.unify(axis, heads.batch));
+        }
+        heads.past(node, slot::PAST_KEY, heads.inner)?;
+        heads.past(node, slot::PAST_VALUE, heads.value)?;
         heads.present(node, 1, heads.inner);
         heads.present(node, 2, heads.value);
         node.set(3, vec![heads.batch, heads.heads, heads.queries, keys]);
@@ -160,14 +165,14 @@ impl Operator for Attention {
         if node.axes(slot::QUERY).len() != 3 {
             return Ok(());
         }
-        for (name, slot) in [("q_num_heads", 0), ("kv_num_heads", 1)] {
+        for (name, slot) in [("q_num_heads", slot::QUERY), ("kv_num_heads", slot::KEY)] {
             node.scale_int(name, node.axes(slot).last());
         }
         Ok(())
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        if node.has(PAST.0) || node.float("softcap").unwrap_or(0.0) != 0.0 {
+        if node.has(slot::PAST_KEY) || node.float("softcap").unwrap_or(0.0) != 0.0 {
             return Err(node.none("a cache or a cap on its logits"));
         }
         // Where heads are not merged, they are an axis.
@@ -177,9 +182,9 @@ impl Operator for Attention {
         };
         let attended = Attended {
             operands: [node.x(slot::QUERY)?, node.x(slot::KEY)?, node.x(slot::VALUE)?],
-            heads: count("q_num_heads", 0),
-            kv_heads: count("kv_num_heads", 1),
-            rest: (MASK..node.input_count()).map(|slot| node.x(slot).ok()).collect(),
+            heads: count("q_num_heads", slot::QUERY),
+            kv_heads: count("kv_num_heads", slot::KEY),
+            rest: (slot::MASK..node.input_count()).map(|slot| node.x(slot).ok()).collect(),
         };
         attended.gradient(node)
     }

@@ -135,39 +135,39 @@ elementwise! {
         Ok(())
     };
     /// `a - b`.
-    Sub, |slot| (slot == 0).then_some(Ids::Minus(1)), |node| each(node, |g, slot| Ok(if slot == 0 { g } else { -g }));
+    Sub, |slot| (slot == binary::A).then_some(Ids::Minus(binary::B)), |node| each(node, |g, slot| Ok(if slot == binary::A { g } else { -g }));
     /// `a · b`.
-    Mul, |_| None, |node| each(node, |g, slot| Ok(g * node.x(1 - slot)?));
+    Mul, |_| None, |node| each(node, |g, slot| Ok(g * node.x(binary::A + binary::B - slot)?));
     /// `a / b`.
     Div, |_| None, |node| {
-        let b = node.x(1)?;
-        each(node, |g, slot| Ok(if slot == 0 { g / b } else { -(g * node.y(0)? / b) }))
+        let b = node.x(binary::B)?;
+        each(node, |g, slot| Ok(if slot == binary::A { g / b } else { -(g * node.y(0)? / b) }))
     };
     /// `a ^ b`.
     Pow, |_| None, |node| {
-        let (a, b) = (node.x(0)?, node.x(1)?.cast(node.x(0)?.dtype()));
-        let exponent = node.constant(1).and_then(|b| b.to_f32()).filter(|b| b.len() == 1);
+        let (a, b) = (node.x(pow::BASE)?, node.x(pow::EXPONENT)?.cast(node.x(pow::BASE)?.dtype()));
+        let exponent = node.constant(pow::EXPONENT).and_then(|b| b.to_f32()).filter(|b| b.len() == 1);
         let exponent = exponent.and_then(|b| b.first().copied());
         each(node, |g, slot| Ok(match (slot, exponent) {
-            (0, Some(n)) => g * (n * a.powf(n - 1.0)),
-            (0, None) => g * b * a.apply("Pow", &[b - 1.0], &[]),
+            (pow::BASE, Some(n)) => g * (n * a.powf(n - 1.0)),
+            (pow::BASE, None) => g * b * a.apply("Pow", &[b - 1.0], &[]),
             _ => g * node.y(0)? * a.map("Log"),
         }))
     };
     /// `a` where it is positive, else `slope · a`.
     PRelu, |_| None, |node| {
-        let (a, slope) = (node.x(0)?, node.x(1)?);
+        let (a, slope) = (node.x(prelu::X)?, node.x(prelu::SLOPE)?);
         let negative = a.scalar(0.0).greater(a).cast(a.dtype());
         each(node, |g, slot| Ok(match slot {
-            0 => g * (negative * (slope - 1.0) + 1.0),
+            prelu::X => g * (negative * (slope - 1.0) + 1.0),
             _ => g * (negative * a),
         }))
     };
     /// `a` where the condition holds, else `b`.
-    Where, |slot| (slot != 0).then_some(Ids::Passed), |node| {
-        let condition = node.x(0)?;
+    Where, |slot| (slot != where_::CONDITION).then_some(Ids::Passed), |node| {
+        let condition = node.x(where_::CONDITION)?;
         each(node, |g, slot| Ok(match slot {
-            1 => g * condition.cast(g.dtype()),
+            where_::A => g * condition.cast(g.dtype()),
             _ => g * condition.map("Not").cast(g.dtype()),
         }))
     };
@@ -209,8 +209,8 @@ impl Operator for Add {
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
         match slot {
-            0 => Some(Ids::Plus(1)),
-            1 => Some(Ids::Plus(0)),
+            binary::A => Some(Ids::Plus(binary::B)),
+            binary::B => Some(Ids::Plus(binary::A)),
             _ => None,
         }
     }

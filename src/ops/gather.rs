@@ -63,7 +63,7 @@ impl Operator for Gather {
         let picks = picks(node, axis, indices)?.cast(g.dtype());
         let single = node.shape(slot::INDICES)?.iter().product::<usize>() == 1;
         node.give(
-            0,
+            slot::DATA,
             match single {
                 true => g * picks.reshape(&[&[-1], &vec![1; rank - 1 - axis][..]].concat()),
                 false => g.times(axis, rank, picks),
@@ -90,10 +90,12 @@ impl Operator for Gather {
         flow.set(picked)
     }
 
-    fn ids(&self, node: &NodeProto, slot: usize) -> Option<Ids> {
-        match slot {
-            0 => Some(Ids::Passed),
-            1 => Some(Ids::Indexes { table: 0, axis: attr_int(node, "axis").unwrap_or(0) }),
+    fn ids(&self, node: &NodeProto, operand: usize) -> Option<Ids> {
+        match operand {
+            slot::DATA => Some(Ids::Passed),
+            slot::INDICES => {
+                Some(Ids::Indexes { table: slot::DATA, axis: attr_int(node, "axis").unwrap_or(0) })
+            }
             _ => None,
         }
     }

@@ -60,7 +60,7 @@ impl Operator for MatMul {
             (Some(_), _) if !node.is_dynamic(slot::A) => Some(result.len() - 1 - usize::from(n.is_some())),
             _ => n.map(|_| result.len() - 1),
         };
-        node.contract(k, (0, a.len() - 1), Some((1, k_axis)), feature);
+        node.contract(k, (slot::A, a.len() - 1), Some((slot::B, k_axis)), feature);
         node.set(0, result);
         Ok(())
     }
@@ -107,8 +107,9 @@ impl Operator for MatMul {
 
     fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         // The weight is `[K, N]` on the right, `[M, K]` on the left.
-        let matrices = node.shape(weight).ok()?.len() == 2 && node.shape(1 - weight).ok()?.len() >= 2;
-        matrices.then(|| Linear::matrix(if weight == 1 { [0, 1, 2, 3] } else { [0, 1, 3, 2] }))
+        let matrices =
+            node.shape(weight).ok()?.len() == 2 && node.shape(slot::A + slot::B - weight).ok()?.len() >= 2;
+        matrices.then(|| Linear::matrix(if weight == slot::B { [0, 1, 2, 3] } else { [0, 1, 3, 2] }))
     }
 }
 
@@ -132,7 +133,7 @@ impl Operator for Gemm {
         }
         node.macs(1, &[m, n, k]);
         let feature = usize::from(node.is_dynamic(gemm::A));
-        node.contract(k, (0, k_of_a), Some((1, k_of_b)), Some(feature));
+        node.contract(k, (gemm::A, k_of_a), Some((gemm::B, k_of_b)), Some(feature));
         node.set(0, result);
         Ok(())
     }
@@ -143,11 +144,11 @@ impl Operator for Gemm {
 
     fn linear(&self, node: &NodeCx<'_>, weight: usize) -> Option<Linear> {
         let transposed = |name: &str| node.int(name).unwrap_or(0) != 0;
-        let inner_first = if weight == 1 { !transposed("transB") } else { transposed("transA") };
+        let inner_first = if weight == gemm::B { !transposed("transB") } else { transposed("transA") };
         let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
         let factor = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
         // The bias broadcasts along the last axis, which holds the features of a weight on the right.
-        let bias = (weight == 1 && factor("beta") != 0.0).then(|| (2, factor("beta")));
+        let bias = (weight == gemm::B && factor("beta") != 0.0).then(|| (gemm::C, factor("beta")));
         let scale = factor("alpha");
         (scale != 0.0).then(|| Linear { scale, bias, ..Linear::matrix(order) })
     }

@@ -72,11 +72,10 @@ pub(super) struct MultiHeadAttention;
 
 impl Operator for MultiHeadAttention {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let [bias, mask, past_key, past_value] = [3, 5, 6, 7];
         let count = node.int("num_heads").unwrap_or(0);
-        let query = operand(node, 0, count)?;
-        let key = if node.has(multi_head::KEY) { operand(node, 1, count)? } else { query };
-        let value = if node.has(multi_head::VALUE) { operand(node, 2, count)? } else { key };
+        let query = operand(node, multi_head::QUERY, count)?;
+        let key = if node.has(multi_head::KEY) { operand(node, multi_head::KEY, count)? } else { query };
+        let value = if node.has(multi_head::VALUE) { operand(node, multi_head::VALUE, count)? } else { key };
         for (a, b) in [(query, key), (query, value)] {
             node.unify(a.batch, b.batch);
             node.unify(a.heads, b.heads);
@@ -84,7 +83,11 @@ impl Operator for MultiHeadAttention {
         node.unify(query.inner, key.inner);
         node.unify(key.length, value.length);
         node.pin(key.length, Reason::Softmax);
-        let past = if node.has(past_key) { node.shape(past_key)?.get(2).copied().unwrap_or(0) } else { 0 };
+        let past = if node.has(multi_head::PAST_KEY) {
+            node.shape(multi_head::PAST_KEY)?.get(2).copied().unwrap_or(0)
+        } else {
+            0
+        };
         let keys = match node.result_shape(1) {
             Ok(&[_, _, keys, _]) => keys,
             _ => node.size(key.length) + past,
@@ -100,14 +103,14 @@ impl Operator for MultiHeadAttention {
         };
         let keys = heads.relate(node)?;
         let merged = node.product(&[heads.heads, heads.value]);
-        if node.has(bias) {
+        if node.has(multi_head::BIAS) {
             let projected = node.product(&[heads.heads, heads.inner]);
             let all = node.concat(&[projected, projected, merged]);
-            vector(node, bias, all)?;
+            vector(node, multi_head::BIAS, all)?;
         }
-        heads.mask(node, mask)?;
-        heads.past(node, past_key, heads.inner)?;
-        heads.past(node, past_value, heads.value)?;
+        heads.mask(node, multi_head::MASK)?;
+        heads.past(node, multi_head::PAST_KEY, heads.inner)?;
+        heads.past(node, multi_head::PAST_VALUE, heads.value)?;
         heads.present(node, 1, heads.inner);
         heads.present(node, 2, heads.value);
         node.set(3, vec![heads.batch, heads.heads, heads.queries, keys]);
@@ -121,24 +124,25 @@ impl Operator for MultiHeadAttention {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        let [bias, mask, past, indirection] = [3, 5, 6, 9];
         if !node.has(multi_head::KEY)
             || !node.has(multi_head::VALUE)
-            || (past..=indirection).any(|slot| node.has(slot))
+            || (multi_head::PAST_KEY..=multi_head::INDIRECTION).any(|slot| node.has(slot))
         {
             return Err(node.none("packed operands or a cache"));
         }
         let mut operands = [node.x(multi_head::QUERY)?, node.x(multi_head::KEY)?, node.x(multi_head::VALUE)?];
-        if node.has(bias) {
+        if node.has(multi_head::BIAS) {
             let mut start = 0;
             for (slot, operand) in operands.iter_mut().enumerate() {
-                let &[_, _, features] = node.shape(slot)? else { return Err(node.none("a bias of heads")) };
-                *operand = *operand + node.x(bias)?.slice(0, start, start + features);
+                let &[_, _, features] = node.shape(slot)? else {
+                    return Err(node.none("a bias of heads"));
+                };
+                *operand = *operand + node.x(multi_head::BIAS)?.slice(0, start, start + features);
                 start += features;
             }
         }
         let heads = node.int("num_heads").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-        let rest = (bias + 1..=mask).map(|slot| node.x(slot).ok());
+        let rest = (multi_head::BIAS + 1..=multi_head::MASK).map(|slot| node.x(slot).ok());
         let rest = std::iter::once(None).chain(rest).collect();
         Attended { operands, heads, kv_heads: heads, rest }.gradient(node)
     }
@@ -184,8 +188,7 @@ pub(super) struct FusedAttention;
 
 impl Operator for FusedAttention {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let [weight, bias, cache, mask] = [1, 2, 4, 5];
-        let (x, w) = (node.axes(attention::INPUT)?, node.axes(weight)?);
+        let (x, w) = (node.axes(attention::INPUT)?, node.axes(attention::WEIGHT)?);
         let (&[batch, length, features], &[rows, columns]) = (x.as_slice(), w.as_slice()) else {
             return Err(node.form("operands of unexpected rank"));
         };
@@ -207,11 +210,11 @@ impl Operator for FusedAttention {
         node.unify(heads, key_heads);
         node.unify(heads, value_heads);
         node.unify(inner, key_inner);
-        if node.has(bias) {
-            vector(node, bias, columns)?;
+        if node.has(attention::BIAS) {
+            vector(node, attention::BIAS, columns)?;
         }
         node.macs(1, &[batch, length, features, columns]);
-        let past = match node.shape(cache) {
+        let past = match node.shape(attention::PAST) {
             Ok(&[_, _, _, past, _]) => past,
             _ => 0,
         };
@@ -222,10 +225,10 @@ impl Operator for FusedAttention {
         node.pin(length, Reason::Softmax);
         let mut all = Heads { batch, queries: length, heads, kv_heads: heads, inner, value, keys };
         let keys = all.relate(node)?;
-        all.mask(node, mask)?;
+        all.mask(node, attention::MASK)?;
         let two = node.fixed(2, Reason::Indexed);
-        if node.has(cache) {
-            let cache = node.axes(cache)?;
+        if node.has(attention::PAST) {
+            let cache = node.axes(attention::PAST)?;
             if let &[_, past_batch, past_heads, _, past_inner] = cache.as_slice() {
                 node.unify(past_batch, batch);
                 node.unify(past_heads, heads);
@@ -235,7 +238,7 @@ impl Operator for FusedAttention {
         node.set(1, vec![two, batch, heads, keys, inner]);
         let merged = node.product(&[heads, value]);
         node.set(0, vec![batch, length, merged]);
-        node.contract(features, (0, 2), Some((weight, 0)), Some(2));
+        node.contract(features, (attention::INPUT, 2), Some((attention::WEIGHT, 0)), Some(2));
         Ok(())
     }
 
@@ -303,7 +306,6 @@ impl Projections {
     /// Attending to the identity gives the probabilities, whatever masks them. So that it is what values are projected
     /// from, a position's place becomes features of its own: `[B, S, H·S]`.
     fn probabilities<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
-        let [bias, mask, scores] = [2, 3, 5];
         let (x, w, length) = (node.x(attention::INPUT)?, node.x(attention::WEIGHT)?, self.length);
         let numbers = |shape: &[usize], values: Vec<f32>| {
             let numbers = node.tail().numbers(shape, values, x.dtype());
@@ -321,15 +323,22 @@ impl Projections {
         let features = node.shape(attention::WEIGHT)?.first().copied().unwrap_or(0);
         let none = numbers(&[features, attended], vec![0.0; features * attended])?;
         let weight = node.concat(&[node.concat(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
-        let offsets = match node.has(bias) {
+        let offsets = match node.has(attention::BIAS) {
             true => {
                 let none = numbers(&[attended], vec![0.0; attended])?;
-                Some(node.concat(&[node.x(bias)?.slice(0, 0, scored), none], 0)?)
+                Some(node.concat(&[node.x(attention::BIAS)?.slice(0, 0, scored), none], 0)?)
             }
             false => None,
         };
         let x = node.concat(&[x, places], 2)?;
-        let operands = [Some(x), Some(weight), offsets, node.x(mask).ok(), None, node.x(scores).ok()];
+        let operands = [
+            Some(x),
+            Some(weight),
+            offsets,
+            node.x(attention::LENGTHS).ok(),
+            None,
+            node.x(attention::MASK).ok(),
+        ];
         let mut scoring = node.proto.clone();
         scoring.attribute.retain(|a| a.name() != "qkv_hidden_sizes");
         let sizes = [self.sizes[0], self.sizes[1], attended].map(|size| size as i64);
@@ -343,7 +352,6 @@ pub(super) struct GroupQueryAttention;
 
 impl Operator for GroupQueryAttention {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let [past_key, past_value, cosines, sines, mask, sinks] = [3, 4, 7, 8, 10, 11];
         let (count, kv_count) = (node.int("num_heads").unwrap_or(0), node.int("kv_num_heads").unwrap_or(0));
         let parts = self.parts(node, count, kv_count)?;
         let (batch, length, [query, key, value]) = parts;
@@ -352,7 +360,11 @@ impl Operator for GroupQueryAttention {
         let (value_heads, value) = by_heads(node, value, kv_count)?;
         node.unify(inner, key_inner);
         node.unify(kv_heads, value_heads);
-        let past = if node.has(past_key) { node.shape(past_key)?.get(2).copied().unwrap_or(0) } else { 0 };
+        let past = if node.has(group_query::PAST_KEY) {
+            node.shape(group_query::PAST_KEY)?.get(2).copied().unwrap_or(0)
+        } else {
+            0
+        };
         let keys = match node.result_shape(1) {
             Ok(&[_, _, keys, _]) => keys,
             _ => node.size(length) + past,
@@ -360,17 +372,21 @@ impl Operator for GroupQueryAttention {
         node.pin(length, Reason::Softmax);
         let mut all = Heads { batch, queries: length, heads, kv_heads, inner, value, keys };
         let keys = all.relate(node)?;
-        for slot in [cosines, sines].into_iter().filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
+        for slot in [group_query::COSINES, group_query::SINES]
+            .into_iter()
+            .filter(|slot| node.has(*slot))
+            .collect::<Vec<_>>()
+        {
             for axis in node.axes(slot)? {
                 node.pin(axis, Reason::Rearranged(node.op_type().to_owned()));
             }
         }
-        all.mask(node, mask)?;
-        if node.has(sinks) {
-            vector(node, sinks, heads)?;
+        all.mask(node, group_query::MASK)?;
+        if node.has(group_query::SINKS) {
+            vector(node, group_query::SINKS, heads)?;
         }
-        all.past(node, past_key, inner)?;
-        all.past(node, past_value, value)?;
+        all.past(node, group_query::PAST_KEY, inner)?;
+        all.past(node, group_query::PAST_VALUE, value)?;
         all.present(node, 1, inner);
         all.present(node, 2, value);
         node.set(3, vec![batch, heads, length, keys]);
@@ -445,14 +461,16 @@ struct Grouped {
 
 impl Grouped {
     fn of(node: &NodeGradient<'_>) -> Result<Self, NoGradient> {
-        let [cosines, positions, sinks] = [7, 9, 11];
         if node.float("softcap").unwrap_or(0.0) != 0.0 || node.int("smooth_softmax").unwrap_or(0) > 0 {
             return Err(node.none("a cap on its logits, or a smooth softmax"));
         }
-        if (sinks..node.input_count()).any(|slot| node.has(slot)) {
+        if (group_query::SINKS..node.input_count()).any(|slot| node.has(slot)) {
             return Err(node.none("sinks"));
         }
-        if node.int("do_rotary").unwrap_or(0) != 0 && !node.has(cosines) && !node.has(positions) {
+        if node.int("do_rotary").unwrap_or(0) != 0
+            && !node.has(group_query::COSINES)
+            && !node.has(group_query::POSITION_IDS)
+        {
             return Err(node.none("rotary embeddings without tables"));
         }
         let count = |name| node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
@@ -482,16 +500,15 @@ impl Grouped {
 
     /// Entries turned by their positions, as queries and keys are; or back, as their cotangents are.
     fn turned<'a>(&self, node: &NodeGradient<'a>, x: Expr<'a>, back: bool) -> Result<Expr<'a>, NoGradient> {
-        let [cosines, sines, positions] = [7, 8, 9];
         if node.int("do_rotary").unwrap_or(0) == 0 {
             return Ok(x);
         }
-        let pairs = node.shape(cosines)?.last().copied().unwrap_or(0);
-        let places = match node.x(positions) {
+        let pairs = node.shape(group_query::COSINES)?.last().copied().unwrap_or(0);
+        let places = match node.x(group_query::POSITION_IDS) {
             Ok(places) => places,
             Err(_) => node.tail().constant(&Tensor::ints(&[(self.keys - self.length) as i64])),
         };
-        let sines = if back { -node.x(sines)? } else { node.x(sines)? };
+        let sines = if back { -node.x(group_query::SINES)? } else { node.x(group_query::SINES)? };
         let mut turn = NodeProto {
             op_type: Some("RotaryEmbedding".to_owned()),
             domain: node.proto.domain.clone(),
@@ -506,7 +523,7 @@ impl Grouped {
         }
         Ok(node.tail().repeat(
             &turn,
-            &[Some(x), Some(places), Some(node.x(cosines)?), Some(sines)],
+            &[Some(x), Some(places), Some(node.x(group_query::COSINES)?), Some(sines)],
             x.dtype(),
         ))
     }
@@ -559,7 +576,7 @@ impl Grouped {
         } else {
             node.give(group_query::QUERY, node.concat(&[query, keys, values], 2)?);
         }
-        for (slot, cotangent) in [(3, key), (4, value)] {
+        for (slot, cotangent) in [(group_query::PAST_KEY, key), (group_query::PAST_VALUE, value)] {
             node.give(slot, cotangent.slice(2, 0, past));
         }
         Ok(())

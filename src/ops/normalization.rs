@@ -125,7 +125,7 @@ impl Operator for BatchNormalization {
         if node.int("training_mode").unwrap_or(0) != 0 {
             return Err(node.form("training mode"));
         }
-        per_channel(node, 1..5)
+        per_channel(node, &[batch::SCALE, batch::SHIFT, batch::MEAN, batch::VARIANCE])
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -167,7 +167,7 @@ impl Operator for InstanceNormalization {
         for axis in node.axes(channels::X)?.into_iter().skip(2) {
             node.pin(axis, Reason::Normalised);
         }
-        per_channel(node, 1..3)
+        per_channel(node, &[channels::SCALE, channels::SHIFT])
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -185,10 +185,10 @@ impl Operator for InstanceNormalization {
     }
 }
 
-fn per_channel(node: &mut NodeTyper<'_>, vectors: std::ops::Range<usize>) -> Result<(), Reason> {
+fn per_channel(node: &mut NodeTyper<'_>, vectors: &[usize]) -> Result<(), Reason> {
     let x = node.axes(0)?;
     let Some(&channels) = x.get(1) else { return Err(node.form("operand without a channel axis")) };
-    for slot in vectors {
+    for &slot in vectors {
         for axis in node.axes(slot)? {
             node.unify(axis, channels);
         }
@@ -216,7 +216,7 @@ impl Operator for GroupNormalization {
         for &axis in &x[2..] {
             node.pin(axis, Reason::Normalised);
         }
-        for slot in 1..3 {
+        for slot in [groups::SCALE, groups::SHIFT] {
             // A scale per group up to operator set 20, per channel from 21 on.
             for axis in node.axes(slot)? {
                 let whole = if node.size(axis) == node.size(channels) { channels } else { parts[0] };

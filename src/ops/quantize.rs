@@ -60,8 +60,8 @@ impl Operator for Dequantize {
     }
 
     fn decode(&self, node: &NodeProto, operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
-        let operand = |slot: usize| operands.get(slot)?.as_ref()?.as_numbers();
-        let stored = operand(0)?;
+        let operand = |place: usize| operands.get(place)?.as_ref()?.as_numbers();
+        let stored = operand(slot::X)?;
         // A scale for each entry of an axis stands along that axis.
         let aligned = |x: ArrayD<f32>| -> Option<ArrayD<f32>> {
             if x.len() == 1 {
@@ -74,16 +74,16 @@ impl Operator for Dequantize {
             *shape.get_mut(axis).filter(|_| x.ndim() == 1)? = x.len();
             x.into_shape_with_order(IxDyn(&shape)).ok()
         };
-        let scale = aligned(operand(1)?)?.broadcast(stored.raw_dim())?.to_owned();
-        let zero = operand(2).map_or(Some(ArrayD::zeros(IxDyn(&[]))), aligned)?;
+        let scale = aligned(operand(slot::SCALE)?)?.broadcast(stored.raw_dim())?.to_owned();
+        let zero = operand(slot::ZERO).map_or(Some(ArrayD::zeros(IxDyn(&[]))), aligned)?;
         Some((&stored - &zero.broadcast(stored.raw_dim())?.to_owned()) * scale)
     }
 }
 
 fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
     let x = node.axes(slot::X)?;
-    for slot in (1..3).filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
-        match *node.axes(slot)?.as_slice() {
+    for place in [slot::SCALE, slot::ZERO].into_iter().filter(|place| node.has(*place)).collect::<Vec<_>>() {
+        match *node.axes(place)?.as_slice() {
             [] | [Width::ONE] => {}
             [own] => {
                 let axis = node.axis(node.int("axis").unwrap_or(1), x.len())?;

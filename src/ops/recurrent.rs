@@ -44,7 +44,7 @@ impl Operator for Recurrent {
             return Err(node.form("operands of unexpected rank"));
         };
         let own = Reason::Form { op: node.op_type().to_owned(), what: "a hidden state".to_owned() };
-        for slot in 1..node.input_count() {
+        for slot in slot::WEIGHT..node.input_count() {
             for axis in node.axes(slot).unwrap_or_default().into_iter().filter(|a| *a != columns) {
                 node.pin(axis, own.clone());
             }
@@ -56,7 +56,7 @@ impl Operator for Recurrent {
         if let Ok(&[_, _, hidden]) = node.shape(slot::RECURRENCE) {
             node.macs(hidden as u64, &[first, second, directions, gates]);
         }
-        node.contract(input, (0, 2), Some((1, 2)), None);
+        node.contract(input, (slot::X, 2), Some((slot::WEIGHT, 2)), None);
         for slot in 0..node.output_count() {
             if let Ok(shape) = node.result_shape(slot) {
                 let axes = shape.iter().map(|&size| node.fixed(size, own.clone())).collect();

@@ -21,8 +21,6 @@ pub(super) static OPERATORS: &[Contract] = &[
 /// Interpolates along the axes whose extent changes; the others pass.
 pub(super) struct Resize;
 
-const SIZES: usize = 3;
-
 impl Operator for Resize {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let x = node.axes(slot::X)?;
@@ -68,7 +66,7 @@ impl Operator for Resize {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        if node.contents(SIZES).is_none_or(<[i64]>::is_empty) {
+        if node.contents(slot::SIZES).is_none_or(<[i64]>::is_empty) {
             return Ok(());
         }
         let mut axes = node.result_axes(0).to_vec();
@@ -76,19 +74,26 @@ impl Operator for Resize {
             let listed = listed.iter().map(|&a| node.axis(a, axes.len()).map(|a| axes[a]));
             axes = listed.collect::<Result<_, _>>()?;
         }
-        let changes = node.changes(SIZES, &axes);
-        node.change_operand(SIZES, &changes)
+        let changes = node.changes(slot::SIZES, &axes);
+        node.change_operand(slot::SIZES, &changes)
     }
 }
 
 /// The scale of every axis: as given, or else the ratio of the extents.
 fn scales(node: &NodeGradient<'_>, from: &[usize], to: &[usize]) -> Result<Vec<f32>, NoGradient> {
     let mut scales: Vec<f32> = from.iter().zip(to).map(|(from, to)| *to as f32 / *from as f32).collect();
-    let slot = if node.opset() < 11 { 1 } else { 2 };
-    if node.has(SIZES) || !node.has(slot) || node.shape(slot)? == [0] {
+    if node.has(slot::SIZES) {
         return Ok(scales);
     }
-    let given = node.constant(slot).and_then(|t| t.to_f32());
+    // Before operator set 11 there is no region of interest before the scales, and before 9 they are an attribute.
+    let place = if node.opset() < 11 { slot::ROI } else { slot::SCALES };
+    if let Some(given) = node.floats("scales").filter(|given| given.len() == from.len()) {
+        return Ok(given.to_vec());
+    }
+    if !node.has(place) || node.shape(place)? == [0] {
+        return Ok(scales);
+    }
+    let given = node.constant(place).and_then(|t| t.to_f32());
     let given = given.ok_or_else(|| node.none("scales that are computed"))?;
     let axes = node.ints("axes").unwrap_or_else(|| (0..from.len() as i64).collect());
     for (&axis, &scale) in axes.iter().zip(&given) {
@@ -126,7 +131,7 @@ impl<'a> Interpolation<'a> {
         if node.int("antialias").unwrap_or(0) != 0 {
             return Err(node.none("antialiasing"));
         }
-        if node.has(SIZES) && said("keep_aspect_ratio_policy", "stretch") != "stretch" {
+        if node.has(slot::SIZES) && said("keep_aspect_ratio_policy", "stretch") != "stretch" {
             return Err(node.none("a kept aspect ratio"));
         }
         Ok(rule)

@@ -238,7 +238,7 @@ impl Operator for OneHot {
     }
 
     fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        (slot == 0).then_some(Ids::Below { depth: 1 })
+        (slot == one_hot::INDICES).then_some(Ids::Below { depth: one_hot::DEPTH })
     }
 }
 

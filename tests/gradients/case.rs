@@ -13,12 +13,13 @@ use optin_onnx::{
         },
         tensor::from_tensor,
     },
+    runtime::Engine,
     tensor::{DType, Tensor},
 };
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::check::{Feed, of_dtype};
+use super::check::{Check, Feed, Problem, of_dtype};
 
 /// Stands for the batch in a shape.
 pub const B: usize = 0;
@@ -32,17 +33,21 @@ pub enum Values {
     Positive,
     /// As [`Self::Any`], within ±0.9.
     Unit,
+    /// As [`Self::Any`], from one on.
+    Large,
     /// All different, across the operands of a case.
     Distinct,
 }
 
-enum Operand {
+pub enum Operand {
     /// Left out.
     None,
     /// Computed from an input; its cotangent is wanted.
     Input { shape: Vec<usize>, values: Values },
     /// Fed, without a cotangent.
     Flags { shape: Vec<usize> },
+    /// Fed, integers below a limit, without a cotangent.
+    Integers { shape: Vec<usize>, dtype: DType, limit: usize },
     /// Fed, integers.
     Rows(Vec<i64>),
     /// A constant of the model's float type.
@@ -54,10 +59,10 @@ enum Operand {
 /// One node of random form, and what it is fed.
 pub struct Case {
     rng: ChaCha8Rng,
-    node: NodeProto,
-    opset: i64,
-    operands: Vec<Operand>,
-    outputs: usize,
+    pub node: NodeProto,
+    pub opset: i64,
+    pub operands: Vec<Operand>,
+    pub outputs: usize,
     cells: Vec<usize>,
     single: bool,
 }
@@ -154,6 +159,12 @@ impl Case {
         self
     }
 
+    /// Integers below a limit.
+    pub fn integers(mut self, shape: &[usize], dtype: DType, limit: usize) -> Self {
+        self.operands.push(Operand::Integers { shape: shape.to_vec(), dtype, limit });
+        self
+    }
+
     pub fn constant(mut self, tensor: Tensor) -> Self {
         self.operands.push(Operand::Constant(tensor));
         self
@@ -212,6 +223,7 @@ impl Case {
             Operand::None => "-".to_owned(),
             Operand::Input { shape, .. } => format!("{shape:?}"),
             Operand::Flags { shape } => format!("flags {shape:?}"),
+            Operand::Integers { shape, dtype, .. } => format!("{dtype} {shape:?}"),
             Operand::Rows(row) => format!("rows {row:?}"),
             Operand::Weight(a) => format!("weight {:?}", a.shape()),
             Operand::Constant(t) => format!("{:?}", t.to_ints().unwrap_or_default()),
@@ -241,6 +253,10 @@ impl Case {
                 }
                 Operand::Flags { shape } => {
                     graph.input.push(value_info(&name, DType::Bool, shape.len()));
+                    name
+                }
+                Operand::Integers { shape, dtype, .. } => {
+                    graph.input.push(value_info(&name, *dtype, shape.len()));
                     name
                 }
                 Operand::Rows(_) => {
@@ -288,6 +304,11 @@ impl Case {
                     let flags = ArrayD::from_shape_simple_fn(sized(shape), || self.rng.random());
                     Tensor::Bool(flags)
                 }
+                Operand::Integers { shape, dtype, limit } => {
+                    let ints =
+                        ArrayD::from_shape_simple_fn(sized(shape), || self.rng.random_range(0..*limit));
+                    integers(&ints, *dtype)
+                }
                 Operand::Rows(row) => {
                     Tensor::I64(ArrayD::from_shape_fn(IxDyn(&[batch, row.len()]), |at| row[at[1]]))
                 }
@@ -297,6 +318,45 @@ impl Case {
         }
         feed
     }
+}
+
+/// Integers of that type.
+pub fn integers(ints: &ArrayD<usize>, dtype: DType) -> Tensor {
+    match dtype {
+        DType::I32 => Tensor::I32(ints.mapv(|i| i as i32)),
+        DType::U8 => Tensor::U8(ints.mapv(|i| i as u8)),
+        DType::U32 => Tensor::U32(ints.mapv(|i| i as u32)),
+        _ => Tensor::I64(ints.mapv(|i| i as i64)),
+    }
+}
+
+/// How far the backward pass is from finite differences in the finest type that the engine runs the case in, and how far
+/// it may be.
+pub fn compare(engine: &dyn Engine, case: &mut Case) -> Result<(f64, f64), Problem> {
+    let single = case.is_single();
+    let mut attempt = |dtype, step| {
+        let model = case.model(dtype);
+        let (observed, run) = (case.feed(dtype, 2), case.feed(dtype, 3));
+        let wanted = case.wanted(&model);
+        let check = Check { engine, model: &model, observed: &observed, run: &run, wanted: &wanted };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        check.difference(&mut rng, step, |_, value, rng| any_direction(value, rng))
+    };
+    match single {
+        false => match attempt(DType::F64, 1e-3) {
+            Err(Problem::Forward(_) | Problem::Backward(_)) => Ok((attempt(DType::F32, 5e-3)?, 1e-3)),
+            finer => Ok((finer?, 1e-6)),
+        },
+        true => Ok((attempt(DType::F32, 5e-3)?, 1e-3)),
+    }
+}
+
+/// A random direction, no entry of which is small.
+pub fn any_direction(value: &ArrayD<f64>, rng: &mut ChaCha8Rng) -> ArrayD<f64> {
+    ArrayD::from_shape_simple_fn(value.raw_dim(), || {
+        let size = rng.random_range(0.5..1.0);
+        if rng.random() { size } else { -size }
+    })
 }
 
 /// A graph as a model.
@@ -326,6 +386,7 @@ pub fn numbers(rng: &mut ChaCha8Rng, shape: &[usize], values: Values, cells: &mu
         Values::Any => tenth(-15, 15),
         Values::Positive => tenth(3, 20),
         Values::Unit => tenth(-9, 9),
+        Values::Large => tenth(11, 20),
         Values::Distinct => (cells.pop().unwrap() as f64 - 127.5) * 0.03,
     })
 }

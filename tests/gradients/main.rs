@@ -4,7 +4,8 @@
 //! Backward passes are written from what a batch of two showed, and run on a batch of three. Where an engine computes in
 //! float64, so do these tests. A failure names its seed, which determines all of its case.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+// Cases are shared with the test of operators.
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 mod case;
 mod cases;
@@ -12,14 +13,10 @@ mod check;
 mod graphs;
 mod models;
 
-use case::Case;
+use case::{Case, any_direction, compare};
 use check::{Check, Problem};
-use ndarray::ArrayD;
-use optin_onnx::{
-    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
-    tensor::DType,
-};
-use rand::{RngExt, SeedableRng};
+use optin_onnx::runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 const SEEDS: u64 = 16;
@@ -36,35 +33,6 @@ fn engines() -> Vec<(&'static str, Box<dyn Engine>)> {
         Err(_) => assert!(std::env::var("OPTIN_REQUIRE_ORT").is_err(), "ONNX Runtime is required"),
     }
     engines
-}
-
-/// A random direction, no entry of which is small.
-fn any_direction(value: &ArrayD<f64>, rng: &mut ChaCha8Rng) -> ArrayD<f64> {
-    ArrayD::from_shape_simple_fn(value.raw_dim(), || {
-        let size = rng.random_range(0.5..1.0);
-        if rng.random() { size } else { -size }
-    })
-}
-
-/// How far the backward pass is from finite differences in the finest type that the engine runs the case in, and how far
-/// it may be.
-fn compare(engine: &dyn Engine, case: &mut Case) -> Result<(f64, f64), Problem> {
-    let single = case.is_single();
-    let mut attempt = |dtype, step| {
-        let model = case.model(dtype);
-        let (observed, run) = (case.feed(dtype, 2), case.feed(dtype, 3));
-        let wanted = case.wanted(&model);
-        let check = Check { engine, model: &model, observed: &observed, run: &run, wanted: &wanted };
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        check.difference(&mut rng, step, |_, value, rng| any_direction(value, rng))
-    };
-    match single {
-        false => match attempt(DType::F64, 1e-3) {
-            Err(Problem::Forward(_) | Problem::Backward(_)) => Ok((attempt(DType::F32, 5e-3)?, 1e-3)),
-            finer => Ok((finer?, 1e-6)),
-        },
-        true => Ok((attempt(DType::F32, 5e-3)?, 1e-3)),
-    }
 }
 
 #[test]

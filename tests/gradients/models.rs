@@ -20,7 +20,7 @@ use rand::{SeedableRng, seq::IteratorRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    any_direction,
+    case::any_direction,
     check::{Check, Feed, Problem},
     engines,
 };

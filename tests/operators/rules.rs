@@ -1,14 +1,11 @@
 //! Operators between, beside and behind products: which axes pass, and that pruned equals masked.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
-use common::Net;
 use optin_onnx::{
     tensor::Tensor,
     typing::Kind::{Channel, Neuron},
 };
+
+use crate::common::{self, Net};
 
 /// `x [batch, 2, 4, 4]` through a convolution to `channels`, called `h`.
 fn image(opset: i64, channels: usize) -> Net {
