@@ -99,10 +99,12 @@ fn operand(graph: &Graph, contraction: &Contraction) -> Option<crate::graph::Val
 fn multiply(patch: &mut Patch, graph: &Graph, contraction: &Contraction, mask: String) {
     let Some(value) = operand(graph, contraction) else { return };
     let masked = patch.fresh(graph, "masked");
+    // An operand that several axes are summed of has a mask for each.
+    let whole = patch.rewired(contraction.operand()).unwrap_or(&graph.value(value).name).to_owned();
     let node = NodeProto {
         op_type: Some("Mul".to_owned()),
         name: Some(masked.clone()),
-        input: vec![graph.value(value).name.clone(), mask],
+        input: vec![whole, mask],
         output: vec![masked.clone()],
         ..Default::default()
     };

@@ -138,6 +138,26 @@ impl Tail {
         Some(self.node("Concat", &operands, &[Attr::Int("axis", axis as i64)], dtype))
     }
 
+    /// Number of nodes so far.
+    pub fn len(&self) -> usize {
+        self.nodes.borrow().len()
+    }
+
+    /// Whether there is no node yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first node from number `start` on of which `found` has something to say.
+    pub fn find_from<T>(&self, start: usize, found: impl Fn(&NodeProto) -> Option<T>) -> Option<T> {
+        self.nodes.borrow().iter().skip(start).find_map(found)
+    }
+
+    /// Takes back the nodes from number `start` on, whose results nothing may use any more.
+    pub fn truncate(&self, start: usize) {
+        self.nodes.borrow_mut().truncate(start);
+    }
+
     /// Moves what was written to a patch.
     pub fn append_to(&self, patch: &mut Patch) {
         self.constants.take().into_iter().for_each(|tensor| patch.constant(tensor));

@@ -14,7 +14,7 @@ use std::{
 /// Versions of the file format: from the first that imports operator sets to the newest of the schema here.
 const IR_VERSIONS: RangeInclusive<i64> = 3..=14;
 /// Versions of the ai.onnx operator set.
-const OPSETS: RangeInclusive<i64> = 7..=26;
+const OPSETS: RangeInclusive<i64> = 7..=28;
 
 /// Checks a model without functions, and sorts the nodes of each graph so that they follow what they depend on. Nodes
 /// that are sorted already stay as they are.

@@ -279,6 +279,17 @@ pub(super) struct EmbedLayerNormalization;
 impl Operator for EmbedLayerNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let mut result = node.axes(embed::WORD_IDS)?;
+        // Ids lie beside each other, and the length counts positions.
+        for slot in [embed::SEGMENT_IDS, embed::MASK, embed::POSITION_IDS] {
+            for (&axis, own) in result.iter().zip(node.axes(slot).unwrap_or_default()) {
+                if axis != Width::ONE && own != Width::ONE {
+                    node.unify(axis, own);
+                }
+            }
+        }
+        for &axis in result.iter().skip(1) {
+            node.pin(axis, Reason::Indexed);
+        }
         let words = node.axes(embed::WORDS)?;
         let &[_, features] = words.as_slice() else { return Err(node.form("a table that is not a matrix")) };
         node.pin(features, Reason::Normalised);

@@ -3,7 +3,10 @@
 use std::{cell::RefCell, ops::Deref};
 
 use super::{Missing, NodeCx, node::Lack, registry};
-use crate::graph::{Expr, Facts, Graph, Node, NodeId, Tail, ValueId};
+use crate::{
+    graph::{Expr, Facts, Graph, Node, NodeId, Tail, ValueId},
+    onnx::proto::NodeProto,
+};
 
 /// Why a cotangent stops at a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -72,15 +75,32 @@ impl<'a> NodeGradient<'a> {
 
     /// The cotangents of operands that the operator's rule gives, by slot.
     pub(crate) fn run(self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
-        match registry::rule(self.graph, self.node) {
-            Some(rule) => rule.gradient(&self)?,
-            None => return Err(self.no_rule()),
+        let Some(rule) = registry::rule(self.graph, self.node) else { return Err(self.no_rule()) };
+        let (tail, start) = (self.tail, self.tail.len());
+        let given = rule.gradient(&self).and_then(|()| self.known(start)).and_then(|()| self.given());
+        if given.is_err() {
+            tail.truncate(start);
         }
-        self.given()
+        given
+    }
+
+    /// Checks that the model's operator set has the operators of the formulas from number `start` on.
+    fn known(&self, start: usize) -> Result<(), NoGradient> {
+        let newer = |node: &NodeProto| {
+            let contract = registry::contract(node).filter(|contract| contract.domain.is_empty())?;
+            let since = *contract.since.first()?;
+            (since > self.opset()).then_some((contract.name, since))
+        };
+        match self.tail.find_from(start, newer) {
+            Some((name, since)) => {
+                Err(self.none(&format!("operator sets before {since}, which lack {name}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the rule gave: an error where it gave an operand nothing that needs a cotangent.
-    fn given(self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
+    fn given(&self) -> Result<Vec<(usize, Expr<'a>)>, NoGradient> {
         let given = self.given.borrow();
         let left_out = |slot: &usize| self.needs(*slot) && given.iter().all(|(s, _)| s != slot);
         match (0..self.input_count()).find(left_out) {

@@ -27,6 +27,9 @@ pub(super) enum Pool {
     Max,
 }
 
+/// The result of MaxPool that says where the maxima are.
+const PLACES: usize = 1;
+
 impl Operator for Pool {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let x = node.axes(0)?;
@@ -39,6 +42,10 @@ impl Operator for Pool {
             node.pin(axis, Reason::Spatial);
             let axis = node.fixed(size, Reason::Spatial);
             result.push(axis);
+        }
+        // Where maxima are is said by numbers that count channels.
+        if node.output(PLACES).is_some() {
+            node.pin(x[1], Reason::Indexed);
         }
         for slot in 0..node.output_count() {
             node.set(slot, result.clone());

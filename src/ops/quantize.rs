@@ -17,16 +17,16 @@ use crate::{
 
 slots! {
     slot:
-    X = any("x"),
+    X = number("x"),
     SCALE = float("x_scale"),
-    ZERO = any("x_zero_point").optional(),
+    ZERO = number("x_zero_point").optional(),
 }
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
     onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Dequantize).reads(slot::ALL).makes(&[float("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
-    onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Quantize).reads(&[number("x"), number("y_scale"), any("y_zero_point").optional()]).makes(&[any("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
-    microsoft("DequantizeLinear", &Dequantize).reads(slot::ALL).makes(&[float("y")]).without_gradient(),
+    onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Quantize).reads(&[number("x"), number("y_scale"), number("y_zero_point").optional()]).makes(&[number("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
+    microsoft("DequantizeLinear", &Dequantize).reads(&[any("x"), float("x_scale"), any("x_zero_point").optional()]).makes(&[float("y")]).without_gradient(),
     microsoft("QuantizeLinear", &Quantize).reads(&[float("x"), float("y_scale"), any("y_zero_point").optional()]).makes(&[any("y")]).without_gradient(),
 ];
 

@@ -42,9 +42,14 @@ impl Operator for RotaryEmbedding {
                 node.pin(axis, turned.clone());
             }
         }
+        // How far entries turn depends on their position in the sequence.
         match *x.as_slice() {
-            [_, _, _, inner] => node.pin(inner, turned),
-            [_, _, merged] => {
+            [_, _, length, inner] => {
+                node.pin(length, turned.clone());
+                node.pin(inner, turned);
+            }
+            [_, length, merged] => {
+                node.pin(length, turned.clone());
                 let inner = match node.int("num_heads").unwrap_or(0) {
                     // Without a head count the tables say the extent of a head.
                     0 => {

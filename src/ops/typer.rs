@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::{NodeCx, registry};
+use super::{Contract, NodeCx, registry};
 use crate::{
     graph::{Facts, Graph, NodeId, Use},
     widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
@@ -35,8 +35,13 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Types the results by the operator's rule; where there is none for it in this version, pins all that it touches.
-    pub(crate) fn run(mut self) {
-        let typed = match registry::contract(&self.cx.node.proto) {
+    pub(crate) fn run(self) {
+        let contract = registry::contract(&self.cx.node.proto);
+        self.run_by(contract);
+    }
+
+    fn run_by(mut self, contract: Option<&Contract>) {
+        let typed = match contract {
             None => Err(Reason::Unsupported(registry::operator_name(&self.cx.node.proto))),
             Some(contract) => match contract.changed_by(self.opset()) {
                 Some(since) => Err(Reason::Version { op: contract.name.to_owned(), since }),
@@ -279,5 +284,51 @@ impl<'a> NodeTyper<'a> {
                 self.set_fixed(slot, shape, reason);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::Fact,
+        onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto},
+        tensor::DType,
+    };
+
+    #[test]
+    fn an_operator_that_was_changed_beyond_its_rule_pins_with_that_reason() {
+        let node = NodeProto {
+            op_type: Some("Relu".to_owned()),
+            input: vec!["x".to_owned()],
+            output: vec!["y".to_owned()],
+            ..Default::default()
+        };
+        let x = ValueInfoProto { name: Some("x".to_owned()), ..Default::default() };
+        let opset = OperatorSetIdProto { domain: None, version: Some(14) };
+        let model = ModelProto {
+            opset_import: vec![opset],
+            graph: Some(GraphProto { node: vec![node], input: vec![x], ..Default::default() }),
+            ..Default::default()
+        };
+        let graph = Graph::new(&model);
+        let mut facts = Facts::new(2, 1);
+        for (value, _) in graph.values() {
+            facts.insert(value, Fact { dtype: DType::F32, shape: vec![3], ints: None });
+        }
+        let id = graph.nodes().next().unwrap().0;
+        let known = *registry::contract(&graph.node(id).proto).unwrap();
+        let type_by = |changed| {
+            let mut widths = Widths::new(2);
+            let x = widths.table.fresh(3);
+            widths.values[graph.node(id).inputs[0].unwrap().index()] = Some(vec![x]);
+            let dynamic = graph.dynamic();
+            let contract = Contract { changed, ..known };
+            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&contract));
+            widths.table.pins(x).iter().map(|pin| pin.reason.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(type_by(None), []);
+        assert_eq!(type_by(Some(15)), []);
+        assert_eq!(type_by(Some(14)), [Reason::Version { op: "Relu".to_owned(), since: 14 }]);
     }
 }

@@ -94,7 +94,7 @@ fn standard(c: Case, name: &str, v: i64, form: &str) -> Option<Case> {
         ("LogSoftmax" | "Softmax", _) => c.int("axis", 1).x(&[B, 4, 5]),
         // Products and sums.
         ("MatMul", _) => c.x(&[B, 2, 4, 5]).x(&[B, 2, 5, 3]),
-        ("Gemm", "transposed operands") => c.int("transA", 1).int("transB", 1).float("alpha", 0.7).x(&[5, B]).weight(&[4, 5]).weight(&[4]),
+        ("Gemm", "transposed operands") => c.int("transA", 1).int("transB", 1).float("alpha", 0.7).weight(&[5, 4]).x(&[B, 5]),
         ("Gemm", _) => c.x(&[B, 5]).weight(&[5, 4]).x(&[4]),
         ("Einsum", _) => c.string("equation", "bhid,bhjd->bhij").x(&[B, 2, 3, 5]).x(&[B, 2, 4, 5]),
         ("ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin"
@@ -137,12 +137,12 @@ fn standard(c: Case, name: &str, v: i64, form: &str) -> Option<Case> {
             let places = ArrayD::from_shape_fn(IxDyn(&[2, 2, 5]), |at| (at[0] + 2 * at[1] + at[2]) as i64 % 4);
             c.int("axis", 1).x(&[2, 4, 5]).constant(Tensor::I64(places))
         }
-        ("GatherND", _) => c.x(&[B, 4, 5]).constant(ints(&[3, 2], &[0, 1, 1, 0, 0, 3])),
+        ("GatherND", _) => c.x(&[3, 4, 5]).constant(ints(&[3, 2], &[0, 1, 1, 0, 0, 3])),
         ("ScatterElements", _) => {
             let places = ArrayD::from_shape_fn(IxDyn(&[2, 2, 5]), |at| ((at[1] + at[2]) % 4) as i64);
             c.int("axis", 1).x(&[2, 4, 5]).constant(Tensor::I64(places)).x(&[2, 2, 5])
         }
-        ("ScatterND", _) => c.x(&[B, 4, 5]).constant(ints(&[2, 2], &[0, 1, 1, 2])).x(&[2, 5]),
+        ("ScatterND", _) => c.x(&[3, 4, 5]).constant(ints(&[2, 2], &[0, 1, 1, 2])).x(&[2, 5]),
         ("OneHot", _) => c.integers(&[B, 4], DType::I64, 3).constant(Tensor::int(3)).constant(floats(&[0.0, 1.0])),
         ("Compress", _) => {
             let keeps = Tensor::Bool(ndarray::arr1(&[true, false, true, true]).into_dyn());
@@ -150,7 +150,7 @@ fn standard(c: Case, name: &str, v: i64, form: &str) -> Option<Case> {
         }
         ("Flatten", _) => c.x(&[B, 4, 5]),
         ("Reshape", _) => c.x(&[B, 6, 5]).list(&[0, 2, 3, -1]),
-        ("Squeeze", "all axes of one") => c.x(&[B, 1, 4, 5]),
+        ("Squeeze", "all axes of one") => c.x(&[2, 1, 4, 5]),
         ("Squeeze", "axes as an attribute") => c.ints("axes", &[1]).x(&[B, 1, 4, 5]),
         ("Squeeze", _) => c.x(&[B, 1, 4, 5]).list(&[1]),
         ("Unsqueeze", "axes as an attribute") => c.ints("axes", &[1]).x(&[B, 4, 5]),
@@ -218,7 +218,7 @@ fn windows(c: Case, name: &str, v: i64, form: &str) -> Option<Case> {
         }
         ("RoiAlign", _) => {
             let regions = Tensor::f32(&[2, 4], vec![0.0, 0.0, 3.0, 3.0, 1.0, 1.0, 4.0, 4.0]).unwrap();
-            let c = c.int("output_height", 2).int("output_width", 3).x(&[B, 3, 5, 6]).constant(regions).list(&[0, 1]);
+            let c = c.int("output_height", 2).int("output_width", 3).x(&[2, 3, 5, 6]).constant(regions).list(&[0, 1]);
             if v < 16 { c } else { c.string("coordinate_transformation_mode", "half_pixel") }
         }
         ("DepthToSpace", _) => c.int("blocksize", 2).x(&[B, 12, 2, 5]),

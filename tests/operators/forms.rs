@@ -12,6 +12,7 @@ use optin_onnx::{
     onnx::{self, proto::ModelProto},
     ops::{Contract, contracts},
     runtime::{Engine, RuntimeChoice},
+    tensor::DType,
     typing::{self, Granularity},
 };
 
@@ -37,6 +38,9 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
         print(path.stem, str(error).strip().replace("\n", " "))
 "#;
 
+/// What ONNX Runtime has and ONNX's checker has not, or calls deprecated.
+const NOT_IN_ONNX: [&str; 2] = ["GroupNormalization-18", "SimplifiedLayerNormalization-7"];
+
 #[test]
 fn every_form_of_every_version_is_typed_pruned_and_differentiated() {
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
@@ -59,7 +63,8 @@ fn every_form_of_every_version_is_typed_pruned_and_differentiated() {
                 wrong.push(format!("{name}: there is no example"));
                 continue;
             };
-            match run(&*engine, contract, case, &models.path().join(name.replace([' ', ','], "_"))) {
+            let path = models.path().join(name.replace([' ', ','], "_"));
+            match run(&*engine, contract, case, &path) {
                 Ok(found) => writeln!(lines, "{name}: {found}").unwrap(),
                 Err(problem) => wrong.push(format!("{name}: {problem}")),
             }
@@ -87,7 +92,8 @@ fn run(engine: &dyn Engine, contract: &Contract, mut case: Case, path: &Path) ->
         Err(refused) => return Ok(format!("not run: {refused}")),
     };
     let pruned = prune(engine, &case, &made, path)?;
-    let backward = match case.wanted(&case.model(optin_onnx::tensor::DType::F32)).is_empty() {
+    let wanted = case.wanted(&case.model(DType::F32));
+    let backward = match wanted.is_empty() || !made.iter().any(|made| made.dtype.is_float()) {
         true => "nothing to differentiate".to_owned(),
         false => differentiate(engine, contract, &mut case)?,
     };
@@ -96,11 +102,10 @@ fn run(engine: &dyn Engine, contract: &Contract, mut case: Case, path: &Path) ->
 
 /// The types and extents of the node's results.
 fn results(engine: &dyn Engine, case: &mut Case) -> Result<Vec<Made>, String> {
-    use optin_onnx::tensor::DType::F32;
-    let model = case.model(F32);
+    let model = case.model(DType::F32);
     let mut observe = |batch| {
         let graph = Graph::new(&model);
-        let facts = typing::observe(engine, &model, &graph, &case.feed(F32, batch), batch);
+        let facts = typing::observe(engine, &model, &graph, &case.feed(DType::F32, batch), batch);
         let facts = facts.map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
         Ok::<_, String>(graph.outputs().iter().map(|v| facts.get(*v).unwrap().clone()).collect::<Vec<_>>())
     };
@@ -117,6 +122,12 @@ fn prune(engine: &dyn Engine, case: &Case, made: &[Made], path: &Path) -> Result
     let (model, feed) = between(case, made);
     let save = |model: &ModelProto, what: &str| {
         fs::write(path.with_added_extension(format!("{what}.onnx")), onnx::encode(model)).unwrap();
+    };
+    let known = !NOT_IN_ONNX.contains(&path.file_name().unwrap().to_str().unwrap());
+    let save = |model: &ModelProto, what: &str| {
+        if known {
+            save(model, what)
+        }
     };
     save(&model, "dense");
     let mut checked = model.clone();

@@ -53,6 +53,10 @@ pub fn between(case: &Case, made: &[Made]) -> (ModelProto, Feed) {
     for (i, made) in made.iter().enumerate() {
         layers.result(i, made);
     }
+    if layers.feed.is_empty() {
+        let x = layers.made("x", &[B, 4]);
+        layers.result_of(&x, &[None, Some(4)]);
+    }
     (finished(layers.graph, case.opset), layers.feed)
 }
 
@@ -137,13 +141,17 @@ impl Layers {
     fn result(&mut self, index: usize, made: &Made) {
         let name = format!("y{index}");
         let x = if made.dtype == DType::F32 { name } else { self.cast(&name, DType::F32) };
-        let rank = made.shape.len();
-        let axes = made.shape.iter().enumerate().skip(1);
+        self.result_of(&x, &made.shape);
+    }
+
+    fn result_of(&mut self, x: &str, shape: &[Option<usize>]) {
+        let rank = shape.len();
+        let axes = shape.iter().enumerate().skip(1);
         let axes: Vec<(usize, usize)> = axes.filter_map(|(axis, n)| Some((axis, (*n)?))).collect();
         let sum = axes
             .into_iter()
             .filter(|(_, n)| *n > 1)
-            .fold(x, |x, (axis, n)| self.weigh(&x, rank, axis, n, OUTSIDE));
+            .fold(x.to_owned(), |x, (axis, n)| self.weigh(&x, rank, axis, n, OUTSIDE));
         let output = self.node("Identity", &[&sum]);
         self.graph.output.push(value_info(&output, DType::F32, rank));
     }
