@@ -35,16 +35,23 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("ArgMax", &[1, 11, 12, 13], &ArgExtremum).reads(&[number("data")]).makes(&[int64("reduced")]).without_gradient(),
-    onnx("ArgMin", &[1, 11, 12, 13], &ArgExtremum).reads(&[number("data")]).makes(&[int64("reduced")]).without_gradient(),
+    onnx("ArgMax", &[1, 11, 12, 13], &ArgExtremum).reads(&[number("data")])
+        .makes(&[int64("reduced")])
+        .without_gradient(),
+    onnx("ArgMin", &[1, 11, 12, 13], &ArgExtremum).reads(&[number("data")])
+        .makes(&[int64("reduced")])
+        .without_gradient(),
     onnx("CumSum", &[11, 14], &CumSum).reads(cum_sum::ALL).makes(&[number("y")]),
     onnx("EyeLike", &[9, 22], &EyeLike).reads(&[any("input")]).makes(&[any("output")]).without_gradient(),
     onnx("LRN", &[1, 13], &Lrn).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("MeanVarianceNormalization", &[9, 13], &MeanVariance).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("NonZero", &[9, 13], &NonZero).reads(&[any("X")]).makes(&[int64("Y")]).without_gradient(),
     onnx("ReverseSequence", &[10, 28], &ReverseSequence).reads(reverse_sequence::ALL).makes(&[any("Y")]),
-    onnx("Size", &[1, 13, 19, 21, 23, 24, 25], &Size).reads(&[any("data")]).makes(&[int64("size")]).without_gradient(),
-    onnx("TopK", &[1, 10, 11, 24], &TopK).reads(top_k::ALL).makes(&[number("Values"), int64("Indices")]).forms(&[Form::of("count as an attribute").until(9), Form::of("count as an operand").since(10)]),
+    onnx("Size", &[1, 13, 19, 21, 23, 24, 25], &Size).reads(&[any("data")])
+        .makes(&[int64("size")])
+        .without_gradient(),
+    onnx("TopK", &[1, 10, 11, 24], &TopK).reads(top_k::ALL).makes(&[number("Values"), int64("Indices")])
+        .forms(&[Form::of("count as an attribute").until(9), Form::of("count as an operand").since(10)]),
     onnx("Trilu", &[14], &Trilu).reads(trilu::ALL).makes(&[any("output")]),
     microsoft("Trilu", &Trilu).reads(&[any("X"), int64("k").optional()]).makes(&[any("Y")]),
 ];

@@ -21,7 +21,12 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Attention", &[23, 24, 25], &Attention).reads(slot::ALL).makes(&[float("Y"), float("present_key").optional(), float("present_value").optional(), float("qk_matmul_output").optional()]).forms(&[Form::of("heads as an axis"), Form::of("merged heads"), Form::of("a cache")]),
+    onnx("Attention", &[23, 24, 25], &Attention).reads(slot::ALL)
+        .makes(&[
+            float("Y"), float("present_key").optional(), float("present_value").optional(),
+            float("qk_matmul_output").optional(),
+        ])
+        .forms(&[Form::of("heads as an axis"), Form::of("merged heads"), Form::of("a cache")]),
 ];
 
 /// The axes of one attention, `softmax(Q[B, H, S, E] · K[B, G, T, E]ᵀ) · V[B, G, T, F]`. There are fewer heads of keys and
@@ -245,20 +250,21 @@ impl<'a> Attended<'a> {
     ) -> [Expr<'a>; 3] {
         // Heads that share keys and values get an axis of their own: [B, G, H/G, S, …].
         let group = [self.kv_heads as i64, (self.heads / self.kv_heads) as i64];
-        let grouped =
-            |x: Expr<'a>, last: usize| query.apart(x).reshape(&[0, group[0], group[1], -1, last as i64]);
+        let grouped = |x: Expr<'a>, last: usize| {
+            query.split_heads(x).reshape(&[0, group[0], group[1], -1, last as i64])
+        };
         let p = grouped(probabilities, key.length);
         let g = grouped(g, value.extent);
         let q = grouped(self.operands[0], query.extent);
         let [k, v] =
-            [(key, 1), (value, 2)].map(|(part, slot)| part.apart(self.operands[slot]).unsqueeze(&[2]));
+            [(key, 1), (value, 2)].map(|(part, slot)| part.split_heads(self.operands[slot]).unsqueeze(&[2]));
         let dp = g.matmul(v.matrix_transpose(5));
         let ds = p * (dp - (p * dp).sum(&[4], true)) * logit_scale(scale, query.extent);
-        let dq = ds.matmul(k).reshape_like(query.apart(self.operands[0]));
+        let dq = ds.matmul(k).reshape_like(query.split_heads(self.operands[0]));
         [
-            query.together(dq),
-            key.together(ds.matrix_transpose(5).matmul(q).sum(&[2], false)),
-            value.together(p.matrix_transpose(5).matmul(g).sum(&[2], false)),
+            query.merge_heads(dq),
+            key.merge_heads(ds.matrix_transpose(5).matmul(q).sum(&[2], false)),
+            value.merge_heads(p.matrix_transpose(5).matmul(g).sum(&[2], false)),
         ]
     }
 }
@@ -287,7 +293,7 @@ impl Part {
     }
 
     /// As `[B, H, S, E]`.
-    pub fn apart<'a>(&self, x: Expr<'a>) -> Expr<'a> {
+    pub fn split_heads<'a>(&self, x: Expr<'a>) -> Expr<'a> {
         match self.merged {
             true => x.reshape(&[0, 0, self.heads as i64, -1]).transpose(&[0, 2, 1, 3]),
             false => x,
@@ -295,7 +301,7 @@ impl Part {
     }
 
     /// From `[B, H, S, E]` back.
-    pub fn together<'a>(&self, x: Expr<'a>) -> Expr<'a> {
+    pub fn merge_heads<'a>(&self, x: Expr<'a>) -> Expr<'a> {
         if self.merged { x.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, -1]) } else { x }
     }
 
@@ -308,6 +314,6 @@ impl Part {
         let number = |n: usize| node.tail().constant(&Tensor::ints(&[n as i64]));
         let shape = [value.shape().slice(0, 0, 1), number(self.heads), number(keys), number(keys)];
         let shape = node.tail().concat(&shape, 0).unwrap_or(value.shape());
-        Ok(self.together(identity.apply("Expand", &[shape], &[])))
+        Ok(self.merge_heads(identity.apply("Expand", &[shape], &[])))
     }
 }

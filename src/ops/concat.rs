@@ -16,7 +16,11 @@ slots! {
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
     onnx("Concat", &[1, 4, 11, 13], &Concat).reads(&[any("inputs").many()]).makes(&[any("concat_result")]),
-    onnx("Split", &[1, 2, 11, 13, 18], &Split).reads(split::ALL).makes(&[any("outputs").many()]).forms(&[Form::of("evenly").until(17), Form::of("sizes as an attribute").until(12), Form::of("sizes as an operand").since(13), Form::of("a number of parts").since(18)]),
+    onnx("Split", &[1, 2, 11, 13, 18], &Split).reads(split::ALL).makes(&[any("outputs").many()])
+        .forms(&[
+            Form::of("evenly").until(17), Form::of("sizes as an attribute").until(12),
+            Form::of("sizes as an operand").since(13), Form::of("a number of parts").since(18),
+        ]),
 ];
 
 /// Lays operands end to end along `axis`.

@@ -18,8 +18,10 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Conv", &[1, 11, 22], &Conv).reads(slot::ALL).makes(&[float("Y")]).forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
-    onnx("ConvTranspose", &[1, 11, 22], &ConvTranspose).reads(slot::ALL).makes(&[float("Y")]).forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
+    onnx("Conv", &[1, 11, 22], &Conv).reads(slot::ALL).makes(&[float("Y")])
+        .forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
+    onnx("ConvTranspose", &[1, 11, 22], &ConvTranspose).reads(slot::ALL).makes(&[float("Y")])
+        .forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
 ];
 
 /// `X[N, G·C, …]`, `W[G·M, C, k…]` → `Y[N, G·M, …]`.

@@ -48,11 +48,21 @@ pub(super) static OPERATORS: &[Contract] = &[
     onnx("BitwiseOr", &[18], &Logical).reads(&[any("A"), any("B")]).makes(&[any("C")]),
     onnx("BitwiseXor", &[18], &Logical).reads(&[any("A"), any("B")]).makes(&[any("C")]),
     onnx("Cast", &[1, 6, 9, 13, 19, 21, 23, 24, 25, 28], &Rename).reads(&[any("input")]).makes(&[any("output")]),
-    onnx("CastLike", &[15, 19, 21, 23, 24, 25], &CastLike).reads(&[any("input"), any("target_type")]).makes(&[any("output")]),
+    onnx("CastLike", &[15, 19, 21, 23, 24, 25], &CastLike).reads(&[any("input"), any("target_type")])
+        .makes(&[any("output")]),
     onnx("Ceil", &[1, 6, 13], &Step).reads(&[float("X")]).makes(&[float("Y")]),
-    onnx("Clip", &[1, 6, 11, 12, 13], &Clip).reads(&[number("input"), number("min").optional().since(11), number("max").optional().since(11)]).makes(&[number("output")]).forms(&[Form::of("bounds as attributes").until(10), Form::of("bounds as operands").since(11)]),
+    onnx("Clip", &[1, 6, 11, 12, 13], &Clip)
+        .reads(&[number("input"), number("min").optional().since(11), number("max").optional().since(11)])
+        .makes(&[number("output")])
+        .forms(&[Form::of("bounds as attributes").until(10), Form::of("bounds as operands").since(11)]),
     onnx("Div", &[1, 6, 7, 13, 14], &Div).reads(binary::ALL).makes(&[number("C")]),
-    onnx("Dropout", &[1, 6, 7, 10, 12, 13, 22], &Dropout).reads(&[float("data"), float("ratio").optional().since(12), boolean("training_mode").optional().since(12)]).makes(&[float("output"), boolean("mask").optional()]).forms(&[Form::of("ratio as an attribute").until(11), Form::of("ratio as an operand").since(12), Form::of("with its mask")]),
+    onnx("Dropout", &[1, 6, 7, 10, 12, 13, 22], &Dropout)
+        .reads(&[float("data"), float("ratio").optional().since(12), boolean("training_mode").optional().since(12)])
+        .makes(&[float("output"), boolean("mask").optional()])
+        .forms(&[
+            Form::of("ratio as an attribute").until(11), Form::of("ratio as an operand").since(12),
+            Form::of("with its mask"),
+        ]),
     onnx("Equal", &[1, 7, 11, 13, 19], &Logical).reads(&[any("A"), any("B")]).makes(&[boolean("C")]),
     onnx("Floor", &[1, 6, 13], &Step).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("Greater", &[1, 7, 9, 13], &Logical).reads(&[number("A"), number("B")]).makes(&[boolean("C")]),

@@ -43,8 +43,11 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    microsoft("MoE", &Experts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")]).without_gradient(),
-    microsoft("QMoE", &Experts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL).makes(&[float("output")]).without_gradient(),
+    microsoft("MoE", &Experts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")])
+        .without_gradient(),
+    microsoft("QMoE", &Experts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL)
+        .makes(&[float("output")])
+        .without_gradient(),
 ];
 
 /// Of each token, the experts that it is routed to: `x[…, D]`, `routes[tokens, experts]`, `weights[experts, …, …]`. The inner

@@ -58,12 +58,24 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    microsoft("EmbedLayerNormalization", &EmbedLayerNormalization).reads(embed::ALL).makes(&[float("output"), any("mask_index").optional(), float("embedding_sum").optional()]).without_gradient(),
-    microsoft("FusedConv", &FusedConv).reads(conv::ALL).makes(&[float("Y")]).forms(&[Form::of(""), Form::of("a sum")]),
-    microsoft("FusedGemm", &FusedGemm).reads(&[number("A"), number("B"), number("C").optional()]).makes(&[number("Y")]),
+    microsoft("EmbedLayerNormalization", &EmbedLayerNormalization).reads(embed::ALL)
+        .makes(&[float("output"), any("mask_index").optional(), float("embedding_sum").optional()])
+        .without_gradient(),
+    microsoft("FusedConv", &FusedConv).reads(conv::ALL).makes(&[float("Y")])
+        .forms(&[Form::of(""), Form::of("a sum")]),
+    microsoft("FusedGemm", &FusedGemm).reads(&[number("A"), number("B"), number("C").optional()])
+        .makes(&[number("Y")]),
     microsoft("FusedMatMul", &FusedMatMul).reads(product::ALL).makes(&[float("Y")]),
-    microsoft("SkipLayerNormalization", &SkipNormalization::Layer).reads(skip::ALL).makes(&[float("output"), float("mean").optional(), float("inv_std_var").optional(), float("input_skip_bias_sum").optional()]),
-    microsoft("SkipSimplifiedLayerNormalization", &SkipNormalization::RootMeanSquare).reads(skip_rms::ALL).makes(&[float("output"), float("mean").optional(), float("inv_std_var").optional(), float("input_skip_bias_sum").optional()]),
+    microsoft("SkipLayerNormalization", &SkipNormalization::Layer).reads(skip::ALL)
+        .makes(&[
+            float("output"), float("mean").optional(), float("inv_std_var").optional(),
+            float("input_skip_bias_sum").optional(),
+        ]),
+    microsoft("SkipSimplifiedLayerNormalization", &SkipNormalization::RootMeanSquare).reads(skip_rms::ALL)
+        .makes(&[
+            float("output"), float("mean").optional(), float("inv_std_var").optional(),
+            float("input_skip_bias_sum").optional(),
+        ]),
     microsoft("TransposeMatMul", &FusedMatMul).reads(product::ALL).makes(&[float("Y")]),
 ];
 

@@ -21,7 +21,8 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Gather", &[1, 11, 13], &Gather).reads(slot::ALL).makes(&[any("output")]).forms(&[Form::of("one entry"), Form::of("a range"), Form::of("entries out of order")]),
+    onnx("Gather", &[1, 11, 13], &Gather).reads(slot::ALL).makes(&[any("output")])
+        .forms(&[Form::of("one entry"), Form::of("a range"), Form::of("entries out of order")]),
 ];
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.

@@ -19,7 +19,8 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Gemm", &[1, 6, 7, 9, 11, 13], &Gemm).reads(gemm::ALL).makes(&[number("Y")]).forms(&[Form::of(""), Form::of("transposed operands")]),
+    onnx("Gemm", &[1, 6, 7, 9, 11, 13], &Gemm).reads(gemm::ALL).makes(&[number("Y")])
+        .forms(&[Form::of(""), Form::of("transposed operands")]),
     onnx("MatMul", &[1, 9, 13], &MatMul).reads(slot::ALL).makes(&[number("Y")]),
 ];
 
@@ -162,10 +163,10 @@ impl Gemm {
         let scaled = g * node.float("alpha").unwrap_or(1.0);
         if node.needs(gemm::A) {
             // op(A) has the cotangent g · op(B)ᵀ.
-            node.give(gemm::A, turned(scaled.matmul(turned(b, !flag("transB"))), flag("transA")));
+            node.give(gemm::A, transpose_if(scaled.matmul(transpose_if(b, !flag("transB"))), flag("transA")));
         }
         if node.needs(gemm::B) {
-            node.give(gemm::B, turned(turned(a, !flag("transA")).matmul(scaled), flag("transB")));
+            node.give(gemm::B, transpose_if(transpose_if(a, !flag("transA")).matmul(scaled), flag("transB")));
         }
         if node.needs(gemm::C) {
             node.give_broadcast(gemm::C, g * node.float("beta").unwrap_or(1.0))?;
@@ -174,6 +175,6 @@ impl Gemm {
     }
 }
 
-fn turned<'a>(x: Expr<'a>, turn: bool) -> Expr<'a> {
+fn transpose_if<'a>(x: Expr<'a>, turn: bool) -> Expr<'a> {
     if turn { x.matrix_transpose(2) } else { x }
 }

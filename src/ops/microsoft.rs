@@ -61,9 +61,21 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    microsoft("Attention", &FusedAttention).reads(attention::ALL).makes(&[float("output"), float("present").optional()]).forms(&[Form::of(""), Form::of("values of another extent")]),
-    microsoft("GroupQueryAttention", &GroupQueryAttention).reads(group_query::ALL).makes(&[float("output"), number("present_key").optional(), number("present_value").optional(), float("output_qk").optional()]).forms(&[Form::of(""), Form::of("packed operands")]),
-    microsoft("MultiHeadAttention", &MultiHeadAttention).reads(multi_head::ALL).makes(&[float("output"), float("present_key").optional(), float("present_value").optional(), float("qk").optional()]).forms(&[Form::of(""), Form::of("a bias and a mask"), Form::of("a cache"), Form::of("packed operands")]),
+    microsoft("Attention", &FusedAttention).reads(attention::ALL)
+        .makes(&[float("output"), float("present").optional()])
+        .forms(&[Form::of(""), Form::of("values of another extent")]),
+    microsoft("GroupQueryAttention", &GroupQueryAttention).reads(group_query::ALL)
+        .makes(&[
+            float("output"), number("present_key").optional(), number("present_value").optional(),
+            float("output_qk").optional(),
+        ])
+        .forms(&[Form::of(""), Form::of("packed operands")]),
+    microsoft("MultiHeadAttention", &MultiHeadAttention).reads(multi_head::ALL)
+        .makes(&[
+            float("output"), float("present_key").optional(), float("present_value").optional(),
+            float("qk").optional(),
+        ])
+        .forms(&[Form::of(""), Form::of("a bias and a mask"), Form::of("a cache"), Form::of("packed operands")]),
 ];
 
 /// Queries, keys and values are projected already. They come apart (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
@@ -427,7 +439,7 @@ impl Operator for GroupQueryAttention {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let grouped = Grouped::of(node)?;
-        let query = grouped.turned(node, grouped.query(node)?, false)?;
+        let query = grouped.rotate(node, grouped.query(node)?, false)?;
         // What later steps get are the keys as they are attended to, those of the past included.
         let attended = Attended {
             operands: [query, node.y(1)?, node.y(2)?],
@@ -440,7 +452,7 @@ impl Operator for GroupQueryAttention {
         let parts = [part(grouped.heads, grouped.length), keys, keys];
         let p = grouped.probabilities(node, &attended)?;
         let results = grouped.merged(grouped.heads, grouped.length);
-        let g = node.cotangent(0).map_or_else(|| query.zeros(), |g| results.apart(g));
+        let g = node.cotangent(0).map_or_else(|| query.zeros(), |g| results.split_heads(g));
         let [dq, dk, dv] = attended.pull_back(parts, p, g, node.float("scale"));
         let dk = node.cotangent(1).map_or(dk, |other| dk + other);
         let dv = node.cotangent(2).map_or(dv, |other| dv + other);
@@ -495,11 +507,11 @@ impl Grouped {
         let features = self.heads * self.extent;
         let x = node.x(group_query::QUERY)?;
         let query = if node.has(group_query::KEY) { x } else { x.slice(2, 0, features) };
-        Ok(self.merged(self.heads, self.length).apart(query))
+        Ok(self.merged(self.heads, self.length).split_heads(query))
     }
 
     /// Entries turned by their positions, as queries and keys are; or back, as their cotangents are.
-    fn turned<'a>(&self, node: &NodeGradient<'a>, x: Expr<'a>, back: bool) -> Result<Expr<'a>, NoGradient> {
+    fn rotate<'a>(&self, node: &NodeGradient<'a>, x: Expr<'a>, back: bool) -> Result<Expr<'a>, NoGradient> {
         if node.int("do_rotary").unwrap_or(0) == 0 {
             return Ok(x);
         }
@@ -566,9 +578,9 @@ impl Grouped {
         let own = |x: Expr<'a>| if past == 0 { x } else { x.slice(2, past, self.keys) };
         let (queried, keyed) =
             (self.merged(self.heads, self.length), self.merged(self.kv_heads, self.length));
-        let query = queried.together(self.turned(node, query, true)?);
-        let keys = keyed.together(self.turned(node, own(key), true)?);
-        let values = keyed.together(own(value));
+        let query = queried.merge_heads(self.rotate(node, query, true)?);
+        let keys = keyed.merge_heads(self.rotate(node, own(key), true)?);
+        let values = keyed.merge_heads(own(value));
         if node.has(group_query::KEY) {
             node.give(group_query::QUERY, query);
             node.give(group_query::KEY, keys);

@@ -1,9 +1,10 @@
 //! What the tool knows of operators: one file per family.
 //!
-//! A family's file declares its operators ([`Contract`]): their versions, forms and slots. Its rules say how the axes of its operators relate and what they cost ([`Operator::infer`]), how sizes pass
-//! through them as data ([`Operator::sizes`]), what becomes of ids ([`Operator::ids`]), how cotangents pass backward
-//! ([`Operator::gradient`]), and which attributes and shape operands have to follow when axes shrink
-//! ([`Operator::rewrite`]). Nothing outside this folder decides by an operator's name.
+//! A family's file declares its operators ([`Contract`]): their versions, forms and slots. Its rules say how the axes of
+//! its operators relate and what they cost ([`Operator::infer`]), how sizes pass through them as data
+//! ([`Operator::sizes`]), what becomes of ids ([`Operator::ids`]), how cotangents pass backward ([`Operator::gradient`]),
+//! and which attributes and shape operands have to follow when axes shrink ([`Operator::rewrite`]). Nothing outside this
+//! folder decides by an operator's name.
 
 mod activation;
 mod along;

@@ -53,10 +53,13 @@ pub(super) static OPERATORS: &[Contract] = &[
     ]),
     onnx("GroupNormalization", &[18, 21], &GroupNormalization).reads(groups::ALL).makes(&[float("Y")]),
     onnx("InstanceNormalization", &[1, 6, 22], &InstanceNormalization).reads(channels::ALL).makes(&[float("output")]),
-    onnx("LayerNormalization", &[17], &LayerNormalization::Layer).reads(layer::ALL).makes(&[float("Y"), float("Mean").optional(), float("InvStdDev").optional()]).forms(&[Form::of(""), Form::of("with its statistics")]),
+    onnx("LayerNormalization", &[17], &LayerNormalization::Layer).reads(layer::ALL)
+        .makes(&[float("Y"), float("Mean").optional(), float("InvStdDev").optional()])
+        .forms(&[Form::of(""), Form::of("with its statistics")]),
     onnx("LpNormalization", &[1, 22], &LpNormalization).reads(&[float("input")]).makes(&[float("output")]),
     onnx("RMSNormalization", &[23], &LayerNormalization::RootMeanSquare).reads(rms::ALL).makes(&[float("Y")]),
-    onnx("SimplifiedLayerNormalization", &[1], &LayerNormalization::RootMeanSquare).reads(rms::ALL).makes(&[float("Y"), float("inv_std_var").optional()]),
+    onnx("SimplifiedLayerNormalization", &[1], &LayerNormalization::RootMeanSquare).reads(rms::ALL)
+        .makes(&[float("Y"), float("inv_std_var").optional()]),
 ];
 
 /// LayerNormalization and RMSNormalization: statistics over the axes from `axis` on.
@@ -122,13 +125,16 @@ pub(super) struct BatchNormalization;
 
 impl Operator for BatchNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        if node.int("training_mode").unwrap_or(0) != 0 {
-            return Err(node.form("training mode"));
+        if let Some(what) = beyond_inference(node) {
+            return Err(node.form(what));
         }
         per_channel(node, &[batch::SCALE, batch::SHIFT, batch::MEAN, batch::VARIANCE])
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        if let Some(what) = beyond_inference(node) {
+            return Err(node.none(what));
+        }
         let (g, rank) = (node.g()?, node.shape(batch::X)?.len());
         let deviation = (node.x(batch::VARIANCE)? + epsilon(node)).map("Sqrt");
         node.give(batch::X, g * per_channel_shape(node.x(batch::SCALE)? / deviation, rank));
@@ -157,6 +163,15 @@ impl Operator for BatchNormalization {
         let shape: Vec<usize> = std::iter::once(gain.len()).chain(vec![1; rank - 2]).collect();
         gain.into_shape_with_order(shape).ok()
     }
+}
+
+/// What of a [`BatchNormalization`] is not a scale and a shift per channel. Before operator set 14 it trains when it gives
+/// its statistics, and before 9 it may have statistics for each position.
+fn beyond_inference(node: &NodeCx<'_>) -> Option<&'static str> {
+    let trains =
+        node.int("training_mode").unwrap_or(0) != 0 || node.outputs.iter().skip(1).any(Option::is_some);
+    let positions = node.int("spatial") == Some(0) && node.shape(batch::X).is_ok_and(|x| x.len() > 2);
+    trains.then_some("training mode").or(positions.then_some("statistics for each position"))
 }
 
 /// InstanceNormalization: statistics over the positions of each channel.

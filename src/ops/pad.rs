@@ -14,7 +14,11 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Pad", &[1, 2, 11, 13, 18, 19, 21, 23, 24, 25], &Pad).reads(slot::ALL).makes(&[any("output")]).forms(&[Form::of("pads as an attribute").until(10), Form::of("pads as an operand").since(11), Form::of("pads of some axes").since(18)]),
+    onnx("Pad", &[1, 2, 11, 13, 18, 19, 21, 23, 24, 25], &Pad).reads(slot::ALL).makes(&[any("output")])
+        .forms(&[
+            Form::of("pads as an attribute").until(10), Form::of("pads as an operand").since(11),
+            Form::of("pads of some axes").since(18),
+        ]),
 ];
 
 /// Adds entries around an axis.

@@ -14,7 +14,9 @@ pub(super) static OPERATORS: &[Contract] = &[
     onnx("GlobalLpPool", &[1, 2, 22], &GlobalPool::Norm).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("GlobalMaxPool", &[1, 22], &GlobalPool::Max).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("LpPool", &[1, 2, 11, 18, 22], &Pool::Norm).reads(&[float("X")]).makes(&[float("Y")]),
-    onnx("MaxPool", &[1, 8, 10, 11, 12, 22], &Pool::Max).reads(&[number("X")]).makes(&[number("Y"), int64("Indices").optional().since(8)]).forms(&[Form::of(""), Form::of("with places").since(8)]),
+    onnx("MaxPool", &[1, 8, 10, 11, 12, 22], &Pool::Max).reads(&[number("X")])
+        .makes(&[number("Y"), int64("Indices").optional().since(8)])
+        .forms(&[Form::of(""), Form::of("with places").since(8)]),
 ];
 
 /// Pooling by a sliding window.

@@ -24,10 +24,20 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Dequantize).reads(slot::ALL).makes(&[float("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
-    onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Quantize).reads(&[number("x"), number("y_scale"), number("y_zero_point").optional()]).makes(&[number("y")]).forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)]).without_gradient(),
-    microsoft("DequantizeLinear", &Dequantize).reads(&[any("x"), float("x_scale"), any("x_zero_point").optional()]).makes(&[float("y")]).without_gradient(),
-    microsoft("QuantizeLinear", &Quantize).reads(&[float("x"), float("y_scale"), any("y_zero_point").optional()]).makes(&[any("y")]).without_gradient(),
+    onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Dequantize).reads(slot::ALL).makes(&[float("y")])
+        .forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)])
+        .without_gradient(),
+    onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Quantize)
+        .reads(&[number("x"), number("y_scale"), number("y_zero_point").optional()])
+        .makes(&[number("y")])
+        .forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)])
+        .without_gradient(),
+    microsoft("DequantizeLinear", &Dequantize).reads(&[any("x"), float("x_scale"), any("x_zero_point").optional()])
+        .makes(&[float("y")])
+        .without_gradient(),
+    microsoft("QuantizeLinear", &Quantize).reads(&[float("x"), float("y_scale"), any("y_zero_point").optional()])
+        .makes(&[any("y")])
+        .without_gradient(),
 ];
 
 /// Whether an operator, called as [`super::operator_name`] has it, computes on quantised integers: then its weights are what is left

@@ -28,9 +28,14 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("GRU", &[1, 3, 7, 14, 22], &Recurrent).reads(slot::ALL).makes(&[float("Y").optional(), float("Y_h").optional()]).without_gradient(),
-    onnx("LSTM", &[1, 7, 14, 22], &Recurrent).reads(lstm::ALL).makes(&[float("Y").optional(), float("Y_h").optional(), float("Y_c").optional()]).without_gradient(),
-    onnx("RNN", &[1, 7, 14, 22], &Recurrent).reads(slot::ALL).makes(&[float("Y").optional(), float("Y_h").optional()]).without_gradient(),
+    onnx("GRU", &[1, 3, 7, 14, 22], &Recurrent).reads(slot::ALL)
+        .makes(&[float("Y").optional(), float("Y_h").optional()])
+        .without_gradient(),
+    onnx("LSTM", &[1, 7, 14, 22], &Recurrent).reads(lstm::ALL)
+        .makes(&[float("Y").optional(), float("Y_h").optional(), float("Y_c").optional()])
+        .without_gradient(),
+    onnx("RNN", &[1, 7, 14, 22], &Recurrent).reads(slot::ALL).makes(&[float("Y").optional(), float("Y_h").optional()])
+        .without_gradient(),
 ];
 
 /// `X[T, B, I]` (or `[B, T, I]`), `W[directions, gates·H, I]`: the input features end in a sum. The hidden state keeps its

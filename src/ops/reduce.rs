@@ -1,24 +1,50 @@
 //! Reductions.
 
-use super::contract::{Contract, Form, any, float, int64, number, onnx};
+use super::contract::{Contract, Form, any, float, int64, number, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
 };
 
+slots! {
+    slot:
+        DATA = number("data"),
+        AXES = int64("axes").optional().since(18),
+}
+
+/// Of reductions whose axes are an operand from operator set 18 on.
+const FORMS: &[Form] = &[
+    Form::of("all axes"),
+    Form::of("axes as an attribute").until(17),
+    Form::of("axes as an operand").since(18),
+    Form::of("no axes").since(18),
+];
+/// Of ReduceSum, whose axes are an operand from operator set 13 on.
+const SUM_FORMS: &[Form] = &[
+    Form::of("all axes"),
+    Form::of("axes as an attribute").until(12),
+    Form::of("axes as an operand").since(13),
+    Form::of("no axes").since(13),
+];
+
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("ReduceL1", &[1, 11, 13, 18], &L1).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceL2", &[1, 11, 13, 18], &L2).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceLogSum", &[1, 11, 13, 18, 28], &LOG_SUM).reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceLogSumExp", &[1, 11, 13, 18, 28], &LOG_SUM_EXP).reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &EXTREMUM).reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceMean", &[1, 11, 13, 18], &Mean).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &EXTREMUM).reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceProd", &[1, 11, 13, 18], &PRODUCT).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
-    onnx("ReduceSum", &[1, 11, 13], &SUM).reads(&[number("data"), int64("axes").optional().since(13)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13), Form::of("no axes").since(13)]),
-    onnx("ReduceSumSquare", &[1, 11, 13, 18], &SUM_SQUARE).reads(&[number("data"), int64("axes").optional().since(18)]).makes(&[number("reduced")]).forms(&[Form::of("all axes"), Form::of("axes as an attribute").until(17), Form::of("axes as an operand").since(18), Form::of("no axes").since(18)]),
+    onnx("ReduceL1", &[1, 11, 13, 18], &L1).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
+    onnx("ReduceL2", &[1, 11, 13, 18], &L2).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
+    onnx("ReduceLogSum", &[1, 11, 13, 18, 28], &LOG_SUM)
+        .reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(FORMS),
+    onnx("ReduceLogSumExp", &[1, 11, 13, 18, 28], &LOG_SUM_EXP)
+        .reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(FORMS),
+    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &EXTREMUM)
+        .reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(FORMS),
+    onnx("ReduceMean", &[1, 11, 13, 18], &Mean).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
+    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &EXTREMUM)
+        .reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(FORMS),
+    onnx("ReduceProd", &[1, 11, 13, 18], &PRODUCT).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
+    onnx("ReduceSum", &[1, 11, 13], &SUM)
+        .reads(&[number("data"), int64("axes").optional().since(13)]).makes(&[number("reduced")]).forms(SUM_FORMS),
+    onnx("ReduceSumSquare", &[1, 11, 13, 18], &SUM_SQUARE).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
 ];
 
 /// Reductions to which a zero adds nothing (sums and norms): entries can go.
@@ -26,7 +52,7 @@ pub(super) struct Additive(Slope);
 
 impl Operator for Additive {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        reduce(node, |node, width, axis| node.contract(width, (0, axis), None, None))
+        reduce(node, |node, width, axis| node.contract(width, (slot::DATA, axis), None, None))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -61,14 +87,14 @@ pub(super) struct Mean;
 
 impl Operator for Mean {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let shape = node.shape(0)?;
+        let shape = node.shape(slot::DATA)?;
         reduce(node, |node, width, axis| {
             let has_positions = shape.iter().enumerate().skip(1).any(|(i, size)| i != axis && *size != 1);
             if axis == 0 || shape.len() < 3 || has_positions {
                 let reason = Reason::Reduced(node.op_type().to_owned());
                 node.pin(width, reason);
             } else {
-                node.contract(width, (0, axis), None, None);
+                node.contract(width, (slot::DATA, axis), None, None);
             }
         })
     }
@@ -84,7 +110,7 @@ impl Operator for Mean {
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let size =
             |of: &dyn Fn(Width) -> usize, axes: &[Width]| axes.iter().map(|a| of(*a)).product::<usize>();
-        let (x, y) = (node.axes(0), node.result_axes(0));
+        let (x, y) = (node.axes(slot::DATA), node.result_axes(0));
         let [old, new]: [&dyn Fn(Width) -> usize; 2] = [&|w| node.old_size(w), &|w| node.new_size(w)];
         // Entries that one result averages, before and after.
         let (old, new) = (size(old, x) / size(old, y).max(1), size(new, x) / size(new, y).max(1));
@@ -96,10 +122,10 @@ fn reduce(
     node: &mut NodeTyper<'_>,
     mut end: impl FnMut(&mut NodeTyper<'_>, Width, usize),
 ) -> Result<(), Reason> {
-    let x = node.axes(0)?;
+    let x = node.axes(slot::DATA)?;
     let reduced = reduced_axes(
         x.len(),
-        node.ints_or_operand("axes", 1).unwrap_or_default(),
+        node.ints_or_operand("axes", slot::AXES).unwrap_or_default(),
         node.int("noop_with_empty_axes"),
         |axis| node.axis(axis, x.len()),
     )?;
@@ -123,17 +149,17 @@ fn reduce(
 type Slope = for<'a> fn(Expr<'a>, Expr<'a>, &[usize]) -> Expr<'a>;
 
 fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradient> {
-    let (x, y, g) = (node.x(0)?, node.y(0)?, node.g()?);
-    let rank = node.shape(0)?.len();
+    let (x, y, g) = (node.x(slot::DATA)?, node.y(0)?, node.g()?);
+    let rank = node.shape(slot::DATA)?.len();
     let reduced = reduced_axes(
         rank,
-        node.ints_or_operand("axes", 1).unwrap_or_default(),
+        node.ints_or_operand("axes", slot::AXES).unwrap_or_default(),
         node.int("noop_with_empty_axes"),
         |axis| node.axis(axis, rank),
     )?;
     let keeps = node.int("keepdims").unwrap_or(1) != 0;
     let (g, y) = if keeps { (g, y) } else { (g.unsqueeze(&reduced), y.unsqueeze(&reduced)) };
-    node.give(0, (g * slope(x, y, &reduced)).expand_like(x));
+    node.give(slot::DATA, (g * slope(x, y, &reduced)).expand_like(x));
     Ok(())
 }
 

@@ -23,8 +23,14 @@ slots! {
 pub(super) static OPERATORS: &[Contract] = &[
     onnx("Flatten", &[1, 9, 11, 13, 21, 23, 24, 25], &Flatten).reads(&[any("input")]).makes(&[any("output")]),
     onnx("Reshape", &[1, 5, 13, 14, 19, 21, 23, 24, 25], &Reshape).reads(reshape::ALL).makes(&[any("reshaped")]),
-    onnx("Squeeze", &[1, 11, 13, 21, 23, 24, 25], &Squeeze).reads(axes::ALL).makes(&[any("squeezed")]).forms(&[Form::of("all axes of one"), Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13)]),
-    onnx("Unsqueeze", &[1, 11, 13, 21, 23, 24, 25], &Unsqueeze).reads(&[any("data"), int64("axes").since(13)]).makes(&[any("expanded")]).forms(&[Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13)]),
+    onnx("Squeeze", &[1, 11, 13, 21, 23, 24, 25], &Squeeze).reads(axes::ALL).makes(&[any("squeezed")])
+        .forms(&[
+            Form::of("all axes of one"), Form::of("axes as an attribute").until(12),
+            Form::of("axes as an operand").since(13),
+        ]),
+    onnx("Unsqueeze", &[1, 11, 13, 21, 23, 24, 25], &Unsqueeze).reads(&[any("data"), int64("axes").since(13)])
+        .makes(&[any("expanded")])
+        .forms(&[Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13)]),
 ];
 
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose

@@ -14,8 +14,11 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Resize", &[10, 11, 13, 18, 19], &Resize).reads(slot::ALL).makes(&[any("Y")]).forms(&[Form::of("to sizes").since(11), Form::of("by scales"), Form::of("some axes").since(18)]),
-    onnx("Upsample", &[1, 7, 9], &Resize).reads(&[any("X"), float("scales").since(9)]).makes(&[any("Y")]).forms(&[Form::of("scales as an attribute").until(8), Form::of("scales as an operand").since(9)]),
+    onnx("Resize", &[10, 11, 13, 18, 19], &Resize).reads(slot::ALL).makes(&[any("Y")])
+        .forms(&[Form::of("to sizes").since(11), Form::of("by scales"), Form::of("some axes").since(18)]),
+    onnx("Upsample", &[1, 7, 9], &Resize).reads(&[any("X"), float("scales").since(9)])
+        .makes(&[any("Y")])
+        .forms(&[Form::of("scales as an attribute").until(8), Form::of("scales as an operand").since(9)]),
 ];
 
 /// Interpolates along the axes whose extent changes; the others pass.

@@ -22,8 +22,10 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("RotaryEmbedding", &[23], &RotaryEmbedding { tables: [standard::COSINES, standard::SINES] }).reads(standard::ALL).makes(&[float("Y")]),
-    microsoft("RotaryEmbedding", &RotaryEmbedding { tables: [microsoft::COSINES, microsoft::SINES] }).reads(microsoft::ALL).makes(&[float("output")]),
+    onnx("RotaryEmbedding", &[23], &RotaryEmbedding { tables: [standard::COSINES, standard::SINES] })
+        .reads(standard::ALL).makes(&[float("Y")]),
+    microsoft("RotaryEmbedding", &RotaryEmbedding { tables: [microsoft::COSINES, microsoft::SINES] })
+        .reads(microsoft::ALL).makes(&[float("output")]),
 ];
 
 /// Turns pairs of entries within each head, `[B, H, S, E]` or `[B, S, H·E]`. The two forms list the tables of cosines and

@@ -33,12 +33,15 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Compress", &[9, 11, 28], &Compress).reads(&[any("input"), boolean("condition")]).makes(&[any("output")]).without_gradient(),
+    onnx("Compress", &[9, 11, 28], &Compress).reads(&[any("input"), boolean("condition")])
+        .makes(&[any("output")])
+        .without_gradient(),
     onnx("GatherElements", &[11, 13], &GatherElements).reads(pick::ALL).makes(&[any("output")]),
     onnx("GatherND", &[11, 12, 13], &GatherNd).reads(&[any("data"), int64("indices")]).makes(&[any("output")]),
     onnx("OneHot", &[9, 11, 28], &OneHot).reads(one_hot::ALL).makes(&[any("output")]).without_gradient(),
     onnx("ScatterElements", &[11, 13, 16, 18], &ScatterElements).reads(replace::ALL).makes(&[any("output")]),
-    onnx("ScatterND", &[11, 13, 16, 18], &ScatterNd).reads(&[any("data"), int64("indices"), any("updates")]).makes(&[any("output")]),
+    onnx("ScatterND", &[11, 13, 16, 18], &ScatterNd).reads(&[any("data"), int64("indices"), any("updates")])
+        .makes(&[any("output")]),
 ];
 
 /// Picks along one axis, at every place of the others by itself.
@@ -47,7 +50,7 @@ pub(super) struct GatherElements;
 impl Operator for GatherElements {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let (data, indices) = (node.axes(pick::DATA)?, node.axes(pick::INDICES)?);
-        beside(node, &data, &indices)?;
+        relate_indices(node, &data, &indices)?;
         node.set(0, indices);
         Ok(())
     }
@@ -74,8 +77,8 @@ impl Operator for ScatterElements {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let (data, indices, updates) =
             (node.axes(replace::DATA)?, node.axes(replace::INDICES)?, node.axes(replace::UPDATES)?);
-        beside(node, &data, &indices)?;
-        beside(node, &data, &updates)?;
+        relate_indices(node, &data, &indices)?;
+        relate_indices(node, &data, &updates)?;
         let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
         if let (Some(&a), Some(&b)) = (indices.get(axis), updates.get(axis)) {
             node.unify(a, b);
@@ -91,7 +94,7 @@ impl Operator for ScatterElements {
 }
 
 /// Says that `other` lies beside `data` on all axes but the one that indices count: as wide, or else pinned with it.
-fn beside(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> Result<(), Reason> {
+fn relate_indices(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> Result<(), Reason> {
     if data.len() != other.len() {
         return Err(node.form("operands of different ranks"));
     }

@@ -13,9 +13,13 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("ConstantOfShape", &[9, 20, 21, 23, 24, 25], &ConstantOfShape).reads(&[int64("input").follows()]).makes(&[any("output")]).without_gradient(),
+    onnx("ConstantOfShape", &[9, 20, 21, 23, 24, 25], &ConstantOfShape).reads(&[int64("input").follows()])
+        .makes(&[any("output")])
+        .without_gradient(),
     onnx("Range", &[11, 27], &Range).reads(range::ALL).makes(&[number("output")]),
-    onnx("Shape", &[1, 13, 15, 19, 21, 23, 24, 25], &Shape).reads(&[any("data")]).makes(&[int64("shape")]).without_gradient(),
+    onnx("Shape", &[1, 13, 15, 19, 21, 23, 24, 25], &Shape).reads(&[any("data")])
+        .makes(&[int64("shape")])
+        .without_gradient(),
 ];
 
 /// The extents of its operand's axes.

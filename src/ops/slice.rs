@@ -18,7 +18,11 @@ slots! {
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Slice", &[1, 10, 11, 13], &Slice).reads(slot::ALL).makes(&[any("output")]).forms(&[Form::of("bounds as attributes").until(9), Form::of("int64 bounds").since(10), Form::of("int32 bounds").since(10), Form::of("a step").since(10)]),
+    onnx("Slice", &[1, 10, 11, 13], &Slice).reads(slot::ALL).makes(&[any("output")])
+        .forms(&[
+            Form::of("bounds as attributes").until(9), Form::of("int64 bounds").since(10),
+            Form::of("int32 bounds").since(10), Form::of("a step").since(10),
+        ]),
 ];
 
 /// Takes a range of one or more axes.

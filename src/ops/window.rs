@@ -134,7 +134,7 @@ impl Window {
     /// `[G·M, C, k…]` as for Conv, with extents `shape`.
     pub(super) fn spread<'a>(&self, g: Expr<'a>, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
         if let Some(pads) = self.turned_pads() {
-            return self.slide(g, "Conv", self.turned(weight, shape), &pads);
+            return self.slide(g, "Conv", self.flip_kernel(weight, shape), &pads);
         }
         let spread = self.slide(g, "ConvTranspose", weight, &[&self.before[..], &self.after].concat());
         let after: Vec<usize> = [0, 0].iter().chain(&self.unreached).copied().collect();
@@ -153,7 +153,7 @@ impl Window {
     }
 
     /// `[G·M, C, k…]` as `[G·C, M, k…]`, with each kernel turned about its centre.
-    fn turned<'a>(&self, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
+    fn flip_kernel<'a>(&self, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
         let (groups, inner) = (self.groups, shape[1]);
         let outer = shape[0] / groups;
         let places: usize = self.kernel.iter().product();

@@ -15,7 +15,10 @@ mod models;
 
 use case::{Case, any_direction, compare};
 use check::{Check, Problem};
-use optin_onnx::runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions};
+use optin_onnx::{
+    runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
+    tensor::DType,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -55,6 +58,27 @@ fn rules_agree_with_finite_differences() {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn equal_operands_of_an_extremum_share_its_cotangent() {
+    for (engine_name, engine) in engines() {
+        for op in ["Max", "Min"] {
+            let mut case = Case::new(3).op(op, 13).x(&[case::B, 3]).x(&[case::B, 3]);
+            let model = case.model(DType::F64);
+            let (mut observed, mut run) = (case.feed(DType::F64, 2), case.feed(DType::F64, 3));
+            for feed in [&mut observed, &mut run] {
+                feed[1].1 = feed[0].1.clone();
+            }
+            let wanted = case.wanted(&model);
+            let check =
+                Check { engine: &*engine, model: &model, observed: &observed, run: &run, wanted: &wanted };
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let difference = check.difference(&mut rng, 1e-3, |_, value, rng| any_direction(value, rng));
+            let difference = difference.unwrap_or_else(|e| panic!("{op}, {engine_name}: {e}"));
+            assert!(difference <= 1e-6, "{op}, {engine_name}: off by {difference:e}");
+        }
+    }
 }
 
 #[test]
