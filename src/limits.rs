@@ -41,3 +41,14 @@ pub(crate) const fn array_bytes(file: u64) -> u64 {
     let floor = 1 << 32;
     if file > floor / 4 { file.saturating_mul(4) } else { floor }
 }
+
+/// Bytes that one value may take when constant parts of a file are computed, whose constants have so many: several times what
+/// tables of positions and masks take.
+pub(crate) const fn folded_bytes(constants: u128) -> u128 {
+    (1 << 26) + constants
+}
+
+/// Bytes that one value may take in any run of a model, if constants alone say how large it is.
+pub(crate) const fn stated_bytes(constants: u128) -> u128 {
+    (1 << 32) + constants
+}

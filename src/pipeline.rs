@@ -166,6 +166,8 @@ pub enum Error {
     #[error(transparent)]
     Onnx(#[from] OnnxError),
     #[error(transparent)]
+    TooLarge(#[from] fold::TooLarge),
+    #[error(transparent)]
     Calibration(#[from] CalibrationError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -489,6 +491,7 @@ pub(crate) fn type_model(
     if let Ok(folded) = clock.time("fold", || fold::fold(engine, &source.model)) {
         source.model = folded;
     }
+    fold::check_sizes(&source.model)?;
     // What no output needs costs nothing, as runtimes leave it out.
     rewrite::drop_dead(&mut source.model);
     let mut samples = calibration::load(&source.model, input, calibration)?;

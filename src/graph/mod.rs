@@ -332,9 +332,16 @@ impl Graph {
         self.is_initializer(value) && self.is_read_only_by(value, operands)
     }
 
-    /// Whether the value is a graph output.
-    pub fn is_output(&self, value: ValueId) -> bool {
-        self.readers.get(value.index()).is_some_and(|readers| readers.returned)
+    /// Whether operands of which `is` holds are all that reads the value.
+    pub fn is_read_only_where(&self, value: ValueId, is: impl Fn(&Use) -> bool) -> bool {
+        self.readers
+            .get(value.index())
+            .is_some_and(|readers| !readers.captured && !readers.returned && readers.operands.iter().all(is))
+    }
+
+    /// Whether a subgraph of some node captures the value.
+    pub fn is_captured(&self, value: ValueId) -> bool {
+        self.readers.get(value.index()).is_some_and(|readers| readers.captured)
     }
 
     /// `start` and all nodes downstream of them, in topological order.

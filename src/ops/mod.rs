@@ -9,6 +9,7 @@
 mod activation;
 mod along;
 mod attention;
+mod bound;
 mod concat;
 mod contract;
 mod conv;
@@ -47,6 +48,7 @@ mod typer;
 mod weights;
 mod window;
 
+pub use bound::{Known, bound, element_bytes, stated};
 pub use contract::{Arity, Class, Contract, Form, Slot};
 pub use editor::{Change, EditError, NodeEditor};
 pub use gather::{gather, per_sample};

@@ -71,12 +71,23 @@ pub fn contracts() -> impl Iterator<Item = (&'static str, &'static Contract)> {
     FAMILIES.iter().flat_map(|(family, contracts)| contracts.iter().map(move |contract| (*family, contract)))
 }
 
-/// What is declared of the node's operator, if it has rules.
-pub fn contract(node: &NodeProto) -> Option<&'static Contract> {
-    static TABLE: OnceLock<HashMap<(&str, &str), &Contract>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| contracts().map(|(_, c)| ((c.domain, c.name), c)).collect());
+/// The family of the node's operator, and what is declared of it, if it has rules.
+fn declared(node: &NodeProto) -> Option<(&'static str, &'static Contract)> {
+    type Declared = (&'static str, &'static Contract);
+    static TABLE: OnceLock<HashMap<(&str, &str), Declared>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| contracts().map(|(f, c)| ((c.domain, c.name), (f, c))).collect());
     let domain = if node.domain() == "ai.onnx" { "" } else { node.domain() };
     table.get(&(domain, node.op_type())).copied()
+}
+
+/// What is declared of the node's operator, if it has rules.
+pub fn contract(node: &NodeProto) -> Option<&'static Contract> {
+    declared(node).map(|(_, contract)| contract)
+}
+
+/// The family of the node's operator, after the file that declares it, if it has rules.
+pub(super) fn family(node: &NodeProto) -> Option<&'static str> {
+    declared(node).map(|(family, _)| family)
 }
 
 /// The same, where it covers the version that the graph's operator set has.

@@ -75,7 +75,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     fn is_of_inputs(&self, width: Width) -> bool {
-        let mut pins = self.widths.table.pins(width).into_iter();
+        let mut pins = self.widths.table.pins(width);
         pins.any(|pin| matches!(pin.reason, Reason::Input | Reason::Spatial))
     }
 
@@ -151,7 +151,7 @@ impl<'a> NodeTyper<'a> {
 
     /// Whether the width itself is pinned already.
     pub fn is_pinned(&self, width: Width) -> bool {
-        !self.widths.table.pins(width).is_empty()
+        self.widths.table.is_pinned(width)
     }
 
     /// Says what the axes of a result are.

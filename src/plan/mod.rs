@@ -10,7 +10,12 @@ mod cost;
 pub use budget::{Budget, ParseBudgetError};
 pub use cost::Cost;
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+use cost::Running;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -231,7 +236,7 @@ pub fn plan(
 ) -> Result<Plan, PlanError> {
     let mut search = Search::new(cost, dimensions, scores, limits)?;
     let mut removals = Vec::new();
-    while cost.total(&search.sizes) > target
+    while search.cost.total() > target
         && let Some(removal) = search.remove_next()
     {
         removals.push(removal);
@@ -244,13 +249,14 @@ pub fn plan(
 type Removal = (usize, usize);
 
 struct Search<'a> {
-    cost: &'a Cost,
+    /// What the model costs with what is left of each dimension.
+    cost: Running<'a>,
     dimensions: &'a [Dimension],
-    limits: &'a Limits,
+    /// The granule and the floor of each dimension.
+    steps: Vec<(usize, usize)>,
     /// Units of each dimension, the least important first.
     orders: Vec<Vec<usize>>,
     scores: Vec<&'a [f64]>,
-    sizes: Vec<usize>,
     queue: BinaryHeap<Reverse<(Priority, usize)>>,
 }
 
@@ -281,9 +287,14 @@ impl<'a> Search<'a> {
     ) -> Result<Self, PlanError> {
         let mut orders = Vec::with_capacity(dimensions.len());
         let mut values = Vec::with_capacity(dimensions.len());
-        for dimension in dimensions {
-            let found = scores.dimensions.iter().find(|s| s.name == dimension.name);
-            if found.is_none() && limits.floor(dimension) == dimension.size {
+        let steps: Vec<_> = dimensions.iter().map(|d| (limits.granule(d), limits.floor(d))).collect();
+        let mut by_name = HashMap::new();
+        for scores in &scores.dimensions {
+            by_name.entry(scores.name.as_str()).or_insert(scores);
+        }
+        for (dimension, (_, floor)) in dimensions.iter().zip(&steps) {
+            let found = by_name.get(dimension.name.as_str()).copied();
+            if found.is_none() && *floor == dimension.size {
                 orders.push((0..dimension.size).collect());
                 values.push([].as_slice());
                 continue;
@@ -300,9 +311,9 @@ impl<'a> Search<'a> {
             orders.push(order);
             values.push(found.scores.as_slice());
         }
-        let sizes = dimensions.iter().map(|d| d.size).collect();
+        let cost = Running::new(cost, dimensions.iter().map(|d| d.size).collect());
         let queue = BinaryHeap::new();
-        let mut search = Self { cost, dimensions, limits, orders, scores: values, sizes, queue };
+        let mut search = Self { cost, dimensions, steps, orders, scores: values, queue };
         for dimension in 0..dimensions.len() {
             search.enqueue(dimension);
         }
@@ -311,16 +322,16 @@ impl<'a> Search<'a> {
 
     /// Units that a dimension has after its next removal; `None` at its floor.
     fn next_size(&self, dimension: usize) -> Option<usize> {
-        let granule = self.limits.granule(&self.dimensions[dimension]);
-        let next = (self.sizes[dimension] - 1) / granule * granule;
-        (next >= self.limits.floor(&self.dimensions[dimension])).then_some(next)
+        let (granule, floor) = self.steps[dimension];
+        let next = (self.cost.sizes()[dimension] - 1) / granule * granule;
+        (next >= floor).then_some(next)
     }
 
     fn priority(&self, dimension: usize, next: usize) -> Priority {
-        let (order, size) = (&self.orders[dimension], self.sizes[dimension]);
+        let (order, size) = (&self.orders[dimension], self.cost.sizes()[dimension]);
         let removed = &order[order.len() - size..order.len() - next];
         let lost: f64 = removed.iter().map(|u| importance(self.scores[dimension][*u])).sum();
-        let saved = self.cost.saving(&self.sizes, dimension, next);
+        let saved = self.cost.saving(dimension, next);
         Priority(if saved == 0 { f64::INFINITY } else { importance(lost / saved as f64) })
     }
 
@@ -338,7 +349,7 @@ impl<'a> Search<'a> {
                 self.queue.push(Reverse((current, dimension)));
                 continue;
             }
-            let before = std::mem::replace(&mut self.sizes[dimension], next);
+            let before = self.cost.resize(dimension, next);
             self.enqueue(dimension);
             return Some((dimension, before));
         }
@@ -347,21 +358,21 @@ impl<'a> Search<'a> {
 
     /// Takes removals back, the last first, where the budget is met without them: a large one may have met it by far.
     fn give_back(&mut self, removals: Vec<Removal>, target: u64) {
-        let mut settled = vec![false; self.sizes.len()];
+        let mut settled = vec![false; self.dimensions.len()];
         for (dimension, before) in removals.into_iter().rev() {
             if settled[dimension] {
                 continue;
             }
-            let after = std::mem::replace(&mut self.sizes[dimension], before);
-            if self.cost.total(&self.sizes) > target {
-                self.sizes[dimension] = after;
+            let after = self.cost.resize(dimension, before);
+            if self.cost.total() > target {
+                self.cost.resize(dimension, after);
                 settled[dimension] = true;
             }
         }
     }
 
     fn finish(self) -> Plan {
-        let kept = self.orders.iter().zip(&self.sizes).map(|(order, size)| {
+        let kept = self.orders.iter().zip(self.cost.sizes()).map(|(order, size)| {
             let mut kept = order[order.len() - size..].to_vec();
             kept.sort_unstable();
             kept

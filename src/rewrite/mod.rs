@@ -107,7 +107,7 @@ fn around(graph: &Graph, widths: &Widths, kept: &Kept, id: NodeId) -> Vec<Width>
 fn shrinking(widths: &Widths, kept: &Kept, whole: impl Iterator<Item = Width>) -> Vec<Width> {
     let table = &widths.table;
     let atoms = whole.flat_map(|width| table.atoms(width));
-    let shrinking: BTreeSet<Width> = atoms.filter(|atom| kept.entries(table, *atom).is_some()).collect();
+    let shrinking: BTreeSet<Width> = atoms.filter(|atom| kept.shrinks(table, *atom)).collect();
     shrinking.into_iter().collect()
 }
 
@@ -116,7 +116,7 @@ fn shrinking(widths: &Widths, kept: &Kept, whole: impl Iterator<Item = Width>) -
 fn keep_annotations(model: &ModelProto, graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
     for info in model.graph.iter().flat_map(|g| &g.value_info) {
         let holds = match graph.find(info.name()).and_then(|value| widths.value(value)) {
-            Some(axes) => axes.iter().all(|a| kept.entries(&widths.table, *a).is_none()),
+            Some(axes) => !axes.iter().any(|a| kept.shrinks(&widths.table, *a)),
             None => kept.is_everything(),
         };
         if holds {

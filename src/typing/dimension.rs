@@ -122,21 +122,17 @@ impl Dimensions {
 
 /// Finds the prunable dimensions of a typed model.
 pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> Dimensions {
-    let owners = owners(graph, widths);
-    let consumers = consumers(widths);
-    let pins = effective_pins(widths, owners.keys().copied());
+    let mut index = Index::new(graph, widths);
     let mut names = Names::default();
     let mut found = Dimensions::default();
-    let mut candidates: Vec<(NodeId, Width)> =
-        owners.keys().filter_map(|width| Some((owners.get(width)?.first()?.at.node, *width))).collect();
-    candidates.sort();
-    let inner = inner_widths(widths);
-    for (_, width) in candidates {
-        let owned = &owners[&width];
-        let producers = producers(graph, widths, width, owned);
-        let mut reasons = pins.get(&width).cloned().unwrap_or_default();
-        let ends = consumers.get(&width).cloned().unwrap_or_default();
-        let kind = kind(graph, widths, width, owned, inner.contains(&width));
+    let owners = std::mem::take(&mut index.owners);
+    let mut candidates: Vec<(Width, Vec<Place>)> = owners.into_iter().collect();
+    candidates.sort_by_key(|(width, owned)| (owned.first().map(|place| place.at.node), *width));
+    for (width, owned) in candidates {
+        let producers = index.producers(width, &owned);
+        let mut reasons = index.pins.remove(&width).unwrap_or_default();
+        let ends = index.ends.remove(&width).unwrap_or_default();
+        let kind = index.kind(width, &owned);
         if kind == Kind::HeadDim && granularity == Granularity::Head {
             reasons.push(Pin::new(producer_name(graph, &producers), Reason::HeadDimension));
         }
@@ -149,15 +145,16 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
         let name = producer_name(graph, &producers);
         if reasons.is_empty() {
             let name = names.unique(&name, kind);
-            let entries = entries(widths, width, owned);
-            let owned = owned.clone();
+            let entries = entries(widths, width, &owned);
             let dimension = Dimension { name, kind, layer: 0, width, size, entries, owned, consumers: ends };
             found.prunable.push(dimension);
         } else {
             found.pinned.push(Pinned { name, size, reasons });
         }
     }
-    found.prunable.sort_by_key(|d| (d.consumers.iter().map(|c| widths.contractions[*c].node).min(), d.width));
+    found
+        .prunable
+        .sort_by_cached_key(|d| (d.consumers.iter().map(|c| widths.contractions[*c].node).min(), d.width));
     let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
     for dimension in &mut found.prunable {
         let count = counts.entry(dimension.kind).or_default();
@@ -165,6 +162,102 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
         *count += 1;
     }
     found
+}
+
+/// What typing said, by the free width that it is about.
+struct Index<'a> {
+    graph: &'a Graph,
+    widths: &'a Widths,
+    /// The constant slices that each width owns.
+    owners: BTreeMap<Width, Vec<Place>>,
+    /// The sums that each width ends in: indices into [`Widths::contractions`].
+    ends: BTreeMap<Width, Vec<usize>>,
+    /// Why widths that own slices may not shrink.
+    pins: BTreeMap<Width, Vec<Pin>>,
+    /// Widths that an attention operator calls heads.
+    heads: BTreeSet<Width>,
+    /// Widths of batch axes of products of two activations.
+    batched: BTreeSet<Width>,
+    /// Widths inside attention heads: summed or made between two activations.
+    inner: BTreeSet<Width>,
+    /// Widths for each entry of which a softmax runs by itself.
+    under_softmax: BTreeSet<Width>,
+    /// Nodes that cost something.
+    costly: BTreeSet<NodeId>,
+    /// Nodes that convolve: that sum over the second axis of an operand with positions.
+    convolving: BTreeSet<NodeId>,
+}
+
+impl<'a> Index<'a> {
+    fn new(graph: &'a Graph, widths: &'a Widths) -> Self {
+        let table = &widths.table;
+        let atoms = |whole: &mut dyn Iterator<Item = Width>| -> BTreeSet<Width> {
+            whole.flat_map(|width| table.atoms(width)).collect()
+        };
+        let owners = owners(graph, widths);
+        let pins = effective_pins(widths, &owners);
+        let convolves = |c: &&Contraction| {
+            let positions = widths.operand(graph, c.operand()).is_some_and(|axes| axes.len() >= 3);
+            (c.axis, c.feature) == (1, Some(1)) && positions
+        };
+        Self {
+            graph,
+            widths,
+            owners,
+            ends: ends(widths),
+            pins,
+            heads: atoms(&mut widths.heads.iter().copied()),
+            batched: atoms(&mut widths.batched.iter().map(|(_, width)| *width)),
+            inner: atoms(&mut widths.paired.iter().copied()),
+            under_softmax: atoms(&mut normalised_axes(graph, widths)),
+            costly: widths.macs.iter().map(|m| m.node).collect(),
+            convolving: widths.contractions.iter().filter(convolves).map(|c| c.node).collect(),
+        }
+    }
+
+    /// Weighted nodes whose results have the width as (part of) an axis: those that own it on an axis they do not sum over.
+    fn producers(&self, width: Width, owned: &[Place]) -> Vec<NodeId> {
+        let ends = self.ends.get(&width).into_iter().flatten();
+        let summed: BTreeSet<Place> = ends
+            .filter_map(|index| self.widths.contractions.get(*index))
+            .filter_map(|c| c.weight.map(|(slot, axis)| Place { at: Use { node: c.node, slot }, axis }))
+            .collect();
+        let read = owned.iter().map(|o| Place { at: ops::reader(self.graph, o.at), axis: o.axis });
+        let matrices = read.filter(|o| {
+            let rank = self.widths.operand(self.graph, o.at).map_or(0, <[Width]>::len);
+            rank >= 2 && !summed.contains(o)
+        });
+        let mut nodes: Vec<NodeId> = matrices.map(|o| o.at.node).collect();
+        if nodes.iter().any(|n| self.costly.contains(n)) {
+            nodes.retain(|n| self.costly.contains(n));
+        }
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    }
+
+    fn kind(&self, width: Width, owned: &[Place]) -> Kind {
+        if self.heads.contains(&width) {
+            return Kind::Head;
+        }
+        // One product is enough: queries may be constant, as those of a decoder's first layer are.
+        let softmax = self.under_softmax.contains(&width);
+        if softmax && self.batched.contains(&width) {
+            return Kind::Head;
+        }
+        if self.inner.contains(&width) {
+            return Kind::HeadDim;
+        }
+        if owned.iter().any(|o| self.convolving.contains(&ops::reader(self.graph, o.at).node)) {
+            return Kind::Channel;
+        }
+        // Deformable attention weighs sampled values without a product of matrices: there, too, heads are groups of features.
+        let groups = || {
+            let mut axes = owned.iter().filter_map(|o| self.widths.at(self.graph, *o));
+            axes.any(|axis| self.widths.table.root(axis) != width)
+        };
+        if softmax && groups() { Kind::Head } else { Kind::Neuron }
+    }
 }
 
 /// The fewest entries that a unit of a width has along an axis that it owns slices of.
@@ -192,103 +285,36 @@ fn owners(graph: &Graph, widths: &Widths) -> BTreeMap<Width, Vec<Place>> {
 }
 
 /// The sums that each free width ends in.
-fn consumers(widths: &Widths) -> BTreeMap<Width, Vec<usize>> {
-    let mut consumers: BTreeMap<Width, Vec<usize>> = BTreeMap::new();
+fn ends(widths: &Widths) -> BTreeMap<Width, Vec<usize>> {
+    let mut ends: BTreeMap<Width, Vec<usize>> = BTreeMap::new();
     for (index, contraction) in widths.contractions.iter().enumerate() {
         for atom in widths.table.atoms(contraction.width) {
-            consumers.entry(atom).or_default().push(index);
+            ends.entry(atom).or_default().push(index);
         }
     }
-    consumers
+    ends
 }
 
-/// Reasons why free widths may not shrink: their own, and those of every width that they are a part of.
-fn effective_pins(widths: &Widths, atoms: impl Iterator<Item = Width>) -> BTreeMap<Width, Vec<Pin>> {
-    let mut pins: BTreeMap<Width, Vec<Pin>> = BTreeMap::new();
-    for root in widths.table.roots() {
-        let own = widths.table.pins(root);
-        if own.is_empty() {
-            continue;
-        }
-        for atom in widths.table.atoms(root) {
-            let list = pins.entry(atom).or_default();
-            list.extend(own.iter().filter(|pin| !list.contains(pin)).cloned().collect::<Vec<_>>());
+/// Reasons why free widths that own slices may not shrink: their own, and those of every width that they are a part of, each
+/// once.
+fn effective_pins(widths: &Widths, owners: &BTreeMap<Width, Vec<Place>>) -> BTreeMap<Width, Vec<Pin>> {
+    let mut pins: BTreeMap<Width, (BTreeSet<&Pin>, Vec<Pin>)> = BTreeMap::new();
+    for root in widths.table.roots().filter(|root| widths.table.is_pinned(*root)) {
+        for atom in widths.table.atoms(root).into_iter().filter(|atom| owners.contains_key(atom)) {
+            let (seen, list) = pins.entry(atom).or_default();
+            list.extend(widths.table.pins(root).filter(|pin| seen.insert(pin)).cloned());
         }
     }
-    let wanted: BTreeSet<Width> = atoms.collect();
-    pins.retain(|atom, _| wanted.contains(atom));
-    pins
+    pins.into_iter().map(|(atom, (_, list))| (atom, list)).collect()
 }
 
-/// Free widths inside attention heads: summed or made between two activations.
-fn inner_widths(widths: &Widths) -> BTreeSet<Width> {
-    widths.paired.iter().flat_map(|w| widths.table.atoms(*w)).collect()
-}
-
-/// Weighted nodes whose results have the width as (part of) an axis: those that own it on an axis they do not sum over.
-fn producers(graph: &Graph, widths: &Widths, width: Width, owned: &[Place]) -> Vec<NodeId> {
-    let summed: BTreeSet<Place> = widths
-        .contractions
-        .iter()
-        .filter(|c| widths.table.contains(c.width, width))
-        .filter_map(|c| c.weight.map(|(slot, axis)| Place { at: Use { node: c.node, slot }, axis }))
-        .collect();
-    let read = owned.iter().map(|o| Place { at: ops::reader(graph, o.at), axis: o.axis });
-    let matrices = read.filter(|o| {
-        let rank = widths.operand(graph, o.at).map_or(0, <[Width]>::len);
-        rank >= 2 && !summed.contains(o)
-    });
-    let costly: BTreeSet<NodeId> = widths.macs.iter().map(|m| m.node).collect();
-    let mut nodes: Vec<NodeId> = matrices.map(|o| o.at.node).collect();
-    if nodes.iter().any(|n| costly.contains(n)) {
-        nodes.retain(|n| costly.contains(n));
-    }
-    nodes.sort();
-    nodes.dedup();
-    nodes
-}
-
-fn kind(graph: &Graph, widths: &Widths, width: Width, owned: &[Place], inner: bool) -> Kind {
-    if widths.heads.iter().any(|heads| widths.table.contains(*heads, width)) {
-        return Kind::Head;
-    }
-    // One product is enough: queries may be constant, as those of a decoder's first layer are.
-    let batch = widths.batched.iter().any(|(_, w)| widths.table.contains(*w, width));
-    let softmax = under_softmax(graph, widths, width);
-    if batch && softmax {
-        return Kind::Head;
-    }
-    if inner {
-        return Kind::HeadDim;
-    }
-    if owned.iter().any(|o| convolves(graph, widths, o.at)) {
-        return Kind::Channel;
-    }
-    // Deformable attention weighs sampled values without a product of matrices: there, too, heads are groups of features.
-    let groups = || {
-        let axes = owned.iter().filter_map(|o| widths.at(graph, *o));
-        axes.into_iter().any(|axis| widths.table.root(axis) != width)
-    };
-    if softmax && groups() { Kind::Head } else { Kind::Neuron }
-}
-
-/// Whether a constant is the kernel of a convolution: what sums over the second axis of an operand with positions.
-fn convolves(graph: &Graph, widths: &Widths, at: Use) -> bool {
-    let node = ops::reader(graph, at).node;
-    widths.contractions.iter().any(|c| {
-        let positions = widths.operand(graph, c.operand()).is_some_and(|axes| axes.len() >= 3);
-        c.node == node && (c.axis, c.feature) == (1, Some(1)) && positions
-    })
-}
-
-/// Whether a softmax runs for each entry of the width by itself.
-fn under_softmax(graph: &Graph, widths: &Widths, width: Width) -> bool {
-    graph.nodes().any(|(id, node)| {
-        ops::find(&node.proto).is_some_and(|rule| rule.normalises())
-            && widths
-                .operand(graph, Use { node: id, slot: 0 })
-                .is_some_and(|axes| axes.iter().any(|a| widths.table.contains(*a, width)))
-    })
+/// The axes that softmaxes run over or beside.
+fn normalised_axes(graph: &Graph, widths: &Widths) -> impl Iterator<Item = Width> {
+    let softmaxes = graph
+        .nodes()
+        .filter(|(_, node)| ops::find(&node.proto).is_some_and(|rule| rule.normalises()))
+        .map(|(id, _)| Use { node: id, slot: 0 });
+    softmaxes.filter_map(|at| widths.operand(graph, at)).flatten().copied()
 }
 
 /// The path that the producers' names share, as exporters write module paths; the first one's name when they share none.
@@ -313,6 +339,8 @@ fn producer_name(graph: &Graph, producers: &[NodeId]) -> String {
 #[derive(Default)]
 struct Names {
     taken: BTreeSet<String>,
+    /// The last number that was tried behind each name.
+    last: BTreeMap<String, usize>,
 }
 
 impl Names {
@@ -324,10 +352,10 @@ impl Names {
             _ => wanted.to_owned(),
         };
         let mut name = base.clone();
-        let mut n = 2;
         while !self.taken.insert(name.clone()) {
-            name = format!("{base}#{n}");
-            n += 1;
+            let last = self.last.entry(base.clone()).or_insert(1);
+            *last += 1;
+            name = format!("{base}#{last}");
         }
         name
     }

@@ -52,6 +52,7 @@ fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, apart: &Ap
         SizeFlow::new(graph, facts, &dynamic, &mut widths, id).run();
     }
     pin_outputs(graph, &mut widths);
+    widths.table.compress();
     widths
 }
 

@@ -45,7 +45,7 @@ pub(super) fn beside(table: &mut WidthTable, whole: Width, factor: Factor, at: &
 /// Operands of grouped convolutions that are pinned, where the results are not.
 fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
     let table = &widths.table;
-    let pinned = |axis: Width| table.pins(axis).iter().any(|p| !matches!(p.reason, Reason::Conflict(..)));
+    let pinned = |axis: Width| table.pins(axis).any(|p| !matches!(p.reason, Reason::Conflict(..)));
     let groups = |sum: &Contraction| {
         let axis = widths.at(graph, sum.place())?;
         let result = graph.node(sum.node).outputs.first().copied().flatten()?;
@@ -53,7 +53,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
         let groups = table.size(axis) / table.size(sum.width).max(1);
         // Selecting costs about what a depthwise convolution does.
         let grouped = groups > 1 && sum.width != Width::ONE;
-        (grouped && pinned(axis) && table.pins(feature).is_empty())
+        (grouped && pinned(axis) && !table.is_pinned(feature))
             .then_some((sum.place(), Factor { outer: 1, own: groups }))
     };
     widths.contractions.iter().filter_map(groups).collect()
@@ -66,12 +66,17 @@ fn head_axes(graph: &Graph, widths: &Widths) -> Apart {
         found.prunable.iter().filter(|d| d.kind == Kind::Head).map(|d| d.width).collect();
     let heavy = heavy(graph, widths);
     let is_heavy = |v: &ValueId| heavy[v.index()];
+    let beside: Vec<bool> =
+        graph.nodes().map(|(_, node)| node.inputs.iter().flatten().any(is_heavy)).collect();
+    let ends = ends(graph, &beside);
     let mut axes = Apart::new();
     for (value, _) in graph.values().filter(|(v, _)| graph.producer(*v).is_some() && !is_heavy(v)) {
         let uses = graph.uses(value);
-        let beside = |node| graph.node(node).inputs.iter().flatten().any(is_heavy);
-        let ends: BTreeSet<NodeId> = uses.iter().filter_map(|at| end(graph, at.node, &beside)).collect();
-        if uses.len() < 2 || (ends.len() < 2 && !uses.iter().any(|at| beside(at.node))) {
+        let apart = || {
+            let reached: BTreeSet<NodeId> = uses.iter().filter_map(|at| ends[at.node.index()]).collect();
+            reached.len() >= 2 || uses.iter().any(|at| beside[at.node.index()])
+        };
+        if uses.len() < 2 || !apart() {
             continue;
         }
         for (axis, width) in widths.value(value).unwrap_or_default().iter().enumerate() {
@@ -83,15 +88,22 @@ fn head_axes(graph: &Graph, widths: &Widths) -> Apart {
     axes
 }
 
-/// Where the result of a node gets to, on the way through nodes that read nothing else: a node that reads an activation.
-fn end(graph: &Graph, mut node: NodeId, beside: &dyn Fn(NodeId) -> bool) -> Option<NodeId> {
-    while !beside(node) {
-        let mut results = graph.node(node).outputs.iter().flatten();
-        let (Some(result), None) = (results.next(), results.next()) else { return None };
-        let [only] = graph.uses(*result)[..] else { return None };
-        node = only.node;
+/// For each node, where its result gets to on the way through nodes that read nothing else: a node that reads an activation.
+fn ends(graph: &Graph, beside: &[bool]) -> Vec<Option<NodeId>> {
+    let mut ends = vec![None; beside.len()];
+    // Readers come after what they read.
+    for (id, node) in graph.nodes().rev() {
+        let mut results = node.outputs.iter().flatten();
+        ends[id.index()] = match (results.next(), results.next()) {
+            _ if beside[id.index()] => Some(id),
+            (Some(result), None) => match graph.uses(*result) {
+                [only] => ends[only.node.index()],
+                _ => None,
+            },
+            _ => None,
+        };
     }
-    Some(node)
+    ends
 }
 
 /// Axes that keep their extent for what is computed over them, and that attention takes apart into its heads: OLMo's
@@ -101,7 +113,9 @@ fn taken_apart(graph: &Graph, widths: &Widths) -> Apart {
     let batched = widths.batched.iter().map(|(_, width)| width).chain(&widths.heads);
     let batched: BTreeSet<Width> = batched.flat_map(|width| table.atoms(*width)).collect();
     let statistics = |reason: &Reason| matches!(reason, Reason::Normalised | Reason::Reduced(_));
-    let normalised = |axis: Width| table.pins(axis).iter().any(|p| statistics(&p.reason));
+    let normalised: BTreeSet<Width> =
+        table.roots().filter(|root| table.pins(*root).any(|pin| statistics(&pin.reason))).collect();
+    let normalised = |axis: Width| normalised.contains(&table.root(axis));
     let mut axes = Apart::new();
     for (value, _) in graph.values().filter(|(v, _)| graph.producer(*v).is_some()) {
         for (axis, width) in widths.value(value).unwrap_or_default().iter().enumerate() {

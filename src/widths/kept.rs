@@ -52,6 +52,14 @@ impl Kept {
         }
     }
 
+    /// Whether some entries of a width go.
+    pub fn shrinks(&self, table: &WidthTable, width: Width) -> bool {
+        match table.form(width) {
+            Form::Free => self.kept.contains_key(&table.root(width)),
+            Form::Product(parts) | Form::Concat(parts) => parts.iter().any(|part| self.shrinks(table, *part)),
+        }
+    }
+
     /// Extent of a width after pruning.
     pub fn size(&self, table: &WidthTable, width: Width) -> usize {
         table.size_with(width, &|root| self.kept.get(&root).map_or(table.size(root), Vec::len))
@@ -59,8 +67,9 @@ impl Kept {
 
     /// The same, for the free widths that `whole` is made of alone.
     pub fn within(&self, table: &WidthTable, whole: Width) -> Self {
-        let kept = self.kept.iter().filter(|(width, _)| table.contains(whole, **width));
-        Self { kept: kept.map(|(width, entries)| (*width, entries.clone())).collect() }
+        let kept =
+            table.atoms(whole).into_iter().filter_map(|atom| Some((atom, self.kept.get(&atom)?.clone())));
+        Self { kept: kept.collect() }
     }
 
     /// Whether nothing is removed.

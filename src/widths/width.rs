@@ -5,6 +5,8 @@
 //! make). Unification finds the coarsest widths that satisfy all operators; where two structures of one axis cannot be
 //! refined into a common one, the widths involved are pinned: they keep their extent.
 
+use std::collections::BTreeSet;
+
 use super::Pin;
 
 /// A width variable. Extents of one share [`Width::ONE`], which nothing can shrink.
@@ -27,24 +29,44 @@ pub enum Form {
     Concat(Vec<Width>),
 }
 
+/// A variable, in a disjoint-set forest: a class of unified variables is a tree of parents, the smaller hung below the larger
+/// (Tarjan and van Leeuwen, 1984). What is known of the class stands at the top of its tree.
 #[derive(Clone, Debug)]
 struct Variable {
+    /// Extent.
     size: usize,
-    parent: Option<Width>,
+    /// The next variable towards the top of the tree; the top is its own parent.
+    parent: usize,
+    /// At the top: how many variables the tree has.
+    count: usize,
+    /// At the top: the variable that stands for the class. Not the shape of the tree decides which, but who was unified with
+    /// whom.
+    representative: Width,
+    /// At the top: what the class is made of.
     form: Form,
-    pins: Vec<Pin>,
+    /// At the top: the first and the last link of the list of pins.
+    pins: Option<(usize, usize)>,
+}
+
+/// A link of a list of pins. Lists are joined end to end without being read, so a pin may be there twice.
+#[derive(Clone, Debug)]
+struct Link {
+    pin: Pin,
+    next: Option<usize>,
 }
 
 /// All width variables of a model.
 #[derive(Clone, Debug)]
 pub struct WidthTable {
     variables: Vec<Variable>,
+    links: Vec<Link>,
 }
 
 impl Default for WidthTable {
     fn default() -> Self {
-        let one = Variable { size: 1, parent: None, form: Form::Free, pins: Vec::new() };
-        Self { variables: vec![one] }
+        let mut table = Self { variables: Vec::new(), links: Vec::new() };
+        table.add(1, Form::Free);
+        table
     }
 }
 
@@ -58,8 +80,14 @@ impl WidthTable {
         if size == 1 {
             return Width::ONE;
         }
-        self.variables.push(Variable { size, parent: None, form: Form::Free, pins: Vec::new() });
-        Width(self.variables.len() as u32 - 1)
+        self.add(size, Form::Free)
+    }
+
+    fn add(&mut self, size: usize, form: Form) -> Width {
+        let index = self.variables.len();
+        let representative = Width(index as u32);
+        self.variables.push(Variable { size, parent: index, count: 1, representative, form, pins: None });
+        representative
     }
 
     /// A new width made of others, outermost factor first.
@@ -89,19 +117,40 @@ impl WidthTable {
     }
 
     fn with_form(&mut self, size: usize, form: Form) -> Width {
-        let width = self.fresh(size);
-        if width != Width::ONE {
-            self.variables[width.0 as usize].form = form;
+        if size == 1 { Width::ONE } else { self.add(size, form) }
+    }
+
+    /// The top of the tree that `width` is in.
+    fn top(&self, width: Width) -> usize {
+        let mut index = width.0 as usize;
+        while self.variables[index].parent != index {
+            index = self.variables[index].parent;
         }
-        width
+        index
+    }
+
+    /// As [`Self::top`], hanging what is passed on the way right below it.
+    fn top_compressing(&mut self, width: Width) -> usize {
+        let top = self.top(width);
+        let mut index = width.0 as usize;
+        while index != top {
+            index = std::mem::replace(&mut self.variables[index].parent, top);
+        }
+        top
+    }
+
+    /// Hangs every variable right below the top of its tree.
+    pub(crate) fn compress(&mut self) {
+        (0..self.variables.len()).for_each(|index| _ = self.top_compressing(Width(index as u32)));
+    }
+
+    fn class(&self, width: Width) -> &Variable {
+        &self.variables[self.top(width)]
     }
 
     /// The representative of everything unified with `width`.
-    pub fn root(&self, mut width: Width) -> Width {
-        while let Some(parent) = self.variables[width.0 as usize].parent {
-            width = parent;
-        }
-        width
+    pub fn root(&self, width: Width) -> Width {
+        self.class(width).representative
     }
 
     /// Every representative.
@@ -111,7 +160,7 @@ impl WidthTable {
 
     /// Extent before pruning.
     pub fn size(&self, width: Width) -> usize {
-        self.variables[self.root(width).0 as usize].size
+        self.variables[width.0 as usize].size
     }
 
     /// Extent when the free widths it is made of have the extents that `free` gives.
@@ -125,42 +174,62 @@ impl WidthTable {
 
     /// What the width is made of.
     pub fn form(&self, width: Width) -> &Form {
-        &self.variables[self.root(width).0 as usize].form
+        &self.class(width).form
     }
 
-    /// Why the width itself may not shrink; empty when nothing forbids it.
-    pub fn pins(&self, width: Width) -> &[Pin] {
-        &self.variables[self.root(width).0 as usize].pins
+    /// Why the width itself may not shrink, in the order in which it was said; nothing when nothing forbids it. What was said
+    /// more than once may be there more than once.
+    pub fn pins(&self, width: Width) -> impl Iterator<Item = &Pin> {
+        let first = self.class(width).pins.map(|(first, _)| first);
+        std::iter::successors(first, |link| self.links[*link].next).map(|link| &self.links[link].pin)
+    }
+
+    /// Whether something forbids the width itself to shrink.
+    pub fn is_pinned(&self, width: Width) -> bool {
+        self.class(width).pins.is_some()
     }
 
     /// Forbids the width to shrink.
     pub fn pin(&mut self, width: Width, pin: Pin) {
-        let root = self.root(width);
-        let pins = &mut self.variables[root.0 as usize].pins;
-        if root != Width::ONE && !pins.contains(&pin) {
-            pins.push(pin);
+        let top = self.top_compressing(width);
+        if self.variables[top].representative != Width::ONE {
+            let link = self.links.len();
+            self.links.push(Link { pin, next: None });
+            let pins = self.variables[top].pins;
+            self.variables[top].pins = self.joined(pins, Some((link, link)));
         }
+    }
+
+    /// Two lists of pins, end to end.
+    fn joined(
+        &mut self,
+        first: Option<(usize, usize)>,
+        second: Option<(usize, usize)>,
+    ) -> Option<(usize, usize)> {
+        if let (Some((start, end)), Some((next, last))) = (first, second) {
+            self.links[end].next = Some(next);
+            return Some((start, last));
+        }
+        first.or(second)
     }
 
     /// All free widths that `width` is made of, each once.
     pub fn atoms(&self, width: Width) -> Vec<Width> {
         let mut atoms = Vec::new();
-        self.collect_atoms(width, &mut atoms);
+        self.collect_atoms(width, &mut BTreeSet::from([Width::ONE]), &mut atoms);
         atoms
     }
 
-    fn collect_atoms(&self, width: Width, atoms: &mut Vec<Width>) {
-        match self.form(width) {
+    fn collect_atoms(&self, width: Width, seen: &mut BTreeSet<Width>, atoms: &mut Vec<Width>) {
+        let class = self.class(width);
+        match &class.form {
             Form::Free => {
-                let root = self.root(width);
-                if root != Width::ONE && !atoms.contains(&root) {
-                    atoms.push(root);
+                if seen.insert(class.representative) {
+                    atoms.push(class.representative);
                 }
             }
             Form::Product(parts) | Form::Concat(parts) => {
-                for part in parts {
-                    self.collect_atoms(*part, atoms);
-                }
+                parts.iter().for_each(|part| self.collect_atoms(*part, seen, atoms));
             }
         }
     }
@@ -244,10 +313,19 @@ impl WidthTable {
         if self.contains(b, a) || self.contains(a, b) {
             return Err(Irreconcilable);
         }
-        self.variables[a.0 as usize].parent = Some(b);
-        for pin in std::mem::take(&mut self.variables[a.0 as usize].pins) {
-            self.pin(b, pin);
-        }
+        let (above, below) = (self.top_compressing(b), self.top_compressing(a));
+        let pins = (self.variables[above].pins, self.variables[below].pins);
+        let pins = self.joined(pins.0, pins.1);
+        let form = std::mem::replace(&mut self.variables[above].form, Form::Free);
+        let count = self.variables[above].count + self.variables[below].count;
+        let (top, other) = if self.variables[above].count < self.variables[below].count {
+            (below, above)
+        } else {
+            (above, below)
+        };
+        self.variables[other].parent = top;
+        let class = &mut self.variables[top];
+        (class.count, class.representative, class.form, class.pins) = (count, b, form, pins);
         Ok(())
     }
 
@@ -387,7 +465,7 @@ mod tests {
         let (a, b) = (t.fresh(18), t.fresh(64));
         let coarse = t.product(&[a, b]);
         t.unify(fine, coarse, clash);
-        assert!(t.pins(fine).is_empty());
+        assert!(!t.is_pinned(fine));
         assert_eq!(t.describe(a), "3·6");
         assert_eq!(t.root(b), t.root(dim));
     }
@@ -398,7 +476,7 @@ mod tests {
         let (a, b, c, d) = (t.fresh(2), t.fresh(9), t.fresh(3), t.fresh(6));
         let (x, y) = (t.product(&[a, b]), t.product(&[c, d]));
         t.unify(x, y, clash);
-        assert!(!t.pins(x).is_empty() && !t.pins(y).is_empty());
+        assert!(t.is_pinned(x) && t.is_pinned(y));
     }
 
     #[test]
@@ -409,7 +487,7 @@ mod tests {
         let parts = [t.fresh(64), t.fresh(64), t.fresh(64)];
         let split = t.concat(&parts);
         t.unify(fused, split, clash);
-        assert!(t.pins(fused).is_empty());
+        assert!(!t.is_pinned(fused));
         assert!(parts.iter().all(|p| t.root(*p) == t.root(rest)));
     }
 
@@ -421,6 +499,40 @@ mod tests {
         let (x, y) = (t.concat(&[a, b]), t.concat(&[c, d]));
         t.unify(x, y, clash);
         assert_eq!(sizes(&t, x), [100, 50, 150]);
+    }
+
+    #[test]
+    fn pins_of_unified_widths_are_those_of_the_representative_then_those_of_the_other() {
+        let mut t = WidthTable::default();
+        let widths: Vec<Width> = (0..4).map(|_| t.fresh(5)).collect();
+        let pin = |n: usize| Pin::new(n.to_string(), crate::widths::Reason::Output);
+        widths.iter().enumerate().for_each(|(n, width)| t.pin(*width, pin(n)));
+        t.unify(widths[0], widths[1], clash);
+        // Two trees of two: whichever is hung below the other, the second width stands for all.
+        t.unify(widths[2], widths[3], clash);
+        t.unify(widths[2], widths[0], clash);
+        t.pin(widths[3], pin(4));
+        let order: Vec<&str> = t.pins(widths[2]).map(|pin| pin.at.as_str()).collect();
+        assert_eq!(order, ["1", "0", "3", "2", "4"]);
+        assert!(widths.iter().all(|w| t.root(*w) == widths[1] && t.is_pinned(*w)));
+        assert_eq!(t.roots().collect::<Vec<_>>(), [widths[1]]);
+    }
+
+    #[test]
+    fn long_chains_of_unifications_are_found_in_few_steps() {
+        let mut t = WidthTable::default();
+        let widths: Vec<Width> = (0..100_000).map(|_| t.fresh(7)).collect();
+        // The representative is always the new one, which would make a path as long as the chain.
+        widths.windows(2).for_each(|pair| t.unify(pair[0], pair[1], clash));
+        let steps = |mut index: usize| {
+            std::iter::from_fn(|| {
+                let parent = t.variables[index].parent;
+                (parent != index).then(|| index = parent)
+            })
+            .count()
+        };
+        assert!(widths.iter().all(|w| steps(w.0 as usize) <= 17));
+        assert!(widths.iter().all(|w| t.root(*w) == widths[99_999]));
     }
 
     #[test]
