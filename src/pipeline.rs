@@ -214,6 +214,7 @@ impl Error {
             Self::Runtime(error) => error.is_of_running(),
             Self::Calibration(_)
             | Self::Plan(_)
+            | Self::TooLarge(_)
             | Self::Synthetic(_)
             | Self::Unfit { .. }
             | Self::Paths(_)
