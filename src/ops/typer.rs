@@ -325,7 +325,7 @@ mod tests {
             let dynamic = graph.dynamic();
             let contract = Contract { changed, ..known };
             NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&contract));
-            widths.table.pins(x).iter().map(|pin| pin.reason.clone()).collect::<Vec<_>>()
+            widths.table.pins(x).map(|pin| pin.reason.clone()).collect::<Vec<_>>()
         };
         assert_eq!(type_by(None), []);
         assert_eq!(type_by(Some(15)), []);
