@@ -90,9 +90,9 @@ fn split(path: &Path) -> Result<(PathBuf, OsString), WriteError> {
     // Links are resolved: what one leads to is what the user means by it.
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => {
-            return Err(WriteError::NotAFile { path: path.into(), kind: kind(found.file_type()) });
+            Err(WriteError::NotAFile { path: path.into(), kind: kind(found.file_type()) })
         }
-        _ if !folder.exists() => return Err(WriteError::NoFolder { path: path.into() }),
+        _ if !folder.exists() => Err(WriteError::NoFolder { path: path.into() }),
         _ => Ok((folder, name.to_owned())),
     }
 }

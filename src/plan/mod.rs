@@ -104,7 +104,7 @@ impl Limits {
     /// None if it is out of reach whatever the flags.
     pub fn held_by(&self, cost: &Cost, dimensions: &[Dimension], asked: u64) -> Vec<&'static str> {
         // The alignment last: it always holds a little, and has a default.
-        let flags: [(&'static str, fn(&mut Self)); 5] = [
+        let flags: [Loosen; 5] = [
             ("--only", |limits| limits.only.clear()),
             ("--keep", |limits| limits.keep.clear()),
             ("--kinds", |limits| limits.kinds.clear()),
@@ -112,7 +112,7 @@ impl Limits {
             ("--align", |limits| limits.align = 1),
         ];
         // The least cost without these flags, but for one of them.
-        let least = |flags: &[(&str, fn(&mut Self))], but: Option<usize>| {
+        let least = |flags: &[Loosen], but: Option<usize>| {
             let mut limits = self.clone();
             let dropped = flags.iter().enumerate().filter(|(i, _)| Some(*i) != but);
             dropped.for_each(|(_, (_, drop))| drop(&mut limits));
@@ -127,6 +127,9 @@ impl Limits {
         holding.map(|(_, (flag, _))| *flag).collect()
     }
 }
+
+/// A flag, and what limits are without it.
+type Loosen = (&'static str, fn(&mut Limits));
 
 /// The three names most like `pattern`, the nearest first.
 fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
