@@ -122,6 +122,11 @@ impl<'a> NodeCx<'a> {
         self.fact(slot)?.ints.as_deref()
     }
 
+    /// Observed contents of a small integer result.
+    pub fn result_contents(&self, slot: usize) -> Option<&'a [i64]> {
+        self.result_fact(slot)?.ints.as_deref()
+    }
+
     /// Integers given by an attribute in older operator sets and by an operand in newer ones.
     pub fn ints_or_operand(&self, name: &str, slot: usize) -> Option<Vec<i64>> {
         self.node.ints(name).or_else(|| self.contents(slot).map(<[i64]>::to_vec))

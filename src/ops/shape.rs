@@ -79,6 +79,10 @@ impl Operator for ConstantOfShape {
             axes.push(axis);
         }
         node.set(0, axes);
+        // A shape of one number, of which there are as many as axes: the number is an attribute, the same for all inputs.
+        if let Some(values) = node.result_contents(0).filter(|_| shape.len() == 1) {
+            node.set_sizes(0, vec![Element::Constant; values.len()]);
+        }
         Ok(())
     }
 

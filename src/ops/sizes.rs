@@ -95,7 +95,8 @@ impl<'a> SizeFlow<'a> {
         if ints.len() != elements.len() {
             return None;
         }
-        if elements.iter().any(|e| *e != Element::Constant) {
+        // Of what depends on inputs it has to be said that it is the same for all.
+        if self.dynamic[output.index()] || elements.iter().any(|e| *e != Element::Constant) {
             self.widths.sizes[output.index()] = Some(elements);
         }
         Some(())

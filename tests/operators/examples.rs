@@ -94,7 +94,7 @@ fn standard(c: Case, name: &str, v: i64, form: &str) -> Option<Case> {
         ("LogSoftmax" | "Softmax", _) => c.int("axis", 1).x(&[B, 4, 5]),
         // Products and sums.
         ("MatMul", _) => c.x(&[B, 2, 4, 5]).x(&[B, 2, 5, 3]),
-        ("Gemm", "transposed operands") => c.int("transA", 1).int("transB", 1).float("alpha", 0.7).weight(&[5, 4]).x(&[B, 5]),
+        ("Gemm", "transposed operands") => c.int("transA", 1).int("transB", 1).float("alpha", 0.7).weight(&[5, 4]).x(&[B, 5]).weight(&[4, 1]),
         ("Gemm", _) => c.x(&[B, 5]).weight(&[5, 4]).x(&[4]),
         ("Einsum", _) => c.string("equation", "bhid,bhjd->bhij").x(&[B, 2, 3, 5]).x(&[B, 2, 4, 5]),
         ("ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin"
