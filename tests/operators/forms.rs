@@ -140,11 +140,9 @@ fn prune(engine: &dyn Engine, case: &Case, made: &[Made], path: &Path) -> Result
     let subject = Subject::typed(engine, checked, samples, Granularity::Head)?;
     subject.check_identity()?;
     let prunable = &subject.dimensions.prunable;
-    let first_alone = |_: usize| vec![0];
-    let all_but_first = |size: usize| (1..size).collect::<Vec<_>>();
-    let ways: [(&str, &dyn Fn(usize) -> Vec<usize>); 2] = [("one", &first_alone), ("rest", &all_but_first)];
-    for (what, units) in ways {
-        let units: Vec<Vec<usize>> = prunable.iter().map(|d| units(d.size)).collect();
+    for what in ["one", "rest"] {
+        let stay = |size: usize| if what == "one" { vec![0] } else { (1..size).collect() };
+        let units: Vec<Vec<usize>> = prunable.iter().map(|d| stay(d.size)).collect();
         let kept = subject.kept(&units);
         let mut pruned = subject.prune(&kept)?;
         onnx::validate(&mut pruned).map_err(|e| format!("keeping {what}: {e}"))?;
