@@ -405,7 +405,7 @@ mod hostile_files {
             opset_import: vec![import("ai.onnx", opset)],
             ..linear()
         };
-        for (ir, opset) in [(3, 7), (14, 26)] {
+        for (ir, opset) in [(3, 7), (14, 28)] {
             load_model(&with(ir, opset)).unwrap();
         }
         for ir in [i64::MIN, 0, 2, 15, i64::MAX] {
@@ -413,7 +413,7 @@ mod hostile_files {
                 matches!(load_model(&with(ir, 17)), Err(OnnxError::IrVersion { found, .. }) if found == ir)
             );
         }
-        for opset in [-1, 6, 27, i64::MAX] {
+        for opset in [-1, 6, 29, i64::MAX] {
             assert!(
                 matches!(load_model(&with(8, opset)), Err(OnnxError::Opset { found, .. }) if found == opset)
             );
