@@ -47,7 +47,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
 /// Writes `bytes` beside `path`, for [`StagedFile::publish`] to put them there.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn stage(path: &Path, bytes: &[u8]) -> Result<StagedFile, WriteError> {
     let stage = Stage::beside(path)?;
     let name = stage.name.clone();

@@ -458,7 +458,7 @@ mod hostile_files {
             assert!(matches!(error, OnnxError::DecodedSize { .. }), "{error}");
         }
         // Ten thousand nodes of an honest model are far from it.
-        let nodes = (0..10_000).map(|i| node_in_chain(i)).collect();
+        let nodes = (0..10_000).map(node_in_chain).collect();
         load_model(&model(graph(&["v0"], nodes, &["v10000"]))).unwrap();
     }
 

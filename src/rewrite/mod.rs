@@ -38,7 +38,7 @@ pub enum RewriteError {
         /// Its name.
         name: String,
         /// What is in the way.
-        error: OnnxError,
+        error: Box<OnnxError>,
         /// The free widths that shrink and that its axes are made of; ascending.
         widths: Vec<Width>,
     },
@@ -161,7 +161,7 @@ fn slice_constants(
             let failed = |error| {
                 let name = graph.value(*value).name.clone();
                 let axes = uses.iter().filter_map(|at| widths.constants.get(at)).flatten().copied();
-                RewriteError::Constant { name, error, widths: shrinking(widths, kept, axes) }
+                RewriteError::Constant { name, error: Box::new(error), widths: shrinking(widths, kept, axes) }
             };
             if graph.is_initializer_of(*value, uses) {
                 patch.constant(sliced(tensor, tensor.name(), slices).map_err(failed)?);

@@ -157,7 +157,7 @@ const CLASSES: &[&str] = &["logit", "score", "class"];
 /// Parts of names that outputs of features bear.
 const FEATURES: &[&str] = &["embed", "feature", "hidden", "latent", "pool", "repr", "state", "vector"];
 
-/// What each floating-point graph output holds: probabilities after a softmax, logits where the user or [`is_of_classes`] says
+/// What each floating-point graph output holds: probabilities after a softmax, logits where the user or the rule for class scores says
 /// so, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
 pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
     let observed = graph.outputs().iter().filter_map(|v| Some((*v, facts.get(*v)?)));
@@ -187,7 +187,7 @@ fn is_of_classes(graph: &Graph, facts: &Facts, value: ValueId) -> bool {
     let says = |words: &[&str]| words.iter().any(|word| name.contains(word));
     let rule = |id: NodeId| ops::find(&graph.node(id).proto);
     let compared = || {
-        let readers = graph.uses(value).into_iter().filter_map(|at| rule(at.node));
+        let readers = graph.uses(value).iter().filter_map(|at| rule(at.node));
         let maker = graph.producer(value).and_then(rule);
         readers.into_iter().any(|r| r.normalises() || r.chooses())
             || maker.is_some_and(|r| r.takes_logarithm())

@@ -191,7 +191,8 @@ fn prune(seed: &Seed, model: &ModelProto, rng: &mut ChaCha8Rng) -> Outcome {
     masks::constant(&graph, &facts, &widths, &kept).apply(model);
     let Ok(mut pruned) = rewrite(model, &graph, &facts, &widths, &kept) else { return Outcome::Typed };
     let written = onnx::encode(&pruned);
-    onnx::validate(&mut pruned).unwrap_or_else(|e| panic!("the pruned model is not valid: {e}"));
+    let checked = onnx::validate(&mut pruned);
+    assert!(checked.is_ok(), "the pruned model is not valid: {checked:?}");
     assert!(written == onnx::encode(&pruned), "the nodes of the pruned model are out of order");
     if dimensions.is_empty() { Outcome::Typed } else { Outcome::Rewritten }
 }
