@@ -26,7 +26,7 @@ use optin_onnx::{
     plan::{Cost, Limits, plan},
     rewrite::rewrite,
     runtime::{self, RuntimeChoice, RuntimeOptions},
-    score::{Method, Scores, magnitude},
+    score::{Provenance, Scores, magnitude},
     tensor::{DType, Tensor},
     typing::{self, Granularity},
 };
@@ -210,8 +210,13 @@ fn measure(nodes: usize, attends: bool) {
         let dimensions = typing::dimensions(&graph, &widths, Granularity::HeadDim).prunable;
         (widths, dimensions)
     });
-    let scores =
-        Scores { dimensions: magnitude(&graph, &widths, &dimensions).unwrap(), ..scores_of(&source.sha256) };
+    let scores = Scores {
+        made: Provenance::default(),
+        stability: None,
+        notes: Vec::new(),
+        warnings: Vec::new(),
+        dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),
+    };
     let (planned, kept) = timed(|| {
         let cost = Cost::flops(&widths, &dimensions, SAMPLES);
         let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
@@ -230,20 +235,6 @@ fn measure(nodes: usize, attends: bool) {
         dimensions.len(),
         times.join(" | ")
     );
-}
-
-fn scores_of(model: &str) -> Scores {
-    Scores {
-        score: Method::Magnitude,
-        model: model.to_owned(),
-        calibration: String::new(),
-        samples: SAMPLES,
-        seed: 0,
-        stability: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-        dimensions: Vec::new(),
-    }
 }
 
 fn main() {
