@@ -16,7 +16,7 @@ use crate::{
     graph::{Facts, Graph},
     memory::{self, MemoryBudget},
     onnx::{
-        self, OnnxError, Source, Staged,
+        self, OnnxError, Packed, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
     ops,
@@ -488,6 +488,7 @@ pub(crate) fn type_model(
     ModelOptions { input, calibration, batch, granularity }: ModelOptions<'_>,
     clock: &mut Clock,
 ) -> Result<Typed, Error> {
+    source.packed = Packed::pack(&mut source.model);
     // What the runtime cannot fold stays computed, and is observed with everything else.
     if let Ok(folded) = clock.time("fold", || fold::fold(engine, &source.model)) {
         source.model = folded;
@@ -518,8 +519,7 @@ fn turn_heads(
     progress(Progress::Stage("rotate"));
     let rotated = clock.time("rotate", || rotate::rotate(engine, typed.view(), options.score.memory))?;
     let Typed { source, samples, batch, .. } = typed;
-    let mut source = Source { model: rotated.model, ..source };
-    engine.settle(&mut source.model);
+    let source = Source { model: rotated.model, ..source };
     let mut typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
     let turned = &rotated.report.turned;
     typed.dimensions.freeze(

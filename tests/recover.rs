@@ -19,7 +19,7 @@ use optin_onnx::{
         tensor::{from_tensor, to_tensor},
         validate,
     },
-    recover::{Mode, Outcome, Reason, RecoverOptions, Recovered, recover},
+    recover::{Mode, Outcome, Reason, RecoverOptions, Recovered, Recovery, recover},
     runtime::{Engine, RuntimeChoice},
     tensor::{DType, Tensor},
     typing::{Dimension, Granularity},
@@ -487,18 +487,41 @@ fn a_weight_that_stays_shared_is_left() {
     assert_eq!(constant(&recovered.model, "W"), constant(&typed.subject.model, "W"));
 }
 
-#[test]
-fn little_memory_changes_nothing_but_the_time() {
+/// The fixture CNN with half of everything gone, recovered with so much memory.
+fn half_of_cnn(samples: usize, memory: &[u64]) -> (Subject, Vec<Recovered>) {
     let engine = engine(RuntimeChoice::Auto);
-    let fixture = Subject::fixture(&*engine, "cnn.onnx", 16, |_| {});
+    let fixture = Subject::fixture(&*engine, "cnn.onnx", samples, |_| {});
     let half = |d: &Dimension| units(2, d.size, d.size.div_ceil(2));
     let kept = fixture.kept(&fixture.dimensions.prunable.iter().map(half).collect::<Vec<_>>());
     let pruned = fixture.prune(&kept).unwrap();
-    let run = |memory: u64| {
-        let options = RecoverOptions { memory: MemoryBudget(memory), ..refit(Some(1e-1)) };
-        recover(&*engine, fixture.view(4), &kept, &pruned, &options, &mut |_, _| {}).unwrap()
+    let run = |memory: &u64| {
+        let options = RecoverOptions { memory: MemoryBudget(*memory), ..refit(Some(1e-1)) };
+        recover(&*engine, fixture.view(16), &kept, &pruned, &options, &mut |_, _| {}).unwrap()
     };
-    let (much, none) = (run(u64::MAX), run(0));
+    let recovered = memory.iter().map(run).collect();
+    (fixture, recovered)
+}
+
+#[test]
+fn a_layer_whose_moments_do_not_fit_has_its_bias_corrected_and_is_named() {
+    let (_, recovered) = half_of_cnn(32, &[0]);
+    let Recovery { layers, notes, .. } = &recovered[0].report;
+    assert!(layers.len() > 10);
+    assert!(layers.iter().all(|layer| !matches!(layer.outcome, Outcome::Refitted { .. })));
+    for layer in layers.iter().filter(|layer| layer.outcome == Outcome::Shifted) {
+        assert!(notes.iter().any(|note| note.starts_with(&format!("{}: ", layer.name))), "{}", layer.name);
+    }
+}
+
+#[test]
+fn little_memory_changes_nothing_but_the_time() {
+    // Enough for the moments of every layer, and for the values that are kept in the middle of the network, not at its beginning.
+    let (fixture, recovered) = half_of_cnn(256, &[u64::MAX, 16 << 20]);
+    let [much, none] = recovered.as_slice() else { panic!() };
+    assert!(much.report.notes.is_empty() && none.report.notes.is_empty());
+    let positions = |r: &Recovered| r.report.layers.iter().map(|l| l.positions).collect::<Vec<_>>();
+    assert_eq!(positions(much), positions(none));
+    let engine = engine(RuntimeChoice::Auto);
     assert!(much.report.layers.len() > 10);
     assert!(much.report.after < much.report.before && !much.report.undone);
     // Pieces that are cut elsewhere round otherwise.

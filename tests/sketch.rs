@@ -13,7 +13,10 @@ use optin_onnx::{
     memory::MemoryBudget,
     onnx::{self, proto::ModelProto},
     runtime::{Engine, RuntimeChoice},
-    score::{ExactOptions, Method, ScoreOptions, SketchOptions, exact, score, sketch, spearman},
+    score::{
+        ExactOptions, Method, ScoreOptions, Scored, SketchOptions, exact, magnitude, order, score, sketch,
+        spearman,
+    },
     tensor::Tensor,
     trajectory::{Head, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Granularity, Kind},
@@ -150,6 +153,37 @@ fn neither_repetition_nor_memory_changes_scores() {
     let cramped = flat(&fixture.sketch(2, 1));
     for (a, b) in once.iter().zip(&cramped) {
         assert!((a - b).abs() <= 1e-4 * a.abs() + 1e-12, "{a:e} {b:e}");
+    }
+}
+
+#[test]
+fn a_sample_that_takes_more_than_the_memory_is_said() {
+    let fixture = Fixture::open("vit.onnx", 2, |_| {});
+    let notes = |memory: u64| {
+        let options = SketchOptions { probes: 1, memory: MemoryBudget(memory), ..Default::default() };
+        sketch(&*tract(), fixture.0.view(2), &options, &|_| true, &mut |_, _| {}).unwrap().notes
+    };
+    assert!(notes(1 << 10)[0].contains("--memory (1.0 KiB)"));
+    assert_eq!(notes(1 << 30), [""; 0]);
+}
+
+#[test]
+fn a_layer_whose_matrices_do_not_fit_goes_by_its_scores_and_is_named() {
+    let fixture = Fixture::open("vit.onnx", 2, |_| {});
+    let Subject { graph, widths, dimensions, .. } = &fixture.0;
+    let order_with = |memory: u64| {
+        let options = ScoreOptions { memory: MemoryBudget(memory), ..Default::default() };
+        let scores = magnitude(graph, widths, &dimensions.prunable).unwrap();
+        let mut scored = Scored { dimensions: scores, ..Default::default() };
+        order(&*tract(), fixture.0.view(2), &options, &mut scored).unwrap();
+        scored
+    };
+    let (much, none) = (order_with(1 << 30), order_with(1 << 10));
+    assert_eq!(much.notes, [""; 0]);
+    assert!(much.dimensions.iter().any(|d| d.left.is_some()));
+    assert!(none.dimensions.iter().all(|d| d.left.is_none() && d.order.is_none()));
+    for d in &none.dimensions {
+        assert!(none.notes.iter().any(|note| note.starts_with(&format!("{} goes by", d.name))), "{}", d.name);
     }
 }
 

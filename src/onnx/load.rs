@@ -1,6 +1,8 @@
 //! Reading a model file.
 
-use super::{OnnxError, external, footprint, inline_functions, pages, proto::ModelProto, regular, validate};
+use super::{
+    OnnxError, Packed, external, footprint, inline_functions, pages, proto::ModelProto, regular, validate,
+};
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -24,6 +26,8 @@ pub struct Source {
     pub bytes: u64,
     /// Whether there was external data.
     pub external: bool,
+    /// Weights of the model that are raw bytes for the time being, where the file has typed elements.
+    pub packed: Packed,
 }
 
 /// Reads the model at `path` and the external data beside it. The files are mapped, not copied: weights take no memory
@@ -49,7 +53,7 @@ pub fn load(path: &Path) -> Result<Source, OnnxError> {
     }
     let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let bytes = parts().fold(0, |sum: u64, part| sum.saturating_add(part.len() as u64));
-    Ok(Source { model, sha256, bytes, external: !external.is_empty() })
+    Ok(Source { model, sha256, bytes, external: !external.is_empty(), packed: Packed::default() })
 }
 
 /// The model in the bytes of the file at `path`, as it is; its byte fields are views of `file`.

@@ -10,6 +10,7 @@ mod external;
 mod footprint;
 mod inline;
 mod load;
+mod packed;
 pub(crate) mod pages;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
@@ -24,6 +25,7 @@ pub use error::OnnxError;
 pub(crate) use footprint::check_decoded_tensor;
 pub use inline::inline_functions;
 pub use load::{Source, load};
+pub use packed::Packed;
 pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files};
 pub use single::single;
 pub use validate::validate;

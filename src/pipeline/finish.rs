@@ -144,6 +144,7 @@ impl Finish<'_> {
         clock: &mut Clock,
     ) -> Result<(Staged, Gate), Error> {
         describe(&mut model, report, &self.budget, self.options);
+        self.typed.source.packed.unpack(&mut model);
         let external = self.typed.source.external;
         let staged = clock.time("save", || onnx::stage(&model, self.output, external))?;
         drop(model);

@@ -127,3 +127,23 @@ fn inner(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
     let columns = a.col_iter().zip(b.col_iter());
     columns.map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a * b).sum::<f64>()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_covers_both_sets_of_samples_and_a_fit() {
+        for (groups, entries, features) in [(1, 1, 1), (1, 300, 40), (4, 64, 128)] {
+            let moments = Moments::zero(groups, entries, features);
+            let elements =
+                |matrices: &[Mat<f64>]| matrices.iter().map(|m| m.nrows() * m.ncols()).sum::<usize>();
+            let (gram, cross) = (elements(&moments.gram), elements(&moments.cross));
+            // Two sets; single precision as the runtime makes it and as it comes; centred, with a ridge, and factored, beside
+            // the solution.
+            let needed = 8 * 2 * (gram + cross) + 4 * 2 * (gram + cross) + 8 * (3 * gram + 2 * cross);
+            let bytes = Moments::bytes(groups, entries, features);
+            assert!(bytes >= needed as u64 && bytes < 2 * needed as u64, "{bytes} for {needed}");
+        }
+    }
+}

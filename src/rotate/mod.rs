@@ -191,7 +191,8 @@ impl Trial<'_> {
 
     /// The model with some dimensions turned, and how far its outputs move; `None` when farther than rounding explains.
     fn turn(&self, turns: &[&Turn<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
-        let model = turned(self.view, turns)?;
+        let mut model = turned(self.view, turns)?;
+        self.engine.settle(&mut model);
         let outputs = self.reference.compare(self.engine, &model)?;
         let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
         let holds = outputs.iter().all(|o| o.difference <= verify::TOLERANCE);

@@ -189,4 +189,11 @@ mod tests {
             assert!((covariance[(i, j)] - sign * expected).abs() < 1e-2, "{covariance:?}");
         }
     }
+
+    #[test]
+    fn the_estimate_covers_what_is_measured() {
+        let moments = Moments::zero(200);
+        let gram = (moments.gram.nrows() * moments.gram.ncols()) as u64;
+        assert_eq!(Moments::bytes(200), gram * 8 + gram * 4 * 3);
+    }
 }
