@@ -225,6 +225,7 @@ pub fn recover(
             Err((name, reason)) => LayerRecovery::left(name.clone(), reason.clone()),
         });
     }
+    notes.extend(trial.notes());
     let held_out = trial.held_out();
     let judged = distances(engine, view, options.logits, &[pruned, trial.model()], &held_out)?;
     let (before, after) = (judged[0], judged[1]);

@@ -57,6 +57,8 @@ pub(super) struct Pass<'a> {
     pruned: Stream<'a>,
     /// The result of the last layer: what comes before it is as it will be.
     settled: Option<String>,
+    /// Layers of which fewer positions were measured than there are, for want of memory, and how many of each batch.
+    tight: BTreeMap<String, usize>,
 }
 
 /// What was measured of a layer.
@@ -119,6 +121,7 @@ impl<'a> Pass<'a> {
             graph,
             facts,
             settled: None,
+            tight: BTreeMap::new(),
         }
     }
 
@@ -142,6 +145,14 @@ impl<'a> Pass<'a> {
     /// The pruned model, corrected so far.
     pub fn model(&self) -> &ModelProto {
         &self.model
+    }
+
+    /// Layers of which fewer positions were measured than should have been, in words.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let memory = self.options.memory;
+        self.tight.iter().map(move |(layer, count)| {
+            format!("{layer}: {count} positions of each batch are measured, as many as --memory ({memory}) has room for")
+        })
     }
 
     /// The batches that are held out.
@@ -241,10 +252,10 @@ impl<'a> Pass<'a> {
         let mut reference =
             self.dense.piece(self.view.model, dense, &[waypoint], Wanted::default(), places)?;
         let (groups, features) = (layer.linear.groups, layer.gain.len());
-        let count = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
+        let wanted = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
         // What positions read is there as gathered, by group, extended, and transposed; what they lack, three times.
         let position = (4 * (groups * entries) + 3 * features) * size_of::<f32>();
-        let count = count.min(self.options.memory.share(POSITIONS_SHARE).count(position as u64));
+        let count = wanted.min(self.options.memory.share(POSITIONS_SHARE).count(position as u64));
         let zero = Moments::zero(groups, entries, features / groups);
         let mut measured = Measured { training: zero.clone(), held_out: zero, variance: 0.0 };
         let mut spread = Spread::new(features);
@@ -260,6 +271,9 @@ impl<'a> Pass<'a> {
             steady &= chosen.is_some();
             // The pieces have to run through all batches, whatever becomes of this layer.
             let chosen = chosen.unwrap_or_else(|| Positions::first(features));
+            if count < wanted && chosen.rows.len() == count {
+                self.tight.insert(layer.name.clone(), count);
+            }
             let feed = probe.feed(layer, &chosen);
             let results = self.pruned.run(&mut piece, batch, range, feed)?;
             let part = match self.is_held_out(batch) {
