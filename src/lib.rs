@@ -25,6 +25,7 @@ pub mod runtime;
 pub mod score;
 pub mod staging;
 pub mod tensor;
+mod ties;
 pub mod trajectory;
 pub mod typing;
 pub mod verify;

@@ -31,6 +31,7 @@ use crate::{
     score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
     staging::{StagedFile, WriteError},
     tensor::Tensor,
+    ties::Ties,
     typing::{self, Dimension, Dimensions, Granularity, Kind},
     verify::VerifyError,
     warning::{Warning, WarningCode},
@@ -337,13 +338,17 @@ fn prune_file(
         progress(Progress::Warn(warning));
     }
     let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
-    let mut typed = typed;
+    let (mut typed, mut scores) = (typed, scores);
+    Ties::of(&typed.graph, &typed.dimensions.prunable, &options.limits)
+        .share(&typed.dimensions.prunable, &mut scores);
     // Each round but the last takes a dimension at least from those that can be pruned.
     let (plan, proven) = loop {
         progress(Progress::Stage("plan"));
         let costs = Costs::new(&typed, options);
         let (cost, prunable) = (costs.budgeted().0, &typed.dimensions.prunable);
-        let plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
+        let ties = Ties::of(&typed.graph, prunable, &options.limits);
+        let mut plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
+        ties.level(&mut plan);
         if options.output.is_none() {
             break (plan, None);
         }
@@ -356,6 +361,7 @@ fn prune_file(
         let Some(Blame { names, pin }) = pruner.blame(&plan, &refusal, &mut clock) else {
             return Err(refusal.into());
         };
+        let names = ties.with_tied(prunable, names);
         for name in typed.dimensions.freeze(|d| names.contains(&d.name), |_| pin.clone()) {
             let message = format!("{name} keeps its extent, and the rest is planned anew: {pin}");
             progress(Progress::Warn(Warning::new(WarningCode::FrozenDimension, message)));
