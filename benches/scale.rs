@@ -3,7 +3,7 @@
 //! `cargo bench --bench scale` prints a table, `cargo bench --bench scale -- 2500 5000` one of these sizes. Shapes are those
 //! that the generator gave the values, so that no runtime takes part.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
     collections::{BTreeSet, HashMap},
