@@ -75,7 +75,6 @@ fn main() -> Result<()> {
             Err(error) => format!("{} {}", brief(&error), " | ".repeat(1 + 5 * SHARES.len())),
         };
         writeln!(out, "| {name} | {cells} |")?;
-        eprintln!("| {name} | {cells} |");
     }
     write_operators(&mut out, &unsupported)?;
     Ok(fs::write("COVERAGE.md", out)?)

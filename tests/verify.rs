@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::NpzWriter;
@@ -175,8 +179,8 @@ fn nothing_passes_the_gate_but_what_was_planned() {
     assert!(tried(&subject, unknown, 0).is_err());
 }
 
-/// Runs the program on a model and samples, and returns its report, what it said, and the folder with `out.onnx`.
-fn pruned(text: &str, x: &ArrayD<f32>, flags: &[&str]) -> (serde_json::Value, String, tempfile::TempDir) {
+/// Runs the program on a model and samples, and returns how it ended and the folder with `out.onnx` and `report.json`.
+fn run(text: &str, x: &ArrayD<f32>, flags: &[&str]) -> (Output, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let mut model = text::parse(text).unwrap().0;
@@ -191,9 +195,16 @@ fn pruned(text: &str, x: &ArrayD<f32>, flags: &[&str]) -> (serde_json::Value, St
         .args(flags)
         .output()
         .unwrap();
+    (run, folder)
+}
+
+/// Runs the program to its end, and returns its report, what it said, and the folder with `out.onnx`.
+fn pruned(text: &str, x: &ArrayD<f32>, flags: &[&str]) -> (serde_json::Value, String, tempfile::TempDir) {
+    let (run, folder) = run(text, x, flags);
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
     assert!(run.status.success(), "{said}");
-    (serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap(), said, folder)
+    let report = fs::read_to_string(folder.path().join("report.json")).unwrap();
+    (serde_json::from_str(&report).unwrap(), said, folder)
 }
 
 #[test]
@@ -224,6 +235,50 @@ fn a_dimension_that_cannot_be_proven_is_frozen_and_the_rest_is_planned_anew() {
     let flops = &report["flops"];
     assert!(flops["after"].as_u64().unwrap() * 10 <= flops["before"].as_u64().unwrap() * 6);
     assert_eq!(report["gate"]["flops"], flops["after"]);
+}
+
+#[test]
+fn layers_that_share_a_matrix_lose_the_same_units_and_share_it_still() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        shared (float[N, 16] x) => (float[N, 16] y)
+        <float[16, 64] up = random, float[64, 16] down = random>
+        {
+            a = MatMul (x, up)
+            b = Relu (a)
+            c = MatMul (b, down)
+            d = Add (x, c)
+            e = MatMul (d, up)
+            f = Relu (e)
+            g = MatMul (f, down)
+            y = Add (d, g)
+        }"#;
+    let flags = ["--flops", "0.6", "--score", "magnitude", "--recover", "off"];
+    let (report, said, folder) = pruned(text, &noise(&[32, 16]), &flags);
+    assert_eq!(report["proof"]["holds"], true, "{said}");
+    let written = onnx::load(&folder.path().join("out.onnx")).unwrap().model;
+    let kept: Vec<_> = report["dimensions"].as_array().unwrap().iter().map(|d| d["kept"].as_u64()).collect();
+    assert!(kept.len() == 2 && kept[0] == kept[1], "{kept:?}");
+    assert_eq!(written.graph.unwrap().initializer.len(), 2, "each is there once");
+    assert!(report["bytes"]["after"].as_u64() < report["bytes"]["before"].as_u64());
+}
+
+#[test]
+fn a_model_that_would_grow_is_not_written() {
+    // The one matrix loses columns where it comes first and rows where it comes last: two of 64 × 48 take more than one of 64 × 64.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        twice (float[N, 64] x) => (float[N, 64] y)
+        <float[64, 64] w = random>
+        {
+            a = MatMul (x, w)
+            b = Relu (a)
+            y = MatMul (b, w)
+        }"#;
+    let flags = ["--flops", "0.8", "--score", "magnitude", "--recover", "off"];
+    let (output, folder) = run(text, &noise(&[32, 64]), &flags);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("where the dense one takes"), "{said}");
+    assert!(!folder.path().join("out.onnx").exists());
 }
 
 #[test]

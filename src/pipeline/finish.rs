@@ -143,6 +143,7 @@ impl Finish<'_> {
         held_out: &[Range<usize>],
         clock: &mut Clock,
     ) -> Result<(Staged, Gate), Error> {
+        Gatekeeper::check_size(&model, self.typed.source.bytes)?;
         describe(&mut model, report, &self.budget, self.options);
         self.typed.source.packed.unpack(&mut model);
         let external = self.typed.source.external;
