@@ -401,8 +401,9 @@ fn origin(
     let backward = gradient::reverse(graph, facts, &tail, &probe.seeds, &slots.filter(computed).collect());
     for (at, cotangent) in &backward.operands {
         let rank = graph.node(at.node).input(at.slot).and_then(|v| facts.get(v)).map_or(0, |f| f.shape.len());
-        // Zero times a number is zero if it is finite, and else none.
-        let check = (*cotangent * 0.0).sum(&(0..rank).collect::<Vec<_>>(), false);
+        // A number less itself is zero if it is finite, and else none; runtimes may take products with zero for zero.
+        #[allow(clippy::eq_op)]
+        let check = (*cotangent - *cotangent).sum(&(0..rank).collect::<Vec<_>>(), false);
         patch.expose(&check.name());
     }
     tail.append_to(&mut patch);
