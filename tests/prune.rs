@@ -613,6 +613,19 @@ fn files_of_other_formats_are_recognised() {
 }
 
 #[test]
+fn a_dry_run_does_not_make_up_the_size_of_a_file() {
+    let (input, calib) = (fixture("vit.onnx"), fixture("calib.npz"));
+    let (input, calib) = (input.to_str().unwrap(), calib.to_str().unwrap());
+    let flags = ["--dry-run", "--score", "magnitude", "--samples", "16"];
+    let output = optin(&[&[input, "--calib", calib][..], &flags].concat());
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row: Vec<_> =
+        text.lines().find(|line| line.starts_with(" bytes")).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["bytes", "872.753", "k"], "{text}");
+}
+
+#[test]
 fn the_number_of_samples_is_said() {
     let run = Run::new();
     let (cnn, calib, out) = (fixture("cnn.onnx"), fixture("calib.npz"), run.path("out.onnx"));

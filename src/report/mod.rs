@@ -166,14 +166,15 @@ impl Report {
     fn totals_table(&self) -> Table {
         let mut totals = table(&["", "before", "after", "share", "least"]);
         for (name, change) in [("FLOPs", self.flops), ("parameters", self.params), ("bytes", self.bytes)] {
-            let share = 100.0 * change.after as f64 / change.before.max(1) as f64;
-            let minimum = if change.minimum == 0 { String::new() } else { metric(change.minimum) };
+            let share = format!("{:.1} %", 100.0 * change.after as f64 / change.before.max(1) as f64);
+            // A dry run has no file to measure, and of bytes no least is known.
+            let known = |count: u64, text: String| if count == 0 { String::new() } else { text };
             totals.add_row([
-                name,
-                &metric(change.before),
-                &metric(change.after),
-                &format!("{share:.1} %"),
-                &minimum,
+                name.to_owned(),
+                metric(change.before),
+                known(change.after, metric(change.after)),
+                known(change.after, share),
+                known(change.minimum, metric(change.minimum)),
             ]);
         }
         totals
