@@ -12,7 +12,7 @@ use optin_onnx::{
     plan::{Cost, Limits, plan},
     rewrite::rewrite,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
-    score::{Provenance, Scores, magnitude},
+    score::{Scores, magnitude},
     typing::{self, Granularity},
 };
 
@@ -32,13 +32,7 @@ fn replanning(c: &mut Criterion) {
     });
     let widths = typing::infer(&graph, &facts, &batched);
     let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
-    let scores = Scores {
-        made: Provenance::default(),
-        stability: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-        dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),
-    };
+    let scores = Scores { dimensions: magnitude(&graph, &widths, &dimensions).unwrap(), ..Scores::default() };
     let cost = Cost::flops(&widths, &dimensions, 2);
     let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
     let target = cost.total(&sizes) / 2;

@@ -26,7 +26,7 @@ use optin_onnx::{
     plan::{Cost, Limits, plan},
     rewrite::rewrite,
     runtime::{self, RuntimeChoice, RuntimeOptions},
-    score::{Provenance, Scores, magnitude},
+    score::{Scores, magnitude},
     tensor::{DType, Tensor},
     typing::{self, Granularity},
 };
@@ -210,13 +210,7 @@ fn measure(nodes: usize, attends: bool) {
         let dimensions = typing::dimensions(&graph, &widths, Granularity::HeadDim).prunable;
         (widths, dimensions)
     });
-    let scores = Scores {
-        made: Provenance::default(),
-        stability: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-        dimensions: magnitude(&graph, &widths, &dimensions).unwrap(),
-    };
+    let scores = Scores { dimensions: magnitude(&graph, &widths, &dimensions).unwrap(), ..Scores::default() };
     let (planned, kept) = timed(|| {
         let cost = Cost::flops(&widths, &dimensions, SAMPLES);
         let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();

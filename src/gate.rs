@@ -10,7 +10,7 @@ use crate::{
     graph::Graph,
     onnx::{
         self, OnnxError,
-        proto::{ModelProto, tensor_shape_proto::dimension, type_proto},
+        proto::{ModelProto, tensor_shape_proto::dimension},
     },
     recover::{self, RecoverError},
     runtime::{Engine, RuntimeError},
@@ -217,10 +217,7 @@ fn is_finite_where(dense: &Tensor, found: &Tensor) -> bool {
 /// Whether a tensor is of the type and the extents that the model gives the output in this place, as far as it does.
 fn is_as_declared(model: &ModelProto, slot: usize, tensor: &Tensor) -> bool {
     let info = model.graph.as_ref().and_then(|graph| graph.output.get(slot));
-    let Some(type_proto::Value::TensorType(declared)) = info.and_then(|i| i.r#type.as_ref()?.value.as_ref())
-    else {
-        return true;
-    };
+    let Some(declared) = info.and_then(onnx::tensor_type) else { return true };
     let of_type = declared.elem_type.is_none_or(|code| code == 0 || code == tensor.dtype().onnx());
     let of_shape = declared.shape.as_ref().is_none_or(|shape| {
         shape.dim.len() == tensor.rank()

@@ -6,6 +6,7 @@ pub mod fold;
 pub mod gate;
 pub mod gradient;
 pub mod graph;
+mod hash;
 pub mod inspect;
 mod limits;
 pub mod masks;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    onnx,
+    onnx::{self, regular::identity},
     staging::{self, WriteError},
 };
 
@@ -179,14 +179,7 @@ fn same_path(a: &Path, b: &Path) -> bool {
     }
 }
 
-#[cfg(unix)]
+/// Where the standard library does not tell, canonical paths do, but for hard links.
 fn same_metadata(a: &fs::Metadata, b: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
-}
-
-/// Elsewhere the standard library does not tell; canonical paths do, but for hard links.
-#[cfg(not(unix))]
-fn same_metadata(_: &fs::Metadata, _: &fs::Metadata) -> bool {
-    false
+    identity(a).is_some_and(|a| Some(a) == identity(b))
 }

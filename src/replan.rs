@@ -64,10 +64,9 @@ impl Pruner<'_> {
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
-        let batch = samples.ranges(2).next().map_or(1, |range| range.len());
-        let proof = clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, batch))?;
-        let wrong = |difference: f64| difference.is_nan() || difference > verify::TOLERANCE;
-        if let Some(worst) = proof.outputs.iter().find(|output| wrong(output.difference)) {
+        let proof =
+            clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, facts.samples))?;
+        if let Some(worst) = proof.outputs.iter().find(|output| !output.holds()) {
             return Err(Refusal::Differs { output: worst.name.clone(), difference: worst.difference });
         }
         let sizes: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.kept.len()).collect();

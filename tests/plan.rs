@@ -10,7 +10,7 @@ use optin_onnx::{
     onnx,
     plan::{Cost, Limits, Plan, plan},
     runtime::RuntimeChoice,
-    score::{Provenance, Scores, magnitude},
+    score::{Scores, magnitude},
 };
 use support::{Subject, engine, text};
 
@@ -18,11 +18,8 @@ fn planned(subject: &Subject, limits: &Limits, share: f64) -> (Cost, Plan, u64) 
     let dimensions = &subject.dimensions.prunable;
     let cost = Cost::flops(&subject.widths, dimensions, subject.facts.samples);
     let scores = Scores {
-        made: Provenance::default(),
-        stability: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
         dimensions: magnitude(&subject.graph, &subject.widths, dimensions).unwrap(),
+        ..Scores::default()
     };
     let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
     let target = (cost.total(&sizes) as f64 * share) as u64;
@@ -79,13 +76,7 @@ fn units_of_unknown_importance_go_last() {
     assert_eq!(scored[0].scores[0], f64::INFINITY);
     scored[0].scores[1] = -f64::NAN;
     scored[1].scores[2] = f64::NAN;
-    let scores = Scores {
-        made: Provenance::default(),
-        stability: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-        dimensions: scored,
-    };
+    let scores = Scores { dimensions: scored, ..Scores::default() };
     let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
     let target = cost.total(&sizes) / 2;
     let plan = plan(&cost, dimensions, &scores, &Limits { align: 1, ..Limits::default() }, target).unwrap();

@@ -155,24 +155,19 @@ impl<'a> Literal<'a> {
     }
 
     fn string(&mut self) -> Result<&'a str, NpyError> {
-        let quote = if self.eat("'") {
-            '\''
-        } else if self.eat("\"") {
-            '"'
-        } else {
-            '\0'
-        };
-        let (text, rest) = self.0.split_once(quote).ok_or(NpyError::Header("a text is expected"))?;
+        let expected = || NpyError::Header("a text is expected");
+        let quote = ["'", "\""].into_iter().find(|quote| self.eat(quote)).ok_or_else(expected)?;
+        let (text, rest) = self.0.split_once(quote).ok_or_else(expected)?;
         self.0 = rest;
         Ok(text)
     }
 
     /// A text, or what stands in its place: arrays of records have a list.
     fn descriptor(&mut self) -> Result<&'a str, NpyError> {
-        match self.0.trim_start().starts_with('[') {
-            true => Err(NpyError::Type(self.0.trim().chars().take(40).collect())),
-            false => self.string(),
+        if self.0.trim_start().starts_with('[') {
+            return Err(NpyError::Type(self.0.trim().chars().take(40).collect()));
         }
+        self.string()
     }
 
     fn truth(&mut self) -> Result<bool, NpyError> {

@@ -10,8 +10,9 @@ use crate::{
         CalibrationError,
         roles::{InputRole, input_roles},
     },
-    onnx::proto::{
-        GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+    onnx::{
+        self,
+        proto::{GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension},
     },
     tensor::DType,
 };
@@ -119,12 +120,8 @@ pub(super) fn runtime_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
 
 /// Element type and shape of a tensor value; `None` when it is anything else.
 pub(super) fn tensor_type(value: &ValueInfoProto) -> Option<(DType, Option<&TensorShapeProto>)> {
-    match value.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => {
-            Some((DType::from_onnx(tensor.elem_type())?, tensor.shape.as_ref()))
-        }
-        _ => None,
-    }
+    let tensor = onnx::tensor_type(value)?;
+    Some((DType::from_onnx(tensor.elem_type())?, tensor.shape.as_ref()))
 }
 
 /// Extents that are no positive number, and the placeholder `?` of some exporters, tell nothing.

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     calibration::{Origin, Samples},
+    hash,
     onnx::tensor::from_tensor,
     tensor::Tensor,
     warning::{Warning, WarningCode},
@@ -91,7 +92,7 @@ impl Samples {
             }
         }
         self.digests().for_each(|digest| hash.update(digest));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hash::hex(hash.finalize())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     OnnxError, Packed, external, footprint, inline_functions, pages, proto::ModelProto, regular, validate,
 };
+use crate::hash;
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -51,7 +52,7 @@ pub fn load(path: &Path) -> Result<Source, OnnxError> {
         // The hash has touched every page of it.
         pages::release();
     }
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hash::hex(hash.finalize());
     let bytes = parts().fold(0, |sum: u64, part| sum.saturating_add(part.len() as u64));
     Ok(Source { model, sha256, bytes, external: !external.is_empty(), packed: Packed::default() })
 }

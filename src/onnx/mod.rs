@@ -14,7 +14,7 @@ mod packed;
 pub(crate) mod pages;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto;
-mod regular;
+pub(crate) mod regular;
 mod save;
 mod single;
 pub mod tensor;
@@ -33,7 +33,10 @@ pub use validate::validate;
 use std::collections::HashSet;
 
 use crate::tensor::Tensor;
-use proto::{AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use proto::{
+    AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
+    type_proto,
+};
 
 /// The attribute of `node` with this name.
 pub fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
@@ -91,6 +94,14 @@ pub fn attr_tensor<'a>(node: &'a NodeProto, name: &str) -> Option<&'a TensorProt
     typed(node, name, AttributeType::Tensor)?.t.as_ref()
 }
 
+/// What a value is declared as, if as a tensor.
+pub(crate) fn tensor_type(info: &ValueInfoProto) -> Option<&type_proto::Tensor> {
+    match info.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
 /// Whether the tensor's elements are floating-point numbers.
 pub fn is_float(tensor: &TensorProto) -> bool {
     crate::tensor::DType::from_onnx(tensor.data_type()).is_some_and(crate::tensor::DType::is_float)
@@ -117,7 +128,7 @@ pub(crate) fn unlist_initializers(model: &mut ModelProto) {
 }
 
 /// The one spelling of an operator domain that comparisons use.
-fn canonical_domain(domain: &str) -> &str {
+pub(crate) fn canonical_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 

@@ -33,19 +33,20 @@ pub(super) fn open(path: &Path) -> Result<(File, Metadata), OnnxError> {
 /// Whether `path`, which is canonical, has no link in it and leads to the file that was opened.
 pub(super) fn still_at(path: &Path, opened: &Metadata) -> bool {
     let unlinked = fs::canonicalize(path).is_ok_and(|canonical| canonical == path);
-    unlinked && fs::symlink_metadata(path).is_ok_and(|found| is_same(&found, opened))
+    unlinked && fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == identity(opened))
 }
 
+/// What tells a file from all others, whatever it is called; `None` where the standard library does not tell.
 #[cfg(unix)]
-fn is_same(a: &Metadata, b: &Metadata) -> bool {
+pub(crate) fn identity(found: &Metadata) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
+    Some((found.dev(), found.ino()))
 }
 
-/// Where the standard library does not tell files apart, they are taken for the same.
+/// What tells a file from all others, whatever it is called; `None` where the standard library does not tell.
 #[cfg(not(unix))]
-fn is_same(_: &Metadata, _: &Metadata) -> bool {
-    true
+pub(crate) fn identity(_: &Metadata) -> Option<(u64, u64)> {
+    None
 }
 
 /// Whether the file has another name: a hard link, which may lead anywhere and cannot be resolved.

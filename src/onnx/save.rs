@@ -9,7 +9,10 @@ use super::{
     proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
     tensor, visit,
 };
-use crate::staging::{self, Stage};
+use crate::{
+    hash,
+    staging::{self, Stage},
+};
 use bytes::{BufMut, Bytes, buf::UninitSlice};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -219,7 +222,7 @@ fn detach(model: &mut ModelProto, stage: &Stage) -> Result<Option<String>, OnnxE
     if length == 0 {
         return Ok(None);
     }
-    let digits = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let digits = hash::hex(digest);
     let data = format!("{name}.{}.data", &digits.get(..DIGITS).unwrap_or(&digits));
     stage.rename(draft.as_ref(), data.as_ref())?;
     visit::tensors(model, &mut |tensor| {

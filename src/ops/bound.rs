@@ -125,7 +125,7 @@ pub fn stated(node: &NodeProto, operands: &[Option<&Known>]) -> Option<u128> {
     let elements = first.map_or(1, |first| first.elements);
     let asked = || contents(0).map(|shape| product(&extents(shape)));
     let times = |factors: Vec<u128>| elements.saturating_mul(product(&factors));
-    if !matches!(node.domain(), "" | "ai.onnx") {
+    if !onnx::canonical_domain(node.domain()).is_empty() {
         return None;
     }
     match node.op_type() {

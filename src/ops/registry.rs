@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     graph::{Graph, Node},
-    onnx::proto::{NodeProto, type_proto::Value},
+    onnx::{
+        self,
+        proto::{NodeProto, type_proto::Value},
+    },
 };
 
 /// The families, each after the file that declares it.
@@ -76,8 +79,7 @@ fn declared(node: &NodeProto) -> Option<(&'static str, &'static Contract)> {
     type Declared = (&'static str, &'static Contract);
     static TABLE: OnceLock<HashMap<(&str, &str), Declared>> = OnceLock::new();
     let table = TABLE.get_or_init(|| contracts().map(|(f, c)| ((c.domain, c.name), (f, c))).collect());
-    let domain = if node.domain() == "ai.onnx" { "" } else { node.domain() };
-    table.get(&(domain, node.op_type())).copied()
+    table.get(&(onnx::canonical_domain(node.domain()), node.op_type())).copied()
 }
 
 /// What is declared of the node's operator, if it has rules.
@@ -107,8 +109,8 @@ pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
 
 /// The operator's name, with its domain where that is not ONNX's own.
 pub fn operator_name(node: &NodeProto) -> String {
-    match node.domain() {
-        "" | "ai.onnx" => node.op_type().to_owned(),
+    match onnx::canonical_domain(node.domain()) {
+        "" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
     }
 }

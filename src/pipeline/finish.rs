@@ -41,8 +41,7 @@ impl Finish<'_> {
         let recovered = self.recover(kept, proven, clock, progress);
         progress(Progress::Stage("gate"));
         let view = self.typed.view();
-        let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
-        let keeper = clock.time("gate", || Gatekeeper::new(self.engine, view, batch))?;
+        let keeper = clock.time("gate", || Gatekeeper::new(self.engine, view, view.facts.samples))?;
         let mut held_out = Vec::new();
         let mut tried = None;
         if let Some(recovered) = recovered {

@@ -25,7 +25,7 @@ use crate::{
     score::{ModelView, Moments, ScoreError, Sum, measure},
     tensor::{DType, Tensor},
     typing::{Dimension, Kind},
-    verify::{self, Reference, VerifyError},
+    verify::{OutputProof, Reference, VerifyError},
     widths::{Place, Width},
 };
 use blocks::{Axes, Blocks};
@@ -114,8 +114,7 @@ pub fn rotate(
     if turns.is_empty() {
         return Ok(Rotated { model: view.model.clone(), report });
     }
-    let batch = view.samples.ranges(2).next().map_or(1, |range| range.len());
-    let reference = Reference::new(engine, view.model, view.samples, batch)?;
+    let reference = Reference::new(engine, view.model, view.samples, view.facts.samples)?;
     let model = Trial { engine, view, reference }.choose(&turns, &mut report)?;
     Ok(Rotated { model, report })
 }
@@ -195,7 +194,7 @@ impl Trial<'_> {
         self.engine.settle(&mut model);
         let outputs = self.reference.compare(self.engine, &model)?;
         let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
-        let holds = outputs.iter().all(|o| o.difference <= verify::TOLERANCE);
+        let holds = outputs.iter().all(OutputProof::holds);
         Ok(holds.then_some((model, worst)))
     }
 

@@ -13,6 +13,7 @@ use super::{
     RuntimeError,
     locate::{install_dir, python},
 };
+use crate::hash;
 
 /// The version that is fetched. It can be any from 1.22 on; one known version can be checked against its digest.
 const VERSION: &str = "1.31.1";
@@ -144,7 +145,7 @@ fn run(command: &mut Command) -> Result<(), RuntimeError> {
 /// SHA-256 of a file in hexadecimal digits.
 fn digest(path: &Path) -> io::Result<String> {
     let digest = Sha256::digest(fs::read(path)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash::hex(digest))
 }
 
 fn failed(reason: impl Into<String>) -> RuntimeError {

@@ -282,7 +282,7 @@ pub struct DimensionScores {
 }
 
 /// Scores of all units of a model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// What they were made of.
     #[serde(flatten)]

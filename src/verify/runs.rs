@@ -8,7 +8,10 @@ use serde::Serialize;
 use super::VerifyError;
 use crate::{
     calibration::Samples,
-    onnx::proto::{ModelProto, TensorShapeProto, tensor_shape_proto::dimension, type_proto},
+    onnx::{
+        self,
+        proto::{ModelProto, TensorShapeProto, tensor_shape_proto::dimension},
+    },
     runtime::Session,
     tensor::Tensor,
 };
@@ -130,8 +133,12 @@ impl OpenAxis {
 /// The open axes of the inputs but those that count samples, in the order of the file.
 fn open_axes(model: &ModelProto, samples: &Samples) -> Vec<OpenAxis> {
     let mut open: Vec<OpenAxis> = Vec::new();
-    let shapes: BTreeMap<&str, Option<&TensorShapeProto>> =
-        model.graph.iter().flat_map(|g| &g.input).map(|i| (i.name(), shape(i.r#type.as_ref()))).collect();
+    let shapes: BTreeMap<&str, Option<&TensorShapeProto>> = model
+        .graph
+        .iter()
+        .flat_map(|g| &g.input)
+        .map(|i| (i.name(), onnx::tensor_type(i).and_then(|t| t.shape.as_ref())))
+        .collect();
     for (input, tensor) in samples.inputs() {
         let shape = shapes.get(input.as_str()).copied().flatten();
         for axis in usize::from(samples.is_batched(input))..tensor.rank() {
@@ -148,13 +155,6 @@ fn open_axes(model: &ModelProto, samples: &Samples) -> Vec<OpenAxis> {
         }
     }
     open
-}
-
-fn shape(info: Option<&crate::onnx::proto::TypeProto>) -> Option<&TensorShapeProto> {
-    match info?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => tensor.shape.as_ref(),
-        _ => None,
-    }
 }
 
 /// Runs the model with some axes at another extent than `extent`, if it takes one: half of it, which windows and patches are as

@@ -14,7 +14,7 @@ use optin_onnx::{
     onnx::proto::ModelProto,
     plan::{Cost, Limits, plan},
     rewrite::{drop_dead, rewrite},
-    score::{DimensionScores, Provenance, Scores},
+    score::{DimensionScores, Scores},
     tensor::DType,
     typing::{self, Granularity},
     widths::Kept,
@@ -207,11 +207,5 @@ fn scores(dimensions: &[typing::Dimension], rng: &mut ChaCha8Rng) -> Scores {
         n => f64::from(n),
     };
     let scored = dimensions.iter().map(|d| DimensionScores::of(d, (0..d.size).map(|_| score()).collect()));
-    Scores {
-        made: Provenance::default(),
-        stability: None,
-        notes: Vec::new(),
-        warnings: Vec::new(),
-        dimensions: scored.collect(),
-    }
+    Scores { dimensions: scored.collect(), ..Scores::default() }
 }
