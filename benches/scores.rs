@@ -11,11 +11,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 use optin_onnx::{
     calibration::{self, CalibrationOptions},
     graph::Graph,
+    model::ModelView,
     onnx,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
     score::{
-        DimensionScores, ExactOptions, ModelView, ScoreOptions, SketchOptions, exact, magnitude, sketch,
-        spearman, wanda,
+        DimensionScores, ExactOptions, ScoreOptions, SketchOptions, exact, magnitude, sketch, spearman, wanda,
     },
     typing::{self, Granularity, Kind},
 };

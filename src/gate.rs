@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use crate::{
     graph::Graph,
+    model::ModelView,
     onnx::{
         self, OnnxError,
         proto::{ModelProto, tensor_shape_proto::dimension},
     },
     recover::{self, RecoverError},
     runtime::{Engine, RuntimeError},
-    score::ModelView,
     tensor::Tensor,
     verify::{self, Extent, Runs, VerifyError},
 };

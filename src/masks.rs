@@ -7,10 +7,7 @@ use ndarray::{ArrayD, IxDyn};
 
 use crate::{
     graph::{Facts, Graph, Patch},
-    onnx::{
-        proto::{NodeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
-        tensor::from_tensor,
-    },
+    onnx::{build::value_info, proto::NodeProto, tensor::from_tensor},
     tensor::{DType, Tensor},
     widths::{Contraction, Kept, Widths},
 };
@@ -36,33 +33,6 @@ pub fn input(patch: &mut Patch, graph: &Graph, facts: &Facts, contraction: &Cont
     patch.input(value_info(&name, fact.map_or(DType::F32, |f| f.dtype), rank));
     multiply(patch, graph, contraction, name.clone());
     name
-}
-
-/// A value's type with a symbol of its own for every axis.
-pub fn value_info(name: &str, dtype: DType, rank: usize) -> ValueInfoProto {
-    let symbol = |axis| tensor_shape_proto::dimension::Value::DimParam(format!("{name}_{axis}"));
-    info(name, dtype, (0..rank).map(symbol))
-}
-
-/// A value's type and extents.
-pub fn fixed_info(name: &str, dtype: DType, shape: &[usize]) -> ValueInfoProto {
-    let extent = |n: &usize| tensor_shape_proto::dimension::Value::DimValue(*n as i64);
-    info(name, dtype, shape.iter().map(extent))
-}
-
-fn info(
-    name: &str,
-    dtype: DType,
-    axes: impl Iterator<Item = tensor_shape_proto::dimension::Value>,
-) -> ValueInfoProto {
-    let dim = axes.map(|value| tensor_shape_proto::Dimension { value: Some(value), ..Default::default() });
-    let shape = crate::onnx::proto::TensorShapeProto { dim: dim.collect() };
-    let tensor = type_proto::Tensor { elem_type: Some(dtype.onnx()), shape: Some(shape) };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }),
-        ..Default::default()
-    }
 }
 
 /// One per entry of the contraction's axis: 0 where `kept` leaves a unit of the summed width out. `None` when all stay.

@@ -13,8 +13,9 @@ use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Origin, Samples, Variation},
     fold,
     gate::GateError,
-    graph::{Facts, Graph},
+    graph::{Facts, Graph, drop_dead},
     memory::{self, MemoryBudget},
+    model::ModelView,
     onnx::{
         self, OnnxError, Packed, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
@@ -25,7 +26,6 @@ use crate::{
     recover::{Mode, RecoverOptions},
     replan::{Blame, Pruner, Refusal},
     report::{Change, Clock, Memory, Report},
-    rewrite,
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
@@ -501,7 +501,7 @@ pub(crate) fn type_model(
     }
     fold::check_sizes(&source.model)?;
     // What no output needs costs nothing, as runtimes leave it out.
-    rewrite::drop_dead(&mut source.model);
+    drop_dead(&mut source.model);
     let mut samples = calibration::load(&source.model, input, calibration)?;
     if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples)) {
         samples.fix_batch(batch)?;
@@ -657,8 +657,8 @@ impl Typed {
     }
 
     /// What scoring needs to see.
-    pub fn view(&self) -> score::ModelView<'_> {
-        score::ModelView {
+    pub fn view(&self) -> ModelView<'_> {
+        ModelView {
             model: &self.source.model,
             graph: &self.graph,
             facts: &self.facts,

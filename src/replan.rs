@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use crate::{
     masks,
+    model::ModelView,
     onnx::proto::ModelProto,
     plan::{Cost, Plan},
     report::Clock,
     rewrite::{self, RewriteError},
     runtime::Engine,
-    score::ModelView,
     typing::Dimension,
     verify::{self, Proof, VerifyError},
     widths::{Pin, Reason, Width},

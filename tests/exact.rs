@@ -8,8 +8,9 @@ use ndarray::{Array2, Axis};
 use optin_onnx::{
     graph::Patch,
     masks,
+    model::ModelView,
     runtime::RuntimeChoice,
-    score::{ExactOptions, ModelView, exact},
+    score::{ExactOptions, exact},
     trajectory::waypoints,
     typing::Kind,
     widths::Kept,

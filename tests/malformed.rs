@@ -19,9 +19,9 @@ use std::{
 use fuzzing::{Case, Outcome, Seed};
 use optin_onnx::{
     fold,
-    graph::Fact,
+    graph::{Fact, drop_dead},
     onnx::{self, proto::ModelProto},
-    rewrite::{drop_dead, rewrite},
+    rewrite::rewrite,
     runtime::RuntimeChoice,
     widths::Kept,
 };

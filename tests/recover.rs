@@ -8,9 +8,9 @@ mod support;
 use ndarray::{Array1, Array2, ArrayD, IxDyn};
 use optin_onnx::{
     calibration::Samples,
-    masks::value_info,
     memory::MemoryBudget,
     onnx::{
+        build::value_info,
         int_attribute, ints_attribute,
         proto::{
             AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,

@@ -4,12 +4,14 @@
 //! what to change. So whatever nobody touched is written back as it was read.
 
 mod cut;
+mod dead;
 mod facts;
 mod live;
 mod patch;
 mod tail;
 
 pub use cut::{Cut, cut, segment};
+pub use dead::{drop_dead, tidy};
 pub(crate) use facts::REMEMBERED;
 pub use facts::{Fact, Facts};
 pub use live::live;

@@ -4,6 +4,7 @@
 //! relies on: each tensor holds as many bytes as its shape says, each value is produced once, and nodes stand after the
 //! nodes they depend on. [`save`] writes a model so that the file before it survives every failure.
 
+pub mod build;
 mod endless;
 mod error;
 mod external;

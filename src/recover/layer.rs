@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::{
     graph::{Facts, Graph, NodeId},
+    model::ModelView,
     onnx::is_float,
     ops::{self, Linear, NodeCx},
-    score::ModelView,
     trajectory::{Addend, Waypoint, after_residual},
     widths::{Contraction, Kept},
 };

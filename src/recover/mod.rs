@@ -5,7 +5,6 @@
 //! what earlier layers still lack, so that errors do not pile up. Shapes stay as they are.
 
 mod layer;
-mod moments;
 mod pass;
 mod probe;
 mod ridge;
@@ -13,7 +12,6 @@ mod stream;
 mod write;
 
 pub use layer::Reason;
-pub use moments::{Correction, Moments};
 pub use ridge::{Form, choose_form, fit};
 
 use std::ops::Range;
@@ -22,12 +20,11 @@ use serde::Serialize;
 
 use crate::{
     calibration::CalibrationError,
-    graph::Graph,
+    graph::{Graph, tidy},
     memory::MemoryBudget,
+    model::ModelView,
     onnx::{OnnxError, is_float, proto::ModelProto},
-    rewrite,
     runtime::{Engine, RuntimeError},
-    score::ModelView,
     tensor::DType,
     trajectory::{Output, output_distance, outputs},
     widths::Kept,
@@ -245,7 +242,7 @@ pub fn recover(
             }
         }
         model.clone_from(pass.model());
-        rewrite::tidy(&mut model);
+        tidy(&mut model);
     }
     let added = parameters(&model).saturating_sub(parameters(pruned));
     let (mode, layers) = (options.mode, reports);

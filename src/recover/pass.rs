@@ -7,7 +7,6 @@ use ndarray::Array2;
 use super::{
     LayerRecovery, Mode, Outcome, RecoverError, RecoverOptions,
     layer::{Layer, Reason},
-    moments::{Correction, Moments},
     probe::{Positions, Probe, choose},
     ridge::{Form, choose_form, fit},
     stream::{Stream, Wanted},
@@ -16,9 +15,10 @@ use super::{
 use crate::{
     graph::{Facts, Graph, NodeId, Value, ValueId},
     memory::{Bytes, MemoryBudget},
+    model::ModelView,
     onnx::proto::ModelProto,
     runtime::Engine,
-    score::ModelView,
+    stats::{Correction, RegressionStats},
     tensor::DType,
     trajectory::{Padding, padding},
     typing::observe,
@@ -64,9 +64,9 @@ pub(super) struct Pass<'a> {
 /// What was measured of a layer.
 struct Measured {
     /// Of the samples that are not held out.
-    training: Moments,
+    training: RegressionStats,
     /// Of those that are.
-    held_out: Moments,
+    held_out: RegressionStats,
     /// Sum of squares of the dense waypoint about its mean, on samples that are held out.
     variance: f64,
 }
@@ -256,7 +256,7 @@ impl<'a> Pass<'a> {
         // What positions read is there as gathered, by group, extended, and transposed; what they lack, three times.
         let position = (4 * (groups * entries) + 3 * features) * size_of::<f32>();
         let count = wanted.min(self.options.memory.share(POSITIONS_SHARE).count(position as u64));
-        let zero = Moments::zero(groups, entries, features / groups);
+        let zero = RegressionStats::zero(groups, entries, features / groups);
         let mut measured = Measured { training: zero.clone(), held_out: zero, variance: 0.0 };
         let mut spread = Spread::new(features);
         let mut steady = true;
@@ -329,7 +329,7 @@ pub(super) fn too_large(layer: &Layer, memory: MemoryBudget) -> Option<String> {
 
 fn moments_of(layer: &Layer) -> u64 {
     let groups = layer.linear.groups;
-    Moments::bytes(groups, layer.entries, layer.gain.len() / groups.max(1))
+    RegressionStats::bytes(groups, layer.entries, layer.gain.len() / groups.max(1))
 }
 
 /// Bytes of moments that are there at a time while some layers are recovered.

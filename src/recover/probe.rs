@@ -5,10 +5,11 @@ use ndarray::{Array2, ArrayD, ArrayView2, ArrayView3, Ix2, Ix3, IxDyn};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
-use super::{layer::Layer, moments::Moments, stream::Wanted};
+use super::{layer::Layer, stream::Wanted};
 use crate::{
     graph::{Attr, Expr, Graph, Patch, Tail},
-    masks,
+    onnx::build::value_info,
+    stats::RegressionStats,
     tensor::{DType, Tensor},
 };
 
@@ -51,7 +52,7 @@ impl Probe {
         let mut patch = Patch::default();
         let mut input = |hint: &str, dtype: DType, rank: usize| {
             let name = patch.fresh(graph, hint);
-            patch.input(masks::value_info(&name, dtype, rank));
+            patch.input(value_info(&name, dtype, rank));
             tail.value(&name, dtype)
         };
         let node = graph.node(graph.producer(graph.find(&layer.result)?)?);
@@ -105,7 +106,7 @@ impl Probe {
     }
 
     /// Adds what a run returned.
-    pub fn collect(&self, results: &[Tensor], moments: &mut Moments) -> Option<()> {
+    pub fn collect(&self, results: &[Tensor], moments: &mut RegressionStats) -> Option<()> {
         let views: Vec<_> = results.iter().map(Tensor::view_f32).collect::<Option<_>>()?;
         let errors: ArrayView2<'_, f32> = views.first()?.view().into_dimensionality::<Ix2>().ok()?;
         match views.as_slice() {

@@ -2,7 +2,7 @@
 
 use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
 
-use super::moments::{Correction, Moments};
+use crate::stats::{Correction, RegressionStats};
 
 /// Ridges that are tried, relative to the mean variance of the entries; ascending.
 const GRID: [f64; 12] = [1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
@@ -65,11 +65,11 @@ impl Centred {
 
 /// The correction that leaves the least error on these positions, in this form; `None` where they are singular. Unless the
 /// layer is `biased`, its bias stays zero.
-pub fn fit(moments: &Moments, form: Form, biased: bool) -> Option<Correction> {
+pub fn fit(moments: &RegressionStats, form: Form, biased: bool) -> Option<Correction> {
     solve(&centre(moments, biased), form)
 }
 
-fn centre(moments: &Moments, biased: bool) -> Vec<Centred> {
+fn centre(moments: &RegressionStats, biased: bool) -> Vec<Centred> {
     let groups = moments.gram.iter().zip(&moments.cross);
     groups.map(|(gram, cross)| Centred::new(moments.rows, gram, cross, biased)).collect()
 }
@@ -80,7 +80,12 @@ fn solve(groups: &[Centred], form: Form) -> Option<Correction> {
 
 /// The form that, fitted to `training`, has the least error on `held_out`, and that error. `ridge` fixes the ridge; without
 /// entries there is the bias alone.
-pub fn choose_form(training: &Moments, held_out: &Moments, ridge: Option<f64>, biased: bool) -> (Form, f64) {
+pub fn choose_form(
+    training: &RegressionStats,
+    held_out: &RegressionStats,
+    ridge: Option<f64>,
+    biased: bool,
+) -> (Form, f64) {
     let groups = centre(training, biased);
     let error = |form| solve(&groups, form).map_or(f64::INFINITY, |correction| held_out.error(&correction));
     let bias = (Form::Bias, error(Form::Bias));

@@ -10,9 +10,11 @@ use super::RecoverError;
 use crate::{
     calibration::Samples,
     graph::{Facts, Graph, Patch, ValueId, segment},
-    masks,
     memory::MemoryBudget,
-    onnx::proto::{ModelProto, ValueInfoProto},
+    onnx::{
+        build,
+        proto::{ModelProto, ValueInfoProto},
+    },
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
 };
@@ -119,13 +121,13 @@ impl<'a> Stream<'a> {
     /// of unknown length for one of no axes.
     fn describe(&self, name: &str) -> ValueInfoProto {
         let (dtype, rank) = self.shapes.get(name).map_or((DType::F32, 0), |(dtype, rank, _)| (*dtype, *rank));
-        let open = masks::value_info(name, dtype, rank);
+        let open = build::value_info(name, dtype, rank);
         if dtype.is_float() {
             return open;
         }
         let mut shapes = self.kept.iter().flatten().filter(|(kept, _)| kept == name).map(|(_, x)| x.shape());
         let first = shapes.next().unwrap_or_default();
-        if shapes.all(|shape| shape == first) { masks::fixed_info(name, dtype, first) } else { open }
+        if shapes.all(|shape| shape == first) { build::fixed_info(name, dtype, first) } else { open }
     }
 
     /// Goes back to the input: nothing is kept, and the next piece begins there.

@@ -2,7 +2,7 @@
 
 use ndarray::{Array4, ArrayD, IxDyn};
 
-use super::{RecoverError, layer::Layer, moments::Correction};
+use super::{RecoverError, layer::Layer};
 use crate::{
     graph::{Graph, NodeId, Patch, Use},
     numbers::{flush, inverse},
@@ -10,6 +10,7 @@ use crate::{
         proto::{NodeProto, TensorProto},
         tensor::{from_tensor, to_tensor},
     },
+    stats::Correction,
     tensor::{DType, Tensor},
 };
 

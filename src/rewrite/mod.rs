@@ -3,14 +3,10 @@
 //! What nothing asks to change stays as the file has it, and what nothing reads goes: keeping every unit gives a model without
 //! dead weights back, byte for byte.
 
-mod dead;
-
-pub use dead::{drop_dead, tidy};
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
+    graph::{Facts, Graph, NodeId, Patch, Use, ValueId, tidy},
     onnx::{
         OnnxError, pages,
         proto::{ModelProto, TensorProto},

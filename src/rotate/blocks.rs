@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     graph::Use,
-    score::ModelView,
+    model::ModelView,
     typing::Dimension,
     widths::{Place, Width},
 };

@@ -20,9 +20,11 @@ use serde::Serialize;
 use crate::{
     graph::{Patch, Use, ValueId},
     memory::MemoryBudget,
+    model::ModelView,
     onnx::{OnnxError, pages, proto::ModelProto, tensor::to_tensor},
     runtime::Engine,
-    score::{ModelView, Moments, ScoreError, Sum, measure},
+    score::ScoreError,
+    stats::{GramStats, Sum, measure},
     tensor::{DType, Tensor},
     typing::{Dimension, Kind},
     verify::{OutputProof, Reference, VerifyError},
@@ -130,7 +132,8 @@ fn turns<'c>(
     let mut turns = Vec::with_capacity(candidates.len());
     let mut rest = candidates;
     while !rest.is_empty() {
-        let bytes = |candidate: &Candidate<'_>| candidate.sums().map(|sum| Moments::bytes(sum.entries)).sum();
+        let bytes =
+            |candidate: &Candidate<'_>| candidate.sums().map(|sum| GramStats::bytes(sum.entries)).sum();
         let count = memory.fitting(rest.iter().map(|candidate| (bytes(candidate), 0)));
         if let (0, [first, others @ ..]) = (count, rest) {
             report.left.push((first.dimension.name.clone(), Reason::Memory));
@@ -141,7 +144,7 @@ fn turns<'c>(
         let sums: Vec<Sum> = group.iter().flat_map(Candidate::sums).collect();
         let mut moments = measure(engine, view, &sums.iter().collect::<Vec<_>>())?.into_iter();
         for candidate in group {
-            let own: Vec<Moments> = moments.by_ref().take(candidate.sums().count()).collect();
+            let own: Vec<GramStats> = moments.by_ref().take(candidate.sums().count()).collect();
             match candidate.turn(own) {
                 Some(turn) => turns.push(turn),
                 None => report.left.push((candidate.dimension.name.clone(), Reason::Moments)),
@@ -289,12 +292,12 @@ impl<'a> Candidate<'a> {
     }
 
     /// The axes that the samples ask for.
-    fn turn(&self, moments: Vec<Moments>) -> Option<Turn<'_>> {
+    fn turn(&self, moments: Vec<GramStats>) -> Option<Turn<'_>> {
         let mut moments = moments.into_iter();
         let size = self.dimension.size;
         let mut matrices = Vec::new();
         for Product(operands) in &self.products {
-            let measured: Vec<Moments> = moments.by_ref().take(operands.len()).collect();
+            let measured: Vec<GramStats> = moments.by_ref().take(operands.len()).collect();
             let mut of_heads = BTreeMap::new();
             for (head, _) in operands.first()?.1.iter() {
                 let mut sides = Vec::new();

@@ -10,12 +10,13 @@ use ndarray::{Array3, ArrayD, Axis, IxDyn};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DimensionScores, ModelView, ScoreError, quirks};
+use super::{DimensionScores, ScoreError, quirks};
 use crate::{
     graph::{Graph, Patch, ValueId, cut},
     masks,
     memory::MemoryBudget,
-    onnx::proto::ModelProto,
+    model::ModelView,
+    onnx::{build, proto::ModelProto},
     runtime::{Engine, Session},
     tensor::{DType, Tensor},
     trajectory::{self, Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
@@ -241,7 +242,7 @@ impl<'a> Scorer<'a> {
         let fact = |v: ValueId| graph.find(&whole.value(v).name).and_then(|v| facts.get(v));
         let describe = |v: ValueId| {
             let (dtype, rank) = fact(v).map_or((DType::F32, 0), |f| (f.dtype, f.shape.len()));
-            masks::value_info(&whole.value(v).name, dtype, rank)
+            build::value_info(&whole.value(v).name, dtype, rank)
         };
         let again = |v: ValueId| !dynamic[v.index()] || fact(v).is_some_and(|f| !f.dtype.is_float());
         let cut = cut(&masked, &whole, &start, &fetched, describe, again);

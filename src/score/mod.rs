@@ -2,7 +2,6 @@
 
 mod elimination;
 mod exact;
-mod moments;
 mod quirks;
 mod random;
 mod saved;
@@ -11,7 +10,6 @@ mod stability;
 mod weights;
 
 pub use exact::{ExactOptions, exact};
-pub(crate) use moments::{Moments, Sum, measure};
 pub use random::random;
 pub(crate) use saved::write as save;
 pub use saved::{Provenance, SavedError, SavedScores};
@@ -24,35 +22,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    calibration::Samples,
-    graph::{Facts, Graph},
     memory::MemoryBudget,
+    model::ModelView,
     numbers::{finite_or_null, importance},
-    onnx::proto::ModelProto,
     runtime::Engine,
     typing::{Dimension, Kind},
     warning::{Warning, WarningCode},
-    widths::Widths,
 };
-
-/// What scoring needs to see of a model.
-#[derive(Clone, Copy)]
-pub struct ModelView<'a> {
-    /// The model.
-    pub model: &'a ModelProto,
-    /// Its graph.
-    pub graph: &'a Graph,
-    /// What one run showed.
-    pub facts: &'a Facts,
-    /// The width of every axis.
-    pub widths: &'a Widths,
-    /// What is scored.
-    pub dimensions: &'a [Dimension],
-    /// Calibration samples.
-    pub samples: &'a Samples,
-    /// Samples per run.
-    pub batch: usize,
-}
 
 /// How units are scored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

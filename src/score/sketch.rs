@@ -13,11 +13,12 @@ use ndarray::{Array2, Ix2};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DimensionScores, ModelView, ScoreError, Stability, stability::Tally};
+use super::{DimensionScores, ScoreError, Stability, stability::Tally};
 use crate::{
     gradient::{self, Stop},
     graph::{Expr, Graph, Origin, Patch, Tail, Use, ValueId, live},
     memory::{Bytes, MemoryBudget},
+    model::ModelView,
     onnx::{proto::ModelProto, single},
     runtime::{Engine, Session},
     tensor::{DType, Tensor},

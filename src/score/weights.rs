@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis};
 
-use super::{DimensionScores, ModelView};
+use super::DimensionScores;
 use crate::{
     graph::{Graph, Patch, Use, ValueId},
+    model::ModelView,
     ops,
     runtime::Engine,
     score::ScoreError,

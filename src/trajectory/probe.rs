@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use super::{Head, Output, Padding, Waypoint};
 use crate::{
     graph::{Expr, Facts, Graph, Patch, Tail, ValueId},
-    masks,
     numbers::DEAD,
+    onnx::build::value_info,
     tensor::{DType, Tensor},
     widths::Widths,
 };
@@ -156,7 +156,7 @@ impl Trajectory<'_> {
     /// A random input.
     fn signs<'t>(&self, tail: &'t Tail, patch: &mut Patch, probe: &mut Probe<'t>, signs: Signs) -> Expr<'t> {
         let name = patch.fresh(self.graph, "signs");
-        patch.input(masks::value_info(&name, DType::F32, 3));
+        patch.input(value_info(&name, DType::F32, 3));
         let input = tail.value(&name, DType::F32);
         probe.signs.push(Signs { name, ..signs });
         input

@@ -4,8 +4,7 @@
 use super::relative_difference;
 use crate::{
     graph::{Graph, Patch, Use},
-    masks::value_info,
-    onnx::proto::ModelProto,
+    onnx::{build::value_info, proto::ModelProto},
     ops,
     runtime::{Engine, RuntimeError},
     tensor::Tensor,

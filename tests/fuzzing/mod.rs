@@ -9,11 +9,11 @@ mod structure;
 use std::{collections::HashMap, fs, path::Path};
 
 use optin_onnx::{
-    graph::{Fact, Facts, Graph},
+    graph::{Fact, Facts, Graph, drop_dead},
     masks, onnx,
     onnx::proto::ModelProto,
     plan::{Cost, Limits, plan},
-    rewrite::{drop_dead, rewrite},
+    rewrite::rewrite,
     score::{DimensionScores, Scores},
     tensor::DType,
     typing::{self, Granularity},

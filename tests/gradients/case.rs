@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ndarray::{ArrayD, IxDyn};
 use optin_onnx::{
     graph::{Graph, Use},
-    masks::value_info,
     onnx::{
+        build::value_info,
         proto::{
             AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
             attribute_proto::AttributeType,

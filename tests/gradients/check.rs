@@ -6,8 +6,10 @@ use ndarray::{ArrayD, Zip};
 use optin_onnx::{
     gradient,
     graph::{Facts, Graph, Patch, Tail, Use, ValueId},
-    masks::value_info,
-    onnx::proto::{ModelProto, NodeProto},
+    onnx::{
+        build::value_info,
+        proto::{ModelProto, NodeProto},
+    },
     runtime::{Engine, RuntimeError, Session},
     tensor::{DType, Tensor},
     typing::observe,

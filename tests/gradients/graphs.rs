@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use optin_onnx::{
     graph::{Graph, Use},
-    masks::value_info,
     onnx::{
+        build::value_info,
         proto::{AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType},
         tensor::from_tensor,
     },

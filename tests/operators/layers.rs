@@ -3,8 +3,8 @@
 
 use ndarray::{ArrayD, IxDyn};
 use optin_onnx::{
-    masks::value_info,
     onnx::{
+        build::value_info,
         int_attribute, ints_attribute,
         proto::{
             GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto,

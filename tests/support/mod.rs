@@ -9,13 +9,13 @@ use std::path::Path;
 
 use optin_onnx::{
     calibration::{self, CalibrationOptions, Samples},
-    graph::{Facts, Graph},
+    graph::{Facts, Graph, drop_dead},
     masks,
+    model::ModelView,
     onnx::{self, proto::ModelProto},
     plan::Cost,
-    rewrite::{drop_dead, rewrite},
+    rewrite::rewrite,
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
-    score::ModelView,
     tensor::Tensor,
     typing::{self, Dimensions, Granularity},
     verify::{self, verify},

@@ -10,15 +10,14 @@ use faer::Mat;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    DimensionScores, ModelView, ScoreError,
-    moments::{self, Moments, Sum},
-};
+use super::{DimensionScores, ScoreError};
 use crate::{
     graph::Use,
     memory::{Bytes, MemoryBudget},
+    model::ModelView,
     ops,
     runtime::Engine,
+    stats::{self, GramStats, Sum},
     typing::{Dimension, Kind},
     widths::Contraction,
 };
@@ -68,9 +67,9 @@ pub(super) fn order(
         }
         let (group, others) = rest.split_at_mut(count);
         let sums: Vec<&Sum> = group.iter().flat_map(|(_, _, sums)| sums).collect();
-        let mut moments = moments::measure(engine, view, &sums)?.into_iter();
+        let mut moments = stats::measure(engine, view, &sums)?.into_iter();
         for (dimension, scores, sums) in group {
-            let measured: Vec<Moments> = moments.by_ref().take(sums.len()).collect();
+            let measured: Vec<GramStats> = moments.by_ref().take(sums.len()).collect();
             let entries = entries(view, dimension, sums, &measured, memory)?;
             // Units of unknown importance stay, whatever the others could do for them.
             let entries = entries.filter(|_| scores.scores.iter().all(|score| score.is_finite()));
@@ -87,7 +86,7 @@ pub(super) fn order(
 
 /// Bytes that the moments of a dimension's sums take, and the work on them.
 fn bytes(sums: &[Sum]) -> (u64, u64) {
-    let held = sums.iter().map(|sum| Moments::bytes(sum.entries)).sum();
+    let held = sums.iter().map(|sum| GramStats::bytes(sum.entries)).sum();
     (held, sums.iter().map(|sum| surgery::bytes(sum.entries, PROJECTIONS)).max().unwrap_or(0))
 }
 
@@ -108,7 +107,7 @@ fn entries(
     view: ModelView<'_>,
     dimension: &Dimension,
     sums: &[Sum],
-    moments: &[Moments],
+    moments: &[GramStats],
     memory: MemoryBudget,
 ) -> Result<Option<Entries>, ScoreError> {
     let mut found: Option<Entries> = None;

@@ -6,7 +6,7 @@
 
 use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
 
-use crate::score::moments::square;
+use crate::stats::square;
 
 /// The entries of a sum: those of the first unit, then those of the second, and so on.
 pub(super) struct Entries {

@@ -2,12 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{
-    graph::captured_names,
-    onnx::{
-        self,
-        proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto, type_proto},
-    },
+use super::captured_names;
+use crate::onnx::{
+    self,
+    proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto, type_proto},
 };
 
 /// The first version of the format in which initializers need not be inputs. Those that are have a default value from then

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayView3, Axis};
 /// Sums over positions, per group of the layer: with `X` `[positions, entries]` what is read, extended by a column of
 /// ones, and `E` `[positions, features]` what the result lacks.
 #[derive(Clone, Debug)]
-pub struct Moments {
+pub struct RegressionStats {
     /// Number of positions.
     pub rows: f64,
     /// `XᵀX`, `[entries + 1, entries + 1]`.
@@ -21,7 +21,7 @@ pub struct Moments {
 #[derive(Clone, Debug)]
 pub struct Correction(pub Vec<Mat<f64>>);
 
-impl Moments {
+impl RegressionStats {
     /// Bytes that a layer's moments take while it is corrected: those of two sets of samples, a batch's as the runtime makes
     /// them, as they come, and, for a fit, about the mean, with a ridge, and factored.
     pub fn bytes(groups: usize, entries: usize, features: usize) -> u64 {
@@ -135,14 +135,14 @@ mod tests {
     #[test]
     fn the_estimate_covers_both_sets_of_samples_and_a_fit() {
         for (groups, entries, features) in [(1, 1, 1), (1, 300, 40), (4, 64, 128)] {
-            let moments = Moments::zero(groups, entries, features);
+            let moments = RegressionStats::zero(groups, entries, features);
             let elements =
                 |matrices: &[Mat<f64>]| matrices.iter().map(|m| m.nrows() * m.ncols()).sum::<usize>();
             let (gram, cross) = (elements(&moments.gram), elements(&moments.cross));
             // Two sets; single precision as the runtime makes it and as it comes; centred, with a ridge, and factored, beside
             // the solution.
             let needed = 8 * 2 * (gram + cross) + 4 * 2 * (gram + cross) + 8 * (3 * gram + 2 * cross);
-            let bytes = Moments::bytes(groups, entries, features);
+            let bytes = RegressionStats::bytes(groups, entries, features);
             assert!(bytes >= needed as u64 && bytes < 2 * needed as u64, "{bytes} for {needed}");
         }
     }

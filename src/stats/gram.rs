@@ -8,8 +8,9 @@ use ndarray::{Ix1, Ix2};
 
 use crate::{
     graph::{Expr, Patch, Tail},
+    model::ModelView,
     runtime::Engine,
-    score::{ModelView, ScoreError},
+    score::ScoreError,
     tensor::{DType, Tensor},
     trajectory::{Padding, padding},
     widths::Place,
@@ -25,7 +26,7 @@ pub(crate) struct Sum {
 }
 
 /// Sums over the positions of `X` `[positions, entries]`, padding left out.
-pub(crate) struct Moments {
+pub(crate) struct GramStats {
     positions: f64,
     /// `[entries]`.
     sums: Vec<f64>,
@@ -33,7 +34,7 @@ pub(crate) struct Moments {
     gram: Mat<f64>,
 }
 
-impl Moments {
+impl GramStats {
     fn zero(entries: usize) -> Self {
         Self { positions: 0.0, sums: vec![0.0; entries], gram: Mat::zeros(entries, entries) }
     }
@@ -81,7 +82,7 @@ impl Moments {
 }
 
 /// Elements of a square matrix.
-pub(super) fn square(rows: usize) -> u64 {
+pub(crate) fn square(rows: usize) -> u64 {
     (rows as u64).saturating_pow(2)
 }
 
@@ -90,8 +91,8 @@ pub(crate) fn measure(
     engine: &dyn Engine,
     view: ModelView<'_>,
     sums: &[&Sum],
-) -> Result<Vec<Moments>, ScoreError> {
-    let mut moments: Vec<Moments> = sums.iter().map(|s| Moments::zero(s.entries)).collect();
+) -> Result<Vec<GramStats>, ScoreError> {
+    let mut moments: Vec<GramStats> = sums.iter().map(|s| GramStats::zero(s.entries)).collect();
     let padding = padding(view.model, view.graph, view.facts, view.widths, view.samples);
     let tail = Tail::new(view.graph.opset(), "moments");
     let mut patch = Patch::default();
@@ -171,7 +172,7 @@ mod tests {
             })
         };
         let batches = [batch(0.0), batch(1.0)];
-        let mut moments = Moments::zero(2);
+        let mut moments = GramStats::zero(2);
         for rows in &batches {
             let sums = rows.sum_axis(Axis(0));
             let centred = rows - &(&sums / 8.0);
@@ -192,8 +193,8 @@ mod tests {
 
     #[test]
     fn the_estimate_covers_what_is_measured() {
-        let moments = Moments::zero(200);
+        let moments = GramStats::zero(200);
         let gram = (moments.gram.nrows() * moments.gram.ncols()) as u64;
-        assert_eq!(Moments::bytes(200), gram * 8 + gram * 4 * 3);
+        assert_eq!(GramStats::bytes(200), gram * 8 + gram * 4 * 3);
     }
 }

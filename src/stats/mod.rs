@@ -1,0 +1,7 @@
+//! Second moments: sums over calibration samples that say all that axes, orders of elimination and least squares need to know.
+
+mod gram;
+mod regression;
+
+pub(crate) use gram::{GramStats, Sum, measure, square};
+pub use regression::{Correction, RegressionStats};
