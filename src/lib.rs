@@ -1,6 +1,7 @@
 //! Prunes trained ONNX models to a FLOPs budget: no retraining, no labels, no PyTorch.
 
 pub mod calibration;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod fold;
 pub mod gate;
@@ -12,6 +13,7 @@ mod limits;
 pub mod masks;
 pub mod memory;
 pub mod model;
+mod named;
 mod numbers;
 pub mod onnx;
 pub mod ops;
@@ -35,6 +37,7 @@ pub mod verify;
 mod warning;
 pub mod widths;
 
+pub use named::{Named, UnknownName};
 pub use pipeline::{Error, Options, Progress, Typed, run};
 pub use replan::Refusal;
 pub use warning::{Warning, WarningCode};

@@ -131,11 +131,7 @@ impl SavedScores {
     /// The first difference that matters.
     pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
         self.same("the model (SHA-256)", &theirs.model, Some(&ours.model))?;
-        let granularity = |made: &Provenance| match made.granularity {
-            Granularity::Head => "head",
-            Granularity::HeadDim => "head-dim",
-        };
-        self.same("--granularity", &granularity(theirs), Some(&granularity(ours)))?;
+        self.same("--granularity", &theirs.granularity, Some(&ours.granularity))?;
         let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
         self.same("--logits", &theirs.logits.join(", "), logits.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
