@@ -188,9 +188,7 @@ pub enum Error {
     #[error("with the dimensions left whole that could not be pruned, {0}")]
     Replan(PlanError),
     /// The model could not be run on synthetic inputs.
-    #[error(
-        "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
-    )]
+    #[error("{0}; the inputs were made up for want of calibration data: give data, or shapes of the inputs")]
     Synthetic(RuntimeError),
     /// The model could not be run on the samples that were given.
     #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
@@ -448,12 +446,9 @@ impl<'a> Costs<'a> {
             return Ok(asked);
         }
         let share = 100.0 * minimum as f64 / before.max(1) as f64;
-        let flags = self.limits.held_by(cost, &dimensions.prunable, asked);
-        let why = match flags.as_slice() {
-            [] => format!("what keeps its extent does so because: {}", why_pinned(dimensions)),
-            flags => format!("what holds it is {}: loosen or drop that", flags.join(", ")),
-        };
-        Err(PlanError::Infeasible { asked, unit, minimum, share, why })
+        let held_by = self.limits.held_by(cost, &dimensions.prunable, asked);
+        let why = why_pinned(dimensions);
+        Err(PlanError::Infeasible { asked, unit, minimum, share, held_by, why })
     }
 }
 
@@ -647,7 +642,7 @@ impl Typed {
         self.batch = half.count(sample).min(self.batch);
         (!half.holds(sample)).then(|| {
             let needed = memory::Bytes(sample);
-            format!("the values of one sample take {needed}, more than half of --memory ({memory})")
+            format!("the values of one sample take {needed}, more than half of the memory budget ({memory})")
         })
     }
 

@@ -92,7 +92,7 @@ impl Default for RecoverOptions<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The runtime failed.
-    #[error("recovery failed: {0}; --recover off does without")]
+    #[error("recovery failed: {0}")]
     Runtime(#[from] RuntimeError),
     /// A weight could not be read.
     #[error(transparent)]

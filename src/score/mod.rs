@@ -12,7 +12,7 @@ mod weights;
 pub use exact::{ExactOptions, exact};
 pub use random::random;
 pub(crate) use saved::write as save;
-pub use saved::{Provenance, SavedError, SavedScores};
+pub use saved::{Provenance, SavedError, SavedScores, Setting};
 pub use sketch::{Sketch, SketchOptions, Unsound, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
