@@ -4,13 +4,13 @@
 use std::{ops::Range, path::Path};
 
 use prost::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     graph::Graph,
     model::ModelView,
     onnx::{
-        self, OnnxError,
+        self, OnnxError, Source,
         proto::{ModelProto, tensor_shape_proto::dimension},
     },
     recover::{self, RecoverError},
@@ -20,8 +20,10 @@ use crate::{
 };
 
 /// What a file has shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Gate {
+    /// SHA-256 of the file, its weights included.
+    pub sha256: String,
     /// Batch sizes at which it ran.
     pub batches: Vec<usize>,
     /// Other extents of open axes at which it ran.
@@ -145,7 +147,7 @@ impl<'a> Gatekeeper<'a> {
         logits: &[String],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
-        let model = onnx::load(path)?.model;
+        let Source { model, sha256, .. } = onnx::load(path)?;
         let mut session = self.engine.load(&model)?;
         for run in &self.dense.runs {
             let mut at = vec![format!("a batch of {}", run.samples)];
@@ -164,6 +166,7 @@ impl<'a> Gatekeeper<'a> {
             recover::distances(self.engine, self.view, logits, &[&model], judged_on)?.first().copied()
         };
         Ok(Gate {
+            sha256,
             batches: self.dense.batches(),
             extents: self.dense.extents(),
             fixed: self.dense.fixed.clone(),

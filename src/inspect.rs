@@ -1,19 +1,21 @@
 //! Inspection: what a model could lose and what it could not, before anything is scored or removed.
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     calibration::CalibrationOptions,
     onnx,
     pipeline::{Error, ModelOptions, Typed, type_model},
     plan::{self, Cost, Limits},
-    report::{Clock, metric, table},
+    report::{Block, Clock, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
     runtime::{self, RuntimeOptions},
-    typing::{self, Granularity, Kind, Pinned},
-    widths::Pin,
+    typing::{self, Granularity, Kind},
 };
+
+/// The version of the format of inspections (`docs/inspect.schema.json`). It is raised when a field changes its meaning.
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// What the user asks about.
 #[derive(Clone, Debug)]
@@ -31,7 +33,7 @@ pub struct Options {
 }
 
 /// A quantity of the dense model, and the least that pruning can reach.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reach {
     /// In the dense model.
     pub total: u64,
@@ -40,7 +42,7 @@ pub struct Reach {
 }
 
 /// A prunable dimension.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prunable {
     /// Its name.
     pub name: String,
@@ -57,7 +59,7 @@ pub struct Prunable {
 }
 
 /// An operator without a typing rule.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unsupported {
     /// The operator, with its domain unless that is ONNX's own.
     pub operator: String,
@@ -66,9 +68,11 @@ pub struct Unsupported {
 }
 
 /// Everything that is known about a model before it is scored.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
-    /// SHA-256 of the file.
+    /// The version of the format: [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// SHA-256 of the model, its weights included.
     pub source_sha256: String,
     /// The runtime that observed the shapes.
     pub runtime: String,
@@ -82,8 +86,8 @@ pub struct Inspection {
     pub params: Reach,
     /// What can be pruned, in the order of the network.
     pub prunable: Vec<Prunable>,
-    /// What keeps its extent, with every reason.
-    pub pinned: Vec<Pinned>,
+    /// What cannot be pruned, with every reason.
+    pub pinned: Vec<PinnedAxis>,
     /// Operators that pin all they touch, for want of a rule.
     pub unsupported: Vec<Unsupported>,
 }
@@ -105,6 +109,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);
     let params = Cost::parameters(&typed.graph, &typed.widths, prunable);
     Ok(Inspection {
+        schema_version: SCHEMA_VERSION,
         source_sha256: typed.source.sha256.clone(),
         runtime: engine.describe(),
         calibration: typed.samples.origin().to_string(),
@@ -112,7 +117,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
         flops: reach(&flops, &typed, &options.limits),
         params: reach(&params, &typed, &options.limits),
         prunable: shares(&flops, &typed, &options.limits),
-        pinned: typed.dimensions.pinned.clone(),
+        pinned: typed.dimensions.pinned.iter().map(Into::into).collect(),
         unsupported: unsupported(typing::unsupported(&typed.graph)),
     })
 }
@@ -149,65 +154,94 @@ fn unsupported(counts: BTreeMap<String, usize>) -> Vec<Unsupported> {
 }
 
 /// Every reason once, a line each, with the first place that gives it.
-fn because(pins: &[Pin]) -> String {
-    let mut reasons: Vec<(&Pin, usize)> = Vec::new();
+fn because(pins: &[PinReason]) -> String {
+    let mut reasons: Vec<(&PinReason, usize)> = Vec::new();
     for pin in pins {
-        match reasons.iter_mut().find(|(first, _)| first.reason == pin.reason) {
+        match reasons.iter_mut().find(|(first, _)| first.message == pin.message) {
             Some((_, places)) => *places += 1,
             None => reasons.push((pin, 1)),
         }
     }
     let lines = reasons.iter().map(|(pin, places)| match places {
         1 => pin.to_string(),
-        n => format!("{} ({} and {} more)", pin.reason, pin.at, n - 1),
+        n => format!("{} ({} and {} more)", pin.message, pin.at, n - 1),
     });
     lines.collect::<Vec<_>>().join("\n")
 }
 
-impl Inspection {
-    /// Tables for the terminal.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        let mut totals = table(&["", "dense", "least", "share"]);
-        for (name, reach) in [("FLOPs", self.flops), ("parameters", self.params)] {
-            let share = 100.0 * reach.minimum as f64 / reach.total.max(1) as f64;
-            totals.add_row([name, &metric(reach.total), &metric(reach.minimum), &format!("{share:.1} %")]);
-        }
-        if self.prunable.is_empty() {
-            let _ = writeln!(out, "nothing in this model can be pruned");
-        } else {
-            let _ = writeln!(out, "{}", self.prunable_table());
-        }
-        let _ = writeln!(out, "\n{totals}");
+impl Reportable for Inspection {
+    fn document(&self) -> Document {
+        let brief = |name, block| Section::new(name, Detail::Brief, vec![block]);
+        let mut sections = vec![
+            brief(
+                "layers",
+                match self.prunable.is_empty() {
+                    true => Block::paragraph("nothing in this model can be pruned"),
+                    false => Block::Table(self.layers()),
+                },
+            ),
+            brief("totals", Block::Table(self.totals())),
+        ];
         if !self.pinned.is_empty() {
-            let mut pinned = table(&["keeps its extent", "size", "because"]);
-            for p in &self.pinned {
-                pinned.add_row([p.name.clone(), p.size.to_string(), because(&p.reasons)]);
-            }
-            let _ = writeln!(out, "\n{pinned}");
+            sections.push(brief("not prunable", Block::Table(self.not_prunable())));
         }
         if !self.unsupported.is_empty() {
-            let mut operators = table(&["operator without a rule", "nodes"]);
+            let mut operators =
+                Table::new([("operator that is not supported", Holds::Text), ("nodes", Holds::Count)]);
             for u in &self.unsupported {
-                operators.add_row([u.operator.clone(), u.nodes.to_string()]);
+                operators.push([u.operator.clone().into(), u.nodes.into()]);
             }
-            let _ = writeln!(out, "\n{operators}");
+            sections.push(brief("unsupported", Block::Table(operators)));
         }
         if self.synthetic {
-            let _ =
-                writeln!(out, "\nnote: shapes were observed on made-up inputs, for want of calibration data");
+            let note = "note: shapes were observed on made-up inputs, for want of calibration data";
+            sections.push(brief("notes", Block::paragraph(note)));
         }
-        out
+        Document { title: "what can be pruned".to_owned(), sections }
     }
 
-    fn prunable_table(&self) -> impl std::fmt::Display {
-        let mut rows = table(&["name", "kind", "layer", "units", "least", "FLOPs"]);
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+}
+
+impl Inspection {
+    fn layers(&self) -> Table {
+        let mut rows = Table::new([
+            ("name", Holds::Text),
+            ("kind", Holds::Text),
+            ("layer", Holds::Count),
+            ("units", Holds::Count),
+            ("least kept", Holds::Count),
+            ("share of FLOPs that can go", Holds::Share),
+        ]);
         for d in &self.prunable {
-            let share = format!("{:.1} %", 100.0 * d.flops);
-            let numbers = [d.layer, d.units, d.floor].map(|n| n.to_string());
-            let [layer, units, floor] = numbers;
-            rows.add_row([d.name.clone(), d.kind.to_string(), layer, units, floor, share]);
+            let (name, kind) = (d.name.clone().into(), d.kind.to_string().into());
+            rows.push([name, kind, d.layer.into(), d.units.into(), d.floor.into(), d.flops.into()]);
         }
         rows
+    }
+
+    fn totals(&self) -> Table {
+        let mut totals = Table::new([
+            ("", Holds::Text),
+            ("dense", Holds::Quantity),
+            ("least possible", Holds::Quantity),
+            ("share", Holds::Share),
+        ]);
+        for (name, Reach { total, minimum }) in [("FLOPs", self.flops), ("parameters", self.params)] {
+            let share = minimum as f64 / total.max(1) as f64;
+            totals.push([name.into(), total.into(), minimum.into(), share.into()]);
+        }
+        totals
+    }
+
+    fn not_prunable(&self) -> Table {
+        let mut axes =
+            Table::new([("cannot be pruned", Holds::Text), ("size", Holds::Count), ("because", Holds::Text)]);
+        for axis in &self.pinned {
+            axes.push([axis.name.clone().into(), axis.size.into(), because(&axis.reasons).into()]);
+        }
+        axes
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     plan::{self, Budget, Cost, Limits, Plan, PlanError},
     recover::{Mode, RecoverOptions},
     replan::{Blame, Pruner, Refusal},
-    report::{Change, Clock, Memory, Report},
+    report::{self, Asked, AskedBudget, Change, Clock, FileSize, Memory, Report, Seeds},
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
@@ -367,8 +367,8 @@ fn prune_file(
         target = Costs::new(&typed, options).target(progress).map_err(Error::Replan)?;
     };
     let costs = Costs::new(&typed, options);
-    let mut report = report(&*engine, &typed, &costs, scores, &plan);
-    report.rotation = rotation;
+    let mut report = report(&*engine, &typed, &costs, options, scores, &plan);
+    report.rotation = rotation.as_ref().map(Into::into);
     report.notes.extend(tight);
     let mut staged = None;
     if let (Some(output), Some((proven, proof))) = (&options.output, proven) {
@@ -453,11 +453,26 @@ impl<'a> Costs<'a> {
 }
 
 /// What is known once there is a plan.
-fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores, plan: &Plan) -> Report {
+fn report(
+    engine: &dyn Engine,
+    typed: &Typed,
+    costs: &Costs<'_>,
+    options: &Options,
+    scores: Scores,
+    plan: &Plan,
+) -> Report {
     let kept: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
     let mut notes: Vec<String> = typed.samples.notes().iter().map(ToString::to_string).collect();
     notes.extend(scores.notes);
+    let metric = if costs.counts_params { "params" } else { "flops" };
+    let dense = costs.change(costs.budgeted().0, None).before;
     Report {
+        schema_version: report::SCHEMA_VERSION,
+        budgets: vec![AskedBudget::new(metric, costs.budget, dense)],
+        asked: Asked::of(options),
+        seeds: Seeds::of(options),
+        output_sha256: None,
+        calibration_sha256: typed.samples.sha256(),
         tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
         source_sha256: typed.source.sha256.clone(),
         runtime: engine.describe(),
@@ -470,10 +485,10 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         memory: Memory::default(),
         flops: costs.change(&costs.flops, Some(&kept)),
         params: costs.change(&costs.params, Some(&kept)),
-        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        bytes: FileSize { before: typed.source.bytes, after: None },
         rotation: None,
         dimensions: Report::dimensions_of(plan),
-        pinned: typed.dimensions.pinned.clone(),
+        pinned: typed.dimensions.pinned.iter().map(Into::into).collect(),
         proof: None,
         gate: None,
         recovery: None,

@@ -48,7 +48,7 @@ impl Finish<'_> {
             held_out = recovered.held_out;
             report.params.after += recovered.report.added;
             report.notes.extend(recovered.report.notes.iter().cloned());
-            report.recovery = Some(recovered.report);
+            report.recovery = Some((&recovered.report).into());
             match self.try_recovered(&keeper, recovered.model, report, &held_out, clock)? {
                 Ok(file) => tried = Some(file),
                 Err(why) => {
@@ -65,8 +65,9 @@ impl Finish<'_> {
             Some(file) => file,
             None => self.stage(&keeper, proven.clone(), report, &held_out, clock)?,
         };
+        report.output_sha256 = Some(gate.sha256.clone());
         report.gate = Some(gate);
-        report.bytes.after = staged.bytes();
+        report.bytes.after = Some(staged.bytes());
         Ok(staged)
     }
 
