@@ -1,7 +1,7 @@
 //! The final gate: the file as it will stand, opened anew from its bytes, has to be what was planned and judged. Whatever is
 //! reported of the result is measured on that file.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use prost::Message;
 use serde::Serialize;
@@ -133,35 +133,34 @@ impl<'a> Gatekeeper<'a> {
         if found > dense { Err(GateError::Larger { found, dense }) } else { Ok(()) }
     }
 
-    /// Opens the file at `path` and tries it. `planned` are the FLOPs that one sample may take, and `judged_on` the samples
+    /// Tries a model that was read back. `planned` are the FLOPs that one sample may take, and `judged_on` the samples
     /// on which its distance from the dense model is measured, where `logits` names outputs that hold class scores.
     ///
     /// # Errors
     /// When it is not what was planned.
     pub fn check(
         &self,
-        path: &Path,
+        model: &ModelProto,
         planned: u64,
         logits: &[String],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
-        let model = onnx::load(path)?.model;
-        let mut session = self.engine.load(&model)?;
+        let mut session = self.engine.load(model)?;
         for run in &self.dense.runs {
             let mut at = vec![format!("a batch of {}", run.samples)];
             at.extend(run.extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)));
             let found = session.run(&run.feed)?;
-            self.compare(&model, &run.outputs, &found, &at.join(", "))?;
+            self.compare(model, &run.outputs, &found, &at.join(", "))?;
         }
         drop(session);
-        let flops = verify::recount(self.engine, &model, self.view.samples, self.batch)?;
+        let flops = verify::recount(self.engine, model, self.view.samples, self.batch)?;
         if flops != planned {
             return Err(GateError::Flops { found: flops, planned });
         }
         let distance = if judged_on.is_empty() {
             None
         } else {
-            recover::distances(self.engine, self.view, logits, &[&model], judged_on)?.first().copied()
+            recover::distances(self.engine, self.view, logits, &[model], judged_on)?.first().copied()
         };
         Ok(Gate {
             batches: self.dense.batches(),
@@ -170,7 +169,7 @@ impl<'a> Gatekeeper<'a> {
             outputs: model.graph.as_ref().map_or(0, |graph| graph.output.len()),
             flops,
             distance,
-            branches: branches(&model),
+            branches: branches(model),
         })
     }
 

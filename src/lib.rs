@@ -2,6 +2,8 @@
 
 pub mod calibration;
 pub mod cli;
+mod clock;
+mod error;
 pub mod fold;
 pub mod gate;
 pub mod gradient;
@@ -16,15 +18,16 @@ mod numbers;
 pub mod onnx;
 pub mod ops;
 pub mod paths;
-mod pipeline;
 pub mod plan;
 pub mod recover;
-mod replan;
+mod refusal;
 pub mod report;
 pub mod rewrite;
 pub mod rotate;
+mod run;
 pub mod runtime;
 pub mod score;
+pub mod session;
 pub mod staging;
 pub mod stats;
 pub mod tensor;
@@ -35,6 +38,8 @@ pub mod verify;
 mod warning;
 pub mod widths;
 
-pub use pipeline::{Error, Options, Progress, Typed, run};
-pub use replan::Refusal;
+pub use error::Error;
+pub use refusal::Refusal;
+pub use run::{Options, run};
+pub use session::{Cancel, Goal, Progress, Pruner, Settings};
 pub use warning::{Warning, WarningCode};

@@ -34,9 +34,10 @@ pub enum CalibrationError {
     /// There are no data, and none may be made up.
     #[error(
         "there are no calibration data, and scores of made-up inputs mean nothing: give samples by --calib, a .npz file \
-         with the arrays {inputs}, or put that file beside the model as `{beside}`; --synthetic makes inputs up all the same"
+         with the arrays {inputs}{}; --synthetic makes inputs up all the same",
+        beside.as_ref().map_or(String::new(), |path| format!(", or put that file beside the model as `{}`", path.display()))
     )]
-    NoData { inputs: String, beside: PathBuf },
+    NoData { inputs: String, beside: Option<PathBuf> },
     /// The user asked for none.
     #[error("zero samples were asked for, and calibration needs at least one")]
     ZeroSamples,

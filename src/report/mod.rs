@@ -1,11 +1,12 @@
 //! What was done, for people and for programs.
 
-use std::{fmt::Write, io, path::Path, time::Duration};
+use std::{fmt::Write, io, path::Path};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
+    clock::Stage,
     gate::Gate,
     memory::Bytes,
     plan::Plan,
@@ -17,17 +18,6 @@ use crate::{
     verify::{Extent, Proof},
     warning::Warning,
 };
-
-/// Time of one stage.
-#[derive(Clone, Debug, Serialize)]
-pub struct Stage {
-    /// Its name.
-    pub name: &'static str,
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
-    pub forwards: Option<f64>,
-}
 
 /// What the run held in memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -319,35 +309,5 @@ pub(crate) fn metric(count: u64) -> String {
     match steps.iter().find(|(scale, _)| x >= *scale) {
         Some((scale, unit)) => format!("{:.3} {unit}", x / scale),
         None => count.to_string(),
-    }
-}
-
-/// Collects the time of stages.
-#[derive(Debug, Default)]
-pub struct Clock {
-    stages: Vec<(&'static str, Duration)>,
-}
-
-impl Clock {
-    /// Runs a stage and remembers how long it took; what runs twice, together.
-    pub fn time<T>(&mut self, name: &'static str, stage: impl FnOnce() -> T) -> T {
-        let start = std::time::Instant::now();
-        let result = stage();
-        match self.stages.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, total)) => *total += start.elapsed(),
-            None => self.stages.push((name, start.elapsed())),
-        }
-        result
-    }
-
-    /// The stages, as multiples of the one called `forward`.
-    pub fn stages(&self, forward: &str) -> Vec<Stage> {
-        let unit = self.stages.iter().find(|(name, _)| *name == forward).map(|(_, d)| d.as_secs_f64());
-        let unit = unit.filter(|u| *u > 0.0);
-        let rows = self.stages.iter().map(|(name, duration)| {
-            let seconds = duration.as_secs_f64();
-            Stage { name, seconds, forwards: unit.map(|u| seconds / u) }
-        });
-        rows.collect()
     }
 }
