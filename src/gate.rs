@@ -87,7 +87,7 @@ pub enum GateError {
     /// It is larger than the dense model's: copies of weights that several layers share took more than pruning saved.
     #[error(
         "the model would take {found} bytes where the dense one takes {dense}, as layers that share weights were pruned \
-         differently; keep those layers by --keep, or ask for less by a budget of --params"
+         differently; keep those layers, or ask for less by a budget of parameters"
     )]
     Larger {
         /// Bytes of the model to be written.

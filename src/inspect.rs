@@ -196,7 +196,8 @@ impl Inspection {
             let _ = writeln!(out, "\n{operators}");
         }
         if self.synthetic {
-            let _ = writeln!(out, "\nnote: shapes were observed on made-up inputs; give data by --calib");
+            let _ =
+                writeln!(out, "\nnote: shapes were observed on made-up inputs, for want of calibration data");
         }
         out
     }

@@ -1,6 +1,7 @@
 //! Prunes trained ONNX models to a FLOPs budget: no retraining, no labels, no PyTorch.
 
 pub mod calibration;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod clock;
 mod error;
@@ -14,6 +15,7 @@ mod limits;
 pub mod masks;
 pub mod memory;
 pub mod model;
+mod named;
 mod numbers;
 pub mod onnx;
 pub mod ops;
@@ -39,6 +41,7 @@ mod warning;
 pub mod widths;
 
 pub use error::Error;
+pub use named::{Named, UnknownName};
 pub use refusal::Refusal;
 pub use run::{Options, run};
 pub use session::{Cancel, Goal, Progress, Pruner, Settings};

@@ -68,9 +68,7 @@ pub enum TypeError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The model could not be run on inputs that were made up.
-    #[error(
-        "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
-    )]
+    #[error("{0}; the inputs were made up for want of calibration data: give data, or shapes of the inputs")]
     Synthetic(RuntimeError),
     /// The model could not be run on the samples that were given.
     #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
@@ -192,7 +190,7 @@ impl Typed {
         self.batch = half.count(sample).min(self.batch);
         (!half.holds(sample)).then(|| {
             let needed = Bytes(sample);
-            format!("the values of one sample take {needed}, more than half of --memory ({memory})")
+            format!("the values of one sample take {needed}, more than half of the memory budget ({memory})")
         })
     }
 

@@ -43,7 +43,7 @@ pub struct CalibrationOptions {
     /// A `.npz` file (arrays by input name), a `.npy` file (for a model with one input), or a folder with
     /// `test_data_set_N/input_I.pb` or just `input_I.pb`. The leading axis counts samples.
     pub calib: Option<PathBuf>,
-    /// Extents for dynamic axes by input name, as in `--shape name=1x3x224x224`. The extent of a dynamic batch axis is not
+    /// Extents for dynamic axes by input name. The extent of a dynamic batch axis is not
     /// used.
     pub shapes: Vec<(String, Vec<usize>)>,
     /// How many samples to use; all of a file, or 8 synthetic ones, by default.

@@ -56,7 +56,7 @@ pub(super) struct Prune {
     #[command(flatten)]
     scoring: ScoreFlags,
     /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
-    #[arg(long, value_enum, default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
+    #[arg(long, value_parser = parse::named::<Mode>(), default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
     recover: Mode,
     /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
     #[arg(
@@ -167,7 +167,7 @@ impl DataFlags {
 #[command(next_help_heading = SCORES)]
 struct ScoreFlags {
     /// How units are scored [default: sketch].
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "HOW", value_parser = parse::named::<Method>())]
     score: Option<Method>,
     /// Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1 [default: 30].
     #[arg(long, value_name = "X", value_parser = parse::weight, allow_negative_numbers = true)]
@@ -225,10 +225,15 @@ impl ScoreFlags {
 pub(super) struct LimitFlags {
     /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
     /// first. Some fused attention kernels know certain head sizes only.
-    #[arg(long, value_enum, default_value_t = Granularity::default(), value_name = "UNITS")]
+    #[arg(
+        long,
+        value_parser = parse::named::<Granularity>(),
+        default_value_t = Granularity::default(),
+        value_name = "UNITS"
+    )]
     pub(super) granularity: Granularity,
     /// Prune only these kinds.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_parser = parse::named::<Kind>(), value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(
@@ -273,10 +278,10 @@ impl LimitFlags {
 #[command(next_help_heading = ENGINE)]
 pub(super) struct RuntimeFlags {
     /// Runtime for calibration and proof.
-    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    #[arg(long, value_parser = parse::named::<RuntimeChoice>(), default_value_t = RuntimeChoice::Auto)]
     runtime: RuntimeChoice,
     /// Where ONNX Runtime computes.
-    #[arg(long, value_enum, default_value_t = Provider::Auto)]
+    #[arg(long, value_parser = parse::named::<Provider>(), default_value_t = Provider::Auto)]
     provider: Provider,
     /// ONNX Runtime's library.
     #[arg(long, value_name = "FILE")]

@@ -22,7 +22,7 @@ use crate::{
 /// What the run held in memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Memory {
-    /// What the work might take beside the weights (`--memory`).
+    /// What the work might take beside the weights.
     pub budget: u64,
     /// The most that the process held at a time, pages of mapped files included; absent where the system does not tell.
     pub peak: Option<u64>,
@@ -189,7 +189,11 @@ impl Report {
             stages.add_row([s.name.to_owned(), format!("{:.2}", s.seconds), forwards]);
         }
         let peak = self.memory.peak.map_or_else(String::new, |peak| {
-            format!("\n\npeak memory: {} (--memory {})", Bytes(peak), Bytes(self.memory.budget))
+            format!(
+                "\n\npeak memory: {} (budget beside the weights: {})",
+                Bytes(peak),
+                Bytes(self.memory.budget)
+            )
         });
         format!("{stages}{peak}")
     }

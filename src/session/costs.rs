@@ -68,12 +68,9 @@ impl<'a> Costs<'a> {
             return Ok(asked);
         }
         let share = 100.0 * minimum as f64 / before.max(1) as f64;
-        let flags = self.limits.held_by(cost, &dimensions.prunable, asked);
-        let why = match flags.as_slice() {
-            [] => format!("what keeps its extent does so because: {}", why_pinned(dimensions)),
-            flags => format!("what holds it is {}: loosen or drop that", flags.join(", ")),
-        };
-        Err(PlanError::Infeasible { asked, unit, minimum, share, why })
+        let held_by = self.limits.held_by(cost, &dimensions.prunable, asked);
+        let why = why_pinned(dimensions);
+        Err(PlanError::Infeasible { asked, unit, minimum, share, held_by, why })
     }
 }
 

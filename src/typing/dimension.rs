@@ -2,19 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     graph::{Graph, NodeId, Use},
+    named::named,
     ops,
     widths::{Contraction, Pin, Place, Reason, Width, Widths},
 };
 
 /// What people call a dimension's units.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Attention heads: a batch axis of a product of activations beside a softmax, or what an attention operator calls so.
     Head,
@@ -27,8 +25,7 @@ pub enum Kind {
 }
 
 /// The units that attention loses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Granularity {
     /// Whole heads.
     Head,
@@ -37,16 +34,25 @@ pub enum Granularity {
     HeadDim,
 }
 
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Head => "head",
-            Self::Neuron => "neuron",
-            Self::Channel => "channel",
-            Self::HeadDim => "head-dim",
-        })
-    }
-}
+named!(
+    Kind,
+    "a kind of units",
+    [
+        (Head, "head", "Attention heads."),
+        (Neuron, "neuron", "Neurons between two linear layers, as in feed-forward blocks."),
+        (Channel, "channel", "Channels of convolutions."),
+        (HeadDim, "head-dim", "Dimensions of attention heads, of which all heads of a layer lose as many."),
+    ]
+);
+
+named!(
+    Granularity,
+    "a granularity of attention",
+    [
+        (Head, "head", "Attention loses whole heads alone."),
+        (HeadDim, "head-dim", "Attention loses whole heads, and dimensions of all heads of a layer."),
+    ]
+);
 
 /// A free width that can be pruned.
 #[derive(Clone, Debug)]
