@@ -1,7 +1,7 @@
 //! The final gate: the file as it will stand, opened anew from its bytes, has to be what was planned and judged. Whatever is
 //! reported of the result is measured on that file.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::{
     graph::Graph,
     model::ModelView,
     onnx::{
-        self, OnnxError, Source,
+        self, OnnxError,
         proto::{ModelProto, tensor_shape_proto::dimension},
     },
     recover::{self, RecoverError},
@@ -22,8 +22,6 @@ use crate::{
 /// What a file has shown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Gate {
-    /// SHA-256 of the file, its weights included.
-    pub sha256: String,
     /// Batch sizes at which it ran.
     pub batches: Vec<usize>,
     /// Other extents of open axes at which it ran.
@@ -135,45 +133,43 @@ impl<'a> Gatekeeper<'a> {
         if found > dense { Err(GateError::Larger { found, dense }) } else { Ok(()) }
     }
 
-    /// Opens the file at `path` and tries it. `planned` are the FLOPs that one sample may take, and `judged_on` the samples
+    /// Tries a model that was read back. `planned` are the FLOPs that one sample may take, and `judged_on` the samples
     /// on which its distance from the dense model is measured, where `logits` names outputs that hold class scores.
     ///
     /// # Errors
     /// When it is not what was planned.
     pub fn check(
         &self,
-        path: &Path,
+        model: &ModelProto,
         planned: u64,
         logits: &[String],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
-        let Source { model, sha256, .. } = onnx::load(path)?;
-        let mut session = self.engine.load(&model)?;
+        let mut session = self.engine.load(model)?;
         for run in &self.dense.runs {
             let mut at = vec![format!("a batch of {}", run.samples)];
             at.extend(run.extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)));
             let found = session.run(&run.feed)?;
-            self.compare(&model, &run.outputs, &found, &at.join(", "))?;
+            self.compare(model, &run.outputs, &found, &at.join(", "))?;
         }
         drop(session);
-        let flops = verify::recount(self.engine, &model, self.view.samples, self.batch)?;
+        let flops = verify::recount(self.engine, model, self.view.samples, self.batch)?;
         if flops != planned {
             return Err(GateError::Flops { found: flops, planned });
         }
         let distance = if judged_on.is_empty() {
             None
         } else {
-            recover::distances(self.engine, self.view, logits, &[&model], judged_on)?.first().copied()
+            recover::distances(self.engine, self.view, logits, &[model], judged_on)?.first().copied()
         };
         Ok(Gate {
-            sha256,
             batches: self.dense.batches(),
             extents: self.dense.extents(),
             fixed: self.dense.fixed.clone(),
             outputs: model.graph.as_ref().map_or(0, |graph| graph.output.len()),
             flops,
             distance,
-            branches: branches(&model),
+            branches: branches(model),
         })
     }
 

@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    Error,
     calibration::CalibrationOptions,
+    clock::Clock,
+    model::{SampleInput, Typed},
     onnx,
-    pipeline::{Error, ModelOptions, Typed, type_model},
     plan::{self, Cost, Limits},
-    report::{Block, Clock, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
+    report::{Block, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
     runtime::{self, RuntimeOptions},
     typing::{self, Granularity, Kind},
 };
@@ -101,9 +103,9 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let source = onnx::load(&options.input)?;
     let Options { input, calibration, granularity, .. } = options;
     // Shapes are the same whatever the inputs hold.
-    let calibration = &calibration.clone().or_synthetic();
-    let model = ModelOptions { input, calibration, batch: 2, granularity: *granularity };
-    let typed = type_model(&*engine, source, model, &mut Clock::default())?;
+    let calibration = calibration.clone().or_synthetic();
+    let samples = SampleInput::Files(calibration);
+    let typed = Typed::new(&*engine, source, Some(input), samples, 2, *granularity, &Clock::default())?;
     options.limits.check_names(&typed.dimensions)?;
     let prunable = &typed.dimensions.prunable;
     let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);

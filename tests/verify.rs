@@ -126,7 +126,9 @@ fn tried(
     let planned = Cost::flops(&subject.widths, &[], subject.facts.samples).total(&[]);
     let keeper = Gatekeeper::new(&*engine, subject.view(2), 2).unwrap();
     let all: Vec<_> = subject.samples.ranges(2).collect();
-    let gate = keeper.check(&staged.path(), planned.checked_add_signed(flops).unwrap(), &[], &all);
+    let read = onnx::load(&staged.path()).map(|source| source.model).map_err(GateError::Onnx);
+    let gate =
+        read.and_then(|model| keeper.check(&model, planned.checked_add_signed(flops).unwrap(), &[], &all));
     drop(staged);
     // Nothing has come or gone.
     assert_eq!(fs::read(&path).unwrap(), b"old");

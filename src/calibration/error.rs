@@ -32,9 +32,10 @@ pub enum CalibrationError {
     /// There are no data, and none may be made up.
     #[error(
         "there are no calibration data, and scores of made-up inputs mean nothing: give samples, as a .npz file \
-         with the arrays {inputs}, or put that file beside the model as `{beside}`"
+         with the arrays {inputs}{}",
+        beside.as_ref().map_or(String::new(), |path| format!(", or put that file beside the model as `{}`", path.display()))
     )]
-    NoData { inputs: String, beside: PathBuf },
+    NoData { inputs: String, beside: Option<PathBuf> },
     /// The user asked for none.
     #[error("zero samples were asked for, and calibration needs at least one")]
     ZeroSamples,

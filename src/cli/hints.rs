@@ -5,6 +5,7 @@ use crate::{
     Error, Named, WarningCode,
     calibration::CalibrationError,
     gate::GateError,
+    model::TypeError,
     paths::{PathError, Role},
     plan::{Limit, PlanError},
     recover::RecoverError,
@@ -16,12 +17,14 @@ use crate::{
 /// What flag to reach for, if one helps.
 pub(super) fn of_error(error: &Error) -> Option<String> {
     match error {
-        Error::Calibration(error) => of_calibration(error),
-        Error::Runtime(error) | Error::Score(ScoreError::Runtime(error)) => of_runtime(error),
+        Error::Calibration(error) | Error::Type(TypeError::Calibration(error)) => of_calibration(error),
+        Error::Runtime(error)
+        | Error::Type(TypeError::Runtime(error))
+        | Error::Score(ScoreError::Runtime(error)) => of_runtime(error),
         Error::Plan(error) | Error::Replan(error) => of_plan(error),
         Error::Paths(error) => of_path(error),
         Error::Saved(error) => of_saved(error),
-        Error::Synthetic(_) => {
+        Error::Type(TypeError::Synthetic(_)) => {
             Some("--calib FILE gives data, --shape NAME=1x3x224x224 the shape of an input".into())
         }
         Error::Rotate(RotateError::Verify(_)) => Some("--granularity head prunes whole heads alone".into()),
@@ -175,11 +178,11 @@ mod tests {
         };
         let paths = PathError::Same { first: Role::Report, second: Role::SavedScores, path: "r".into() };
         let mut errors: Vec<Error> = vec![
-            CalibrationError::NoData { inputs: String::new(), beside: "b".into() }.into(),
+            CalibrationError::NoData { inputs: String::new(), beside: None }.into(),
             CalibrationError::UnknownRank { input: "x".into() }.into(),
             RuntimeError::CudaOnTract.into(),
             RuntimeError::OperatorOnTract { op: "Relu".into() }.into(),
-            Error::Synthetic(RuntimeError::CudaOnTract),
+            TypeError::Synthetic(RuntimeError::CudaOnTract).into(),
             PathError::InPlace { path: "m".into() }.into(),
             GateError::Larger { found: 2, dense: 1 }.into(),
             plan.into(),

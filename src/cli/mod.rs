@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 
 use crate::{
-    Error, Progress,
+    Cancel, Error, Progress,
     report::{self, Detail, RENDERERS, Report, Reportable},
     runtime::{self, RuntimeError, locate},
 };
@@ -125,13 +125,14 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     let options = prune.options().map_err(usage)?;
     let spinner = if prune.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    let report = crate::run(&options, &mut |event| match event {
-        Progress::Stage(stage) => spinner.set_message(stage),
-        Progress::Units { done, total } => spinner.set_message(format!("score {done}/{total}")),
-        Progress::Layers { done, total } => spinner.set_message(format!("recover {done}/{total}")),
-        Progress::Say(text) if prune.quiet => drop(text),
-        Progress::Say(text) => spinner.suspend(|| print_line(&text)),
-        Progress::Warn(warning) => spinner.suspend(|| {
+    let (shown, quiet) = (spinner.clone(), prune.quiet);
+    let report = crate::run(&options, &Cancel::default(), move |event| match event {
+        Progress::Stage(stage) => shown.set_message(stage),
+        Progress::Units { done, total } => shown.set_message(format!("score {done}/{total}")),
+        Progress::Layers { done, total } => shown.set_message(format!("recover {done}/{total}")),
+        Progress::Say(text) if quiet => drop(text),
+        Progress::Say(text) => shown.suspend(|| print_line(&text)),
+        Progress::Warn(warning) => shown.suspend(|| {
             print_note(&warning.to_string());
             print_hint(hints::of_warning(warning.code));
         }),

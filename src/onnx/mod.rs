@@ -25,7 +25,7 @@ mod visit;
 pub use error::OnnxError;
 pub(crate) use footprint::check_decoded_tensor;
 pub use inline::inline_functions;
-pub use load::{Source, load};
+pub use load::{Source, load, read};
 pub use packed::Packed;
 pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files};
 pub use single::single;

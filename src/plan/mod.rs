@@ -221,6 +221,19 @@ pub enum PlanError {
         /// Names like it.
         nearest: Vec<String>,
     },
+    /// A plan of another model, or of other settings.
+    #[error("the plan is of other dimensions than the model has: plan anew")]
+    Unfit,
+    /// A plan that leaves more than it may.
+    #[error("the plan leaves {found} {unit}, and the budget is {asked}: plan anew")]
+    Missed {
+        /// What it leaves.
+        found: u64,
+        /// The budget.
+        asked: u64,
+        /// FLOPs or parameters.
+        unit: &'static str,
+    },
     /// Nothing in the model can be pruned.
     #[error("nothing in this model can be pruned: {0}")]
     Nothing(String),
@@ -250,6 +263,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How many units of each dimension stay.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.dimensions.iter().map(|dimension| dimension.kept.len()).collect()
+    }
+
+    /// Checks that the plan is of these dimensions.
+    ///
+    /// # Errors
+    /// [`PlanError::Unfit`].
+    pub fn check(&self, dimensions: &[Dimension]) -> Result<(), PlanError> {
+        let fits = |(plan, dimension): (&DimensionPlan, &Dimension)| {
+            let ascending = plan.kept.is_sorted_by(|a, b| a < b);
+            let inside = plan.kept.last().is_some_and(|last| *last < dimension.size);
+            (&plan.name, plan.size) == (&dimension.name, dimension.size) && ascending && inside
+        };
+        let found =
+            self.dimensions.len() == dimensions.len() && self.dimensions.iter().zip(dimensions).all(fits);
+        if found { Ok(()) } else { Err(PlanError::Unfit) }
+    }
+
     /// The plan in terms of widths. `dimensions` are those that it was made for.
     pub fn kept(&self, table: &WidthTable, dimensions: &[Dimension]) -> Kept {
         let mut kept = Kept::default();

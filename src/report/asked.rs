@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Options,
+    Settings,
+    calibration::CalibrationOptions,
     plan::Budget,
     recover::Mode,
-    runtime::{Provider, RuntimeChoice},
-    score::Method,
+    runtime::{Provider, RuntimeChoice, RuntimeOptions},
+    score::{Method, Provenance},
     typing::{Granularity, Kind},
 };
 
@@ -36,22 +37,18 @@ impl AskedBudget {
 /// Seeds of random choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seeds {
-    /// Of the choice of samples, of made-up inputs, and of the positions that recovery measures.
-    pub data: u64,
     /// Of the probes of a sketch, and of random scores.
     pub score: u64,
+    /// Of the positions that recovery measures; absent without recovery.
+    pub recovery: Option<u64>,
+    /// Of the choice of samples and of made-up inputs; absent where the samples were given as they are.
+    pub data: Option<u64>,
 }
 
-/// What a run was asked for beside its budget.
+/// What was asked for beside the budget.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
-    /// Whether nothing was to be written.
-    pub dry_run: bool,
-    /// Samples that were asked for; absent: all.
-    pub samples: Option<usize>,
-    /// Samples per run of the model.
-    pub batch: usize,
-    /// How units were to be scored.
+    /// How units are scored.
     pub score: Method,
     /// Whether with the quirks of the paper's released code.
     pub paper_quirks: bool,
@@ -61,72 +58,72 @@ pub struct Asked {
     pub probes: usize,
     /// Outputs that were said to hold logits.
     pub logits: Vec<String>,
-    /// Outputs that were said to hold embeddings.
-    #[serde(default)]
-    pub embeddings: Vec<String>,
-    /// The file of scores that was planned from.
-    pub scores: Option<String>,
-    /// Bytes that might be held beside the weights.
+    /// Samples per run of the model, at most.
+    pub batch: usize,
+    /// Bytes that each stage may hold beside the weights.
     pub memory: u64,
     /// The units that attention loses.
     pub granularity: Granularity,
-    /// Kinds that might be pruned; empty: all.
+    /// Kinds that may be pruned; empty: all.
     pub kinds: Vec<Kind>,
     /// Sizes stay in multiples of this.
     pub align: usize,
-    /// The largest share of a layer that might go.
+    /// The largest share of a layer that may go.
     pub max_prune: f64,
     /// Regular expressions of the names of layers that keep everything.
     pub keep: Vec<String>,
-    /// Regular expressions of the names of layers that alone might be pruned; empty: all.
+    /// Regular expressions of the names of layers that alone may be pruned; empty: all.
     pub only: Vec<String>,
-    /// What recovery might change.
-    pub recover: Mode,
+    /// What recovery may change; absent for a dry run.
+    pub recover: Option<Mode>,
     /// The ridge of recovery; absent: chosen per layer.
     pub ridge: Option<f64>,
-    /// What was to run the model.
-    pub runtime: RuntimeChoice,
-    /// Where it was to compute.
-    pub provider: Provider,
-    /// Threads; 0: all cores.
-    pub threads: usize,
+    /// The most samples to use; absent: all.
+    pub samples: Option<usize>,
+    /// What is to run the model; absent where the caller gave an engine.
+    pub runtime: Option<RuntimeChoice>,
+    /// Where it is to compute; absent where the caller gave an engine.
+    pub provider: Option<Provider>,
+    /// Threads, 0 for all cores; absent where the caller gave an engine.
+    pub threads: Option<usize>,
 }
 
 impl Asked {
-    /// What these options ask for.
-    pub fn of(options: &Options) -> Self {
-        let Options { score, limits, calibration, runtime, .. } = options;
+    /// What a session with these settings and scores of this making is asked for.
+    pub fn of(settings: &Settings, made: &Provenance) -> Self {
+        let limits = &settings.limits;
         let patterns = |list: &[regex::Regex]| list.iter().map(ToString::to_string).collect();
         Self {
-            dry_run: options.output.is_none(),
-            samples: calibration.samples,
-            batch: options.batch,
-            score: score.method,
-            paper_quirks: score.paper_quirks,
-            lambda: score.lambda,
-            probes: score.probes,
-            logits: score.logits.clone(),
-            embeddings: Vec::new(),
-            scores: options.scores.as_ref().map(|saved| saved.path.display().to_string()),
-            memory: score.memory.0,
-            granularity: options.granularity,
+            score: made.score,
+            paper_quirks: made.paper_quirks,
+            lambda: made.lambda,
+            probes: made.probes,
+            logits: made.logits.clone(),
+            batch: settings.batch,
+            memory: settings.memory.0,
+            granularity: settings.granularity,
             kinds: limits.kinds.clone(),
             align: limits.align,
             max_prune: limits.max_prune,
             keep: patterns(&limits.keep),
             only: patterns(&limits.only),
-            recover: options.recover,
-            ridge: options.ridge,
-            runtime: runtime.runtime,
-            provider: runtime.provider,
-            threads: runtime.threads,
+            recover: None,
+            ridge: None,
+            samples: None,
+            runtime: None,
+            provider: None,
+            threads: None,
         }
     }
-}
 
-impl Seeds {
-    /// The seeds that these options have.
-    pub fn of(options: &Options) -> Self {
-        Self { data: options.calibration.seed, score: options.score.seed }
+    /// The same, of a run that chooses its samples and its engine so.
+    pub(crate) fn with(self, calibration: &CalibrationOptions, engine: &RuntimeOptions) -> Self {
+        Self {
+            samples: calibration.samples,
+            runtime: Some(engine.runtime),
+            provider: Some(engine.provider),
+            threads: Some(engine.threads),
+            ..self
+        }
     }
 }

@@ -19,11 +19,12 @@ pub use render::{RENDERERS, Renderer, Reportable};
 #[cfg(feature = "cli")]
 pub use text::text;
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Stage,
     gate::Gate,
     plan::Plan,
     score::Stability,
@@ -35,17 +36,6 @@ use crate::{
 
 /// The version of the format of reports (`docs/report.schema.json`). It is raised when a field changes its meaning.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// Time of one stage.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Stage {
-    /// Its name.
-    pub name: String,
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
-    pub forwards: Option<f64>,
-}
 
 /// What the run held in memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -172,35 +162,5 @@ impl Report {
             units: d.kept.clone(),
         });
         report.collect()
-    }
-}
-
-/// Collects the time of stages.
-#[derive(Debug, Default)]
-pub struct Clock {
-    stages: Vec<(&'static str, Duration)>,
-}
-
-impl Clock {
-    /// Runs a stage and remembers how long it took; what runs twice, together.
-    pub fn time<T>(&mut self, name: &'static str, stage: impl FnOnce() -> T) -> T {
-        let start = std::time::Instant::now();
-        let result = stage();
-        match self.stages.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, total)) => *total += start.elapsed(),
-            None => self.stages.push((name, start.elapsed())),
-        }
-        result
-    }
-
-    /// The stages, as multiples of the one called `forward`.
-    pub fn stages(&self, forward: &str) -> Vec<Stage> {
-        let unit = self.stages.iter().find(|(name, _)| *name == forward).map(|(_, d)| d.as_secs_f64());
-        let unit = unit.filter(|u| *u > 0.0);
-        let rows = self.stages.iter().map(|(name, duration)| {
-            let seconds = duration.as_secs_f64();
-            Stage { name: (*name).to_owned(), seconds, forwards: unit.map(|u| seconds / u) }
-        });
-        rows.collect()
     }
 }

@@ -8,6 +8,9 @@ use crate::tensor::DType;
 /// Why a runtime could not be used, or a model not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
+    /// The work was to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// No place holds a usable ONNX Runtime library.
     #[error(
         "ONNX Runtime was not found: install it, or name its library; these places were searched:\n{search}"

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    clock::Clock,
     masks,
     model::ModelView,
     onnx::proto::ModelProto,
     plan::{Cost, Plan},
-    report::Clock,
     rewrite::{self, RewriteError},
     runtime::Engine,
     typing::Dimension,
@@ -50,15 +50,15 @@ pub(crate) struct Blame {
 }
 
 /// A typed model and what it costs, ready to be pruned.
-pub(crate) struct Pruner<'a> {
+pub(crate) struct Trial<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
     pub flops: &'a Cost,
 }
 
-impl Pruner<'_> {
+impl Trial<'_> {
     /// The pruned model, and the proof that it computes what the masked original does.
-    pub fn carry_out(&self, plan: &Plan, clock: &mut Clock) -> Result<(ModelProto, Proof), Refusal> {
+    pub fn carry_out(&self, plan: &Plan, clock: &Clock) -> Result<(ModelProto, Proof), Refusal> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
@@ -78,7 +78,7 @@ impl Pruner<'_> {
     }
 
     /// The dimensions that a refusal of `plan` is due to; `None` where the plan has no part in it.
-    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &mut Clock) -> Option<Blame> {
+    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &Clock) -> Option<Blame> {
         if let Refusal::Rewrite(error) = refusal {
             let names = self.with_widths(error.widths());
             if !names.is_empty() {
@@ -99,10 +99,10 @@ impl Pruner<'_> {
 
     /// A dimension with which a plan is refused, and without which what comes before it in the network is not: by halving the
     /// list of dimensions that shrink, so that few models have to be tried. `None` if the fault is not with any.
-    fn culprit(&self, plan: &Plan, clock: &mut Clock) -> Option<String> {
+    fn culprit(&self, plan: &Plan, clock: &Clock) -> Option<String> {
         let shrinks = plan.dimensions.iter().enumerate().filter(|(_, d)| d.kept.len() < d.size);
         let shrinking: Vec<usize> = shrinks.map(|(i, _)| i).collect();
-        let mut holds = |count: usize| {
+        let holds = |count: usize| {
             let pruned: BTreeSet<usize> = shrinking.iter().take(count).copied().collect();
             let mut part = plan.clone();
             let whole = part.dimensions.iter_mut().enumerate().filter(|(i, _)| !pruned.contains(i));
