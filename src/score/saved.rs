@@ -13,7 +13,7 @@ use crate::{
     typing::Granularity,
 };
 
-/// The version of the format. It is raised when a field changes its meaning.
+/// The version of the format (`docs/scores.schema.json`). It is raised when a field changes its meaning.
 const VERSION: u32 = 1;
 
 /// What scores were made of.
@@ -119,12 +119,12 @@ pub enum SavedError {
 pub(crate) fn write(scores: &Scores, path: &Path) -> Result<(), WriteError> {
     #[derive(Serialize)]
     struct File<'a> {
-        version: u32,
+        schema_version: u32,
         #[serde(flatten)]
         scores: &'a Scores,
     }
     let failed = |error| WriteError::Io { path: path.into(), source: io::Error::other(error) };
-    let text = serde_json::to_vec(&File { version: VERSION, scores }).map_err(failed)?;
+    let text = serde_json::to_vec(&File { schema_version: VERSION, scores }).map_err(failed)?;
     staging::write(path, &text)
 }
 
@@ -136,14 +136,14 @@ impl SavedScores {
     pub fn read(&self) -> Result<Scores, SavedError> {
         #[derive(Deserialize)]
         struct Head {
-            #[serde(default)]
-            version: u32,
+            #[serde(default, alias = "version")]
+            schema_version: u32,
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
         let text =
             fs::read_to_string(&self.path).map_err(|source| SavedError::Io { path: path(), source })?;
-        match serde_json::from_str::<Head>(&text).map_err(format)?.version {
+        match serde_json::from_str::<Head>(&text).map_err(format)?.schema_version {
             VERSION => {}
             found => return Err(SavedError::Version { path: path(), found }),
         }
