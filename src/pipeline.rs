@@ -2,12 +2,9 @@
 
 mod finish;
 
-use finish::Finish;
+use finish::{Finish, Packaging};
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Origin, Samples, Variation},
@@ -16,13 +13,9 @@ use crate::{
     graph::{Facts, Graph, drop_dead},
     memory::{self, MemoryBudget},
     model::ModelView,
-    onnx::{
-        self, OnnxError, Packed, Source, Staged,
-        proto::{ModelProto, StringStringEntryProto},
-    },
-    ops,
+    onnx::{self, OnnxError, Packed, Source, Staged, proto::ModelProto},
     paths::{PathError, Paths, Role},
-    plan::{self, Budget, Cost, Limits, Plan, PlanError},
+    plan::{self, Bounds, Budgets, CostView, Costs, Limits, OverBudget, Plan, PlanError},
     recover::{Mode, RecoverOptions},
     replan::{Blame, Pruner, Refusal},
     report::{Change, Clock, Memory, Report},
@@ -49,10 +42,8 @@ pub struct Options {
     pub in_place: bool,
     /// Where the report goes, as JSON.
     pub report: Option<PathBuf>,
-    /// FLOPs budget.
-    pub flops: Option<Budget>,
-    /// Parameter budget; used when there is no FLOPs budget.
-    pub params: Option<Budget>,
+    /// What the pruned model may cost.
+    pub budgets: Budgets,
     /// Calibration data.
     pub calibration: CalibrationOptions,
     /// The runtime.
@@ -82,8 +73,7 @@ impl Default for Options {
             output: None,
             in_place: false,
             report: None,
-            flops: None,
-            params: None,
+            budgets: Budgets::default(),
             calibration: CalibrationOptions::default(),
             runtime: RuntimeOptions::default(),
             score: ScoreOptions::default(),
@@ -137,11 +127,6 @@ impl Options {
         }
     }
 
-    /// Whether the budget is one of parameters.
-    fn counts_params(&self) -> bool {
-        self.flops.is_none() && self.params.is_some()
-    }
-
     /// What recovery may change: nothing on made-up inputs, which say nothing of what removed units did.
     fn recover_on(&self, typed: &Typed) -> Mode {
         if typed.is_synthetic() { Mode::Off } else { self.recover }
@@ -152,8 +137,7 @@ impl Options {
             logits: &self.score.logits,
             mode: self.recover,
             ridge: self.ridge,
-            // A budget of parameters leaves no room for new ones.
-            grow: !self.counts_params(),
+            grow: self.budgets.leave_room_for_weights(),
             seed: self.calibration.seed,
             memory: self.score.memory,
         }
@@ -195,6 +179,9 @@ pub enum Error {
     /// The model could not be run on the samples that were given.
     #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
     Unfit { fed: String, source: RuntimeError },
+    /// However much room was left for what plans do not count, the pruned model took more.
+    #[error("{0}; nothing was written")]
+    OverBudget(#[from] OverBudget),
     /// A path leads to what may not be written.
     #[error(transparent)]
     Paths(#[from] PathError),
@@ -226,6 +213,7 @@ impl Error {
             | Self::Refused(_)
             | Self::Gate(_)
             | Self::Replan(_)
+            | Self::OverBudget(_)
             | Self::Write(_) => true,
         }
     }
@@ -321,7 +309,7 @@ fn prune_file(
     if let Some(warning) = measure_forward(&*engine, &typed, &mut clock)?.warning() {
         progress(Progress::Warn(warning));
     }
-    let mut target = Costs::new(&typed, options).target(progress)?;
+    let mut bounds = bounds(&typed, options, progress)?;
     let recover = options.recover_on(&typed);
     progress(Progress::Stage("score"));
     let made = provenance(&typed, options, recover);
@@ -341,21 +329,37 @@ fn prune_file(
     let (mut typed, mut scores) = (typed, scores);
     Ties::of(&typed.graph, &typed.dimensions.prunable, &options.limits)
         .share(&typed.dimensions.prunable, &mut scores);
-    // Each round but the last takes a dimension at least from those that can be pruned.
+    let packaging = Packaging {
+        source: &typed.source,
+        synthetic: typed.is_synthetic(),
+        options,
+        score: scores.made.score.to_string(),
+    };
+    let mut corrections = 0;
+    // Each round but the last takes a dimension at least from those that can be pruned, or is one of few corrections.
     let (plan, proven) = loop {
         progress(Progress::Stage("plan"));
-        let costs = Costs::new(&typed, options);
-        let (cost, prunable) = (costs.budgeted().0, &typed.dimensions.prunable);
+        let (costs, prunable) = (typed.costs(&options.limits), &typed.dimensions.prunable);
         let ties = Ties::of(&typed.graph, prunable, &options.limits);
-        let mut plan = clock.time("plan", || plan::plan(cost, prunable, &scores, &options.limits, target))?;
+        let mut plan =
+            clock.time("plan", || plan::plan(&costs.bounded(&bounds), prunable, &scores, &options.limits))?;
         ties.level(&mut plan);
-        if options.output.is_none() {
-            break (plan, None);
-        }
+        let Some(output) = &options.output else { break (plan, None) };
         progress(Progress::Stage("verify"));
-        let pruner = Pruner { engine: &*engine, view: typed.view(), flops: &costs.flops };
+        let file_bytes = |model: &ModelProto| packaging.file_bytes(model, output);
+        let (view, costs_of) = (typed.view(), costs.each());
+        let pruner = Pruner { engine: &*engine, view, costs: costs_of, file_bytes: &file_bytes };
         let refusal = match pruner.carry_out(&plan, &mut clock) {
-            Ok(proven) => break (plan, Some(proven)),
+            Ok((proven, proof)) => match bounds.check(&proof.costs) {
+                Ok(()) => break (plan, Some((proven, proof))),
+                Err(over) if corrections == CORRECTIONS => return Err(over.into()),
+                Err(_) => {
+                    corrections += 1;
+                    bounds.leave_room(&costs.at(&plan.sizes()), &proof.costs);
+                    costs.check(&bounds)?;
+                    continue;
+                }
+            },
             Err(refusal) => refusal,
         };
         let Some(Blame { names, pin }) = pruner.blame(&plan, &refusal, &mut clock) else {
@@ -366,9 +370,9 @@ fn prune_file(
             let message = format!("{name} keeps its extent, and the rest is planned anew: {pin}");
             progress(Progress::Warn(Warning::new(WarningCode::FrozenDimension, message)));
         }
-        target = Costs::new(&typed, options).target(progress).map_err(Error::Replan)?;
+        bounds = self::bounds(&typed, options, progress).map_err(Error::Replan)?;
     };
-    let costs = Costs::new(&typed, options);
+    let costs = typed.costs(&options.limits);
     let mut report = report(&*engine, &typed, &costs, scores, &plan);
     report.rotation = rotation;
     report.notes.extend(tight);
@@ -376,8 +380,8 @@ fn prune_file(
     if let (Some(output), Some((proven, proof))) = (&options.output, proven) {
         report.proof = Some(proof);
         let kept = plan.kept(&typed.widths.table, &typed.dimensions.prunable);
-        let budget = costs.budget.to_string();
-        let finish = Finish { engine: &*engine, typed: &typed, options, output, budget };
+        let planned = costs.at(&plan.sizes());
+        let finish = Finish { engine: &*engine, typed: &typed, packaging, output, planned, bounds };
         staged = Some(finish.run(&kept, &proven, &mut report, &mut clock, progress)?);
     }
     report.stages = clock.stages("forward");
@@ -385,81 +389,24 @@ fn prune_file(
     Ok((report, staged))
 }
 
-/// What a model costs, and what it may cost.
-struct Costs<'a> {
-    typed: &'a Typed,
-    limits: &'a Limits,
-    flops: Cost,
-    params: Cost,
-    budget: Budget,
-    /// Whether the budget is one of parameters.
-    counts_params: bool,
-}
+/// How often a model is planned anew because it costs more than its plan says.
+const CORRECTIONS: usize = 3;
 
-impl<'a> Costs<'a> {
-    fn new(typed: &'a Typed, options: &'a Options) -> Self {
-        let prunable = &typed.dimensions.prunable;
-        Self {
-            typed,
-            limits: &options.limits,
-            flops: Cost::flops(&typed.widths, prunable, typed.facts.samples),
-            params: Cost::parameters(&typed.graph, &typed.widths, prunable),
-            budget: options.flops.or(options.params).unwrap_or(Budget::Share(0.5)),
-            counts_params: options.counts_params(),
-        }
+/// The most that the pruned model may cost, if that can be reached.
+fn bounds(typed: &Typed, options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Bounds, PlanError> {
+    let costs = typed.costs(&options.limits);
+    if !typed.dimensions.prunable.is_empty() {
+        let asked = costs.asked(&options.budgets);
+        asked.iter().for_each(|asked| progress(Progress::Say(asked.to_string())));
     }
-
-    /// The cost that has a budget, and what it counts.
-    fn budgeted(&self) -> (&Cost, &'static str) {
-        if self.counts_params { (&self.params, "parameters") } else { (&self.flops, "FLOPs") }
-    }
-
-    /// What it comes to when the dimensions keep so many units; `None`: all.
-    fn change(&self, cost: &Cost, kept: Option<&[usize]>) -> Change {
-        let prunable = &self.typed.dimensions.prunable;
-        let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-        Change {
-            before: cost.total(&sizes),
-            after: cost.total(kept.unwrap_or(&sizes)),
-            minimum: plan::minimum(cost, prunable, self.limits),
-        }
-    }
-
-    /// Whether the dense model costs more than it may.
-    fn exceed(&self) -> bool {
-        let Change { before, .. } = self.change(self.budgeted().0, None);
-        self.budget.target(before) < before
-    }
-
-    /// The most that the pruned model may cost, if that can be reached.
-    fn target(&self, progress: &mut dyn FnMut(Progress)) -> Result<u64, PlanError> {
-        let dimensions = &self.typed.dimensions;
-        if dimensions.prunable.is_empty() {
-            return Err(PlanError::Nothing(why_pinned(dimensions)));
-        }
-        let (cost, unit) = self.budgeted();
-        let Change { before, minimum, .. } = self.change(cost, None);
-        let asked = self.budget.target(before);
-        progress(Progress::Say(format!("reachable: {minimum} to {before} {unit}; asked: {asked}")));
-        if asked >= before {
-            return Err(PlanError::Idle { asked, unit, before });
-        }
-        if minimum <= asked {
-            return Ok(asked);
-        }
-        let share = 100.0 * minimum as f64 / before.max(1) as f64;
-        let flags = self.limits.held_by(cost, &dimensions.prunable, asked);
-        let why = match flags.as_slice() {
-            [] => format!("what keeps its extent does so because: {}", why_pinned(dimensions)),
-            flags => format!("what holds it is {}: loosen or drop that", flags.join(", ")),
-        };
-        Err(PlanError::Infeasible { asked, unit, minimum, share, why })
-    }
+    costs.bounds(&options.budgets)
 }
 
 /// What is known once there is a plan.
 fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores, plan: &Plan) -> Report {
-    let kept: Vec<usize> = plan.dimensions.iter().map(|d| d.kept.len()).collect();
+    let change = |&before: &u64, &minimum: &u64| Change { before, after: before, minimum };
+    let planned = |change: &Change, &after: &u64| Change { after, ..*change };
+    let changes = costs.dense().zip(&costs.least(), change).zip(&costs.at(&plan.sizes()), planned);
     let mut notes: Vec<String> = typed.samples.notes().iter().map(ToString::to_string).collect();
     notes.extend(scores.notes);
     Report {
@@ -473,9 +420,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         stability: scores.stability,
         stages: Vec::new(),
         memory: Memory::default(),
-        flops: costs.change(&costs.flops, Some(&kept)),
-        params: costs.change(&costs.params, Some(&kept)),
-        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        costs: changes,
         rotation: None,
         dimensions: Report::dimensions_of(plan),
         pinned: typed.dimensions.pinned.clone(),
@@ -519,7 +464,8 @@ fn turn_heads(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Typed, Option<Rotation>), Error> {
     let may_go = |d: &Dimension| d.kind == Kind::HeadDim && options.limits.floor(d) < d.size;
-    if !typed.dimensions.prunable.iter().any(may_go) || !Costs::new(&typed, options).exceed() {
+    if !typed.dimensions.prunable.iter().any(may_go) || !typed.costs(&options.limits).exceed(&options.budgets)
+    {
         return Ok((typed, None));
     }
     progress(Progress::Stage("rotate"));
@@ -547,17 +493,6 @@ fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &mut Clock) -> Res
         })
     })?;
     Ok(variation)
-}
-
-fn why_pinned(dimensions: &Dimensions) -> String {
-    let first = || dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| &pin.reason);
-    let reasons: BTreeSet<String> = first().map(ToString::to_string).collect();
-    if reasons.is_empty() {
-        return "no weight has an axis that could shrink".to_owned();
-    }
-    let quantized = first().any(|reason| matches!(reason, Reason::Unsupported(op) if ops::is_quantized(op)));
-    let hint = if quantized { "; prune the model first, then quantise it" } else { "" };
-    reasons.into_iter().collect::<Vec<_>>().join("; ") + hint
 }
 
 /// What scores of this run are made of.
@@ -656,6 +591,11 @@ impl Typed {
         matches!(self.samples.origin(), calibration::Origin::Synthetic)
     }
 
+    /// What the model costs, and the least that `limits` let it be brought to.
+    pub fn costs<'a>(&'a self, limits: &'a Limits) -> Costs<'a> {
+        Costs::new(&CostView::new(self.view(), self.source.bytes), &self.dimensions, limits)
+    }
+
     /// What scoring needs to see.
     pub fn view(&self) -> ModelView<'_> {
         ModelView {
@@ -674,25 +614,4 @@ impl Typed {
 fn shapes(feed: &[(String, Tensor)]) -> String {
     let shapes = feed.iter().map(|(name, tensor)| format!("`{name}` {:?}", tensor.shape()));
     shapes.collect::<Vec<_>>().join(", ")
-}
-
-/// Notes in the model how it was made.
-fn describe(model: &mut ModelProto, report: &Report, budget: &str, options: &Options) {
-    let recovery = report.recovery.as_ref().filter(|r| !r.undone).map_or(Mode::Off, |r| r.mode);
-    // Keys have to be distinct, and the model may have been pruned before.
-    model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
-    for (key, value) in [
-        ("version", env!("CARGO_PKG_VERSION")),
-        ("source_sha256", &report.source_sha256),
-        ("budget", budget),
-        ("score", &report.score),
-        ("recover", &recovery.to_string()),
-        ("calibration", if report.synthetic { "synthetic (noise)" } else { "data" }),
-        ("seed", &options.calibration.seed.to_string()),
-    ] {
-        model.metadata_props.push(StringStringEntryProto {
-            key: Some(format!("optin-onnx.{key}")),
-            value: Some(value.to_owned()),
-        });
-    }
 }

@@ -2,27 +2,73 @@
 
 use std::{ops::Range, path::Path};
 
-use super::{Error, Options, Progress, Typed, describe};
+use super::{Error, Options, Progress, Typed};
 use crate::{
-    gate::{Gate, Gatekeeper},
-    onnx::{self, Staged, proto::ModelProto},
+    gate::{Gate, GateError, Gatekeeper},
+    onnx::{
+        self, Source, Staged,
+        proto::{ModelProto, StringStringEntryProto},
+    },
+    plan::{Bounds, PerCost},
     recover::{self, Mode, RecoverOptions, Recovered},
-    report::{Clock, Report},
+    report::{Change, Clock, Report},
     runtime::Engine,
     warning::{Warning, WarningCode},
     widths::Kept,
 };
+
+/// How models become files.
+pub(super) struct Packaging<'a> {
+    pub source: &'a Source,
+    /// Whether the samples are made up.
+    pub synthetic: bool,
+    pub options: &'a Options,
+    /// How units were scored.
+    pub score: String,
+}
+
+impl Packaging<'_> {
+    /// The model as it is written: it notes how it was made, and has typed elements where the dense file has them.
+    fn pack(&self, mut model: ModelProto, recovery: Mode) -> ModelProto {
+        // Keys have to be distinct, and the model may have been pruned before.
+        model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
+        for (key, value) in [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("source_sha256", &self.source.sha256),
+            ("budget", &self.options.budgets.to_string()),
+            ("score", &self.score),
+            ("recover", &recovery.to_string()),
+            ("calibration", if self.synthetic { "synthetic (noise)" } else { "data" }),
+            ("seed", &self.options.calibration.seed.to_string()),
+        ] {
+            model.metadata_props.push(StringStringEntryProto {
+                key: Some(format!("optin-onnx.{key}")),
+                value: Some(value.to_owned()),
+            });
+        }
+        self.source.packed.unpack(&mut model);
+        model
+    }
+
+    /// How large the file of a pruned model will be, external data included.
+    pub fn file_bytes(&self, model: &ModelProto, output: &Path) -> u64 {
+        let recovery = if self.synthetic { Mode::Off } else { self.options.recover };
+        onnx::written_bytes(&self.pack(model.clone(), recovery), output, self.source.external)
+    }
+}
 
 /// Recovers a proven model, stages it, and tries what is staged. Where recovery fails there, it is undone,
 /// and the proven model is staged and tried instead.
 pub(super) struct Finish<'a> {
     pub engine: &'a dyn Engine,
     pub typed: &'a Typed,
-    pub options: &'a Options,
+    pub packaging: Packaging<'a>,
     /// Where the file goes.
     pub output: &'a Path,
-    /// The budget, as the file is to say it.
-    pub budget: String,
+    /// What the model was planned to cost.
+    pub planned: PerCost<u64>,
+    /// What it may cost.
+    pub bounds: Bounds,
 }
 
 /// How far recovery may come out worse in the end than the trial on which it was judged, as a share of what it gained there.
@@ -46,7 +92,6 @@ impl Finish<'_> {
         let mut tried = None;
         if let Some(recovered) = recovered {
             held_out = recovered.held_out;
-            report.params.after += recovered.report.added;
             report.notes.extend(recovered.report.notes.iter().cloned());
             report.recovery = Some(recovered.report);
             match self.try_recovered(&keeper, recovered.model, report, &held_out, clock)? {
@@ -55,7 +100,7 @@ impl Finish<'_> {
                     let message = format!("recovery was undone, and the model is as it was proven: {why}");
                     progress(Progress::Warn(Warning::new(WarningCode::RecoveryFailed, message)));
                     if let Some(recovery) = &mut report.recovery {
-                        report.params.after -= std::mem::take(&mut recovery.added);
+                        recovery.added = 0;
                         recovery.undone = true;
                     }
                 }
@@ -65,8 +110,8 @@ impl Finish<'_> {
             Some(file) => file,
             None => self.stage(&keeper, proven.clone(), report, &held_out, clock)?,
         };
+        report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
         report.gate = Some(gate);
-        report.bytes.after = staged.bytes();
         Ok(staged)
     }
 
@@ -78,8 +123,8 @@ impl Finish<'_> {
         clock: &mut Clock,
         progress: &mut dyn FnMut(Progress),
     ) -> Option<Recovered> {
-        let settings =
-            RecoverOptions { mode: self.options.recover_on(self.typed), ..self.options.recovery() };
+        let options = self.packaging.options;
+        let settings = RecoverOptions { mode: options.recover_on(self.typed), ..options.recovery() };
         if settings.mode == Mode::Off {
             return None;
         }
@@ -137,19 +182,23 @@ impl Finish<'_> {
     fn stage(
         &self,
         keeper: &Gatekeeper<'_>,
-        mut model: ModelProto,
+        model: ModelProto,
         report: &Report,
         held_out: &[Range<usize>],
         clock: &mut Clock,
     ) -> Result<(Staged, Gate), Error> {
         Gatekeeper::check_size(&model, self.typed.source.bytes)?;
-        describe(&mut model, report, &self.budget, self.options);
-        self.typed.source.packed.unpack(&mut model);
+        let recovery = report.recovery.as_ref().filter(|r| !r.undone).map_or(Mode::Off, |r| r.mode);
+        let model = self.packaging.pack(model, recovery);
         let external = self.typed.source.external;
         let staged = clock.time("save", || onnx::stage(&model, self.output, external))?;
         drop(model);
-        let (planned, logits) = (report.flops.after, &self.options.score.logits);
-        let gate = clock.time("gate", || keeper.check(&staged.path(), planned, logits, held_out))?;
+        let logits = &self.packaging.options.score.logits;
+        let check = || {
+            let model = onnx::load(&staged.path()).map_err(GateError::Onnx)?.model;
+            keeper.check(&model, staged.bytes(), &self.planned, &self.bounds, logits, held_out)
+        };
+        let gate = clock.time("gate", check)?;
         Ok((staged, gate))
     }
 }
