@@ -6,7 +6,7 @@ use crate::{
     model::TypeError,
     onnx::OnnxError,
     paths::PathError,
-    plan::PlanError,
+    plan::{OverBudget, PlanError},
     refusal::Refusal,
     rotate::RotateError,
     runtime::RuntimeError,
@@ -53,6 +53,9 @@ pub enum Error {
     /// Once dimensions had to keep their extent, there was no plan any more.
     #[error("with the dimensions left whole that could not be pruned, {0}")]
     Replan(PlanError),
+    /// However much room was left for what plans do not count, the pruned model took more.
+    #[error("{0}; nothing was written")]
+    OverBudget(#[from] OverBudget),
     /// A path leads to what may not be written.
     #[error(transparent)]
     Paths(#[from] PathError),
@@ -81,6 +84,7 @@ impl Error {
             | Self::Refused(_)
             | Self::Gate(_)
             | Self::Replan(_)
+            | Self::OverBudget(_)
             | Self::Write(_)
             | Self::Cancelled => true,
         }

@@ -44,5 +44,5 @@ pub use error::Error;
 pub use named::{Named, UnknownName};
 pub use refusal::Refusal;
 pub use run::{Options, run};
-pub use session::{Cancel, Goal, Progress, Pruner, Settings};
+pub use session::{Cancel, Progress, Pruner, Settings};
 pub use warning::{Warning, WarningCode};

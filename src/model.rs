@@ -9,6 +9,7 @@ use crate::{
     graph::{Facts, Graph, drop_dead},
     memory::{Bytes, MemoryBudget},
     onnx::{Packed, Source, proto::ModelProto},
+    plan::{CostView, Costs, Limits},
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity},
@@ -192,6 +193,16 @@ impl Typed {
             let needed = Bytes(sample);
             format!("the values of one sample take {needed}, more than half of the memory budget ({memory})")
         })
+    }
+
+    /// What the model costs, and the least that `limits` let it be brought to.
+    pub fn costs<'a>(&'a self, limits: &'a Limits) -> Costs<'a> {
+        self.costs_of(&self.dimensions, limits)
+    }
+
+    /// The same, with other dimensions to prune.
+    pub(crate) fn costs_of<'a>(&'a self, dimensions: &'a Dimensions, limits: &'a Limits) -> Costs<'a> {
+        Costs::new(&CostView::new(self.view_of(dimensions), self.source.bytes), dimensions, limits)
     }
 
     /// The units that attention loses.

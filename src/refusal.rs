@@ -8,7 +8,7 @@ use crate::{
     masks,
     model::ModelView,
     onnx::proto::ModelProto,
-    plan::{Cost, Plan},
+    plan::{Cost, PerCost, Plan},
     rewrite::{self, RewriteError},
     runtime::Engine,
     typing::Dimension,
@@ -33,9 +33,11 @@ pub enum Refusal {
         /// Relative to the output's largest value.
         difference: f64,
     },
-    /// The counted FLOPs are not the planned ones.
-    #[error("the pruned model needs {found} FLOPs where {planned} were planned")]
-    Flops {
+    /// It costs something else than was planned.
+    #[error("the pruned model needs {found} {unit} where {planned} were planned")]
+    Cost {
+        /// What was counted.
+        unit: &'static str,
         /// Counted.
         found: u64,
         /// Planned.
@@ -53,7 +55,9 @@ pub(crate) struct Blame {
 pub(crate) struct Trial<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
-    pub flops: &'a Cost,
+    pub costs: &'a PerCost<Cost>,
+    /// How large the file of a pruned model will be.
+    pub file_bytes: &'a dyn Fn(&ModelProto) -> u64,
 }
 
 impl Trial<'_> {
@@ -64,15 +68,19 @@ impl Trial<'_> {
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
-        let proof =
-            clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, facts.samples))?;
+        let file_bytes = (self.file_bytes)(&pruned);
+        let proof = clock.time("verify", || {
+            verify::verify(self.engine, &masked, &pruned, samples, facts.samples, file_bytes)
+        })?;
         if let Some(worst) = proof.outputs.iter().find(|output| !output.holds()) {
             return Err(Refusal::Differs { output: worst.name.clone(), difference: worst.difference });
         }
-        let sizes: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.kept.len()).collect();
-        let planned = self.flops.total(&sizes);
-        if proof.flops != planned {
-            return Err(Refusal::Flops { found: proof.flops, planned });
+        let sizes = plan.sizes();
+        for ((model, cost), (_, &found)) in self.costs.iter().zip(proof.costs.iter()) {
+            let planned = cost.total(&sizes);
+            if model.is_exact() && found != planned {
+                return Err(Refusal::Cost { unit: model.unit(), found, planned });
+            }
         }
         Ok((pruned, proof))
     }

@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use clap::Args;
 use regex::Regex;
 
-use super::parse::{self, Ridge};
+use super::{
+    budgets::BudgetFlags,
+    parse::{self, Ridge},
+};
 use crate::{
     Options,
     calibration::{CalibrationOptions, Synthetic},
     memory::MemoryBudget,
-    plan::{Budget, Limits},
+    plan::Limits,
     recover::Mode,
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, SavedScores, ScoreOptions},
     typing::{Granularity, Kind},
 };
 
-const BUDGET: &str = "Budget";
 const DATA: &str = "Calibration data";
 const LIMITS: &str = "What may go";
 const SCORES: &str = "Scores";
@@ -37,18 +39,8 @@ pub(super) struct Prune {
     /// The same, by a flag.
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with = "output", help_heading = FILES)]
     output_flag: Option<PathBuf>,
-    /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
-    #[arg(
-        long,
-        value_name = "BUDGET",
-        conflicts_with = "params",
-        allow_negative_numbers = true,
-        help_heading = BUDGET
-    )]
-    flops: Option<Budget>,
-    /// Parameters to keep, instead of FLOPs.
-    #[arg(long, value_name = "BUDGET", allow_negative_numbers = true, help_heading = BUDGET)]
-    params: Option<Budget>,
+    #[command(flatten)]
+    budgets: BudgetFlags,
     #[command(flatten)]
     data: DataFlags,
     #[command(flatten)]
@@ -104,8 +96,7 @@ impl Prune {
             output,
             in_place: self.in_place,
             report: self.report.clone(),
-            flops: self.flops,
-            params: self.params,
+            budgets: self.budgets.0.clone(),
             calibration: self.data.options(),
             runtime: self.engine.options(),
             score: self.scoring.options(self.data.seed),

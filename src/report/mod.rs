@@ -9,7 +9,7 @@ use crate::{
     clock::Stage,
     gate::Gate,
     memory::Bytes,
-    plan::Plan,
+    plan::{COST_MODELS, PerCost, Plan},
     recover::{Outcome, Recovery},
     rotate::Rotation,
     score::Stability,
@@ -75,12 +75,9 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// What was held in memory.
     pub memory: Memory,
-    /// FLOPs (two per multiply-accumulate) of one sample.
-    pub flops: Change,
-    /// Floating-point parameters.
-    pub params: Change,
-    /// Bytes of the file.
-    pub bytes: Change,
+    /// What the model costs: as counted on the written file, or in a dry run, as planned.
+    #[serde(flatten)]
+    pub costs: PerCost<Change>,
     /// Which heads were turned before their dimensions were scored; absent where none were to be.
     pub rotation: Option<Rotation>,
     /// What could be pruned, and what stays.
@@ -155,16 +152,14 @@ impl Report {
 
     fn totals_table(&self) -> Table {
         let mut totals = table(&["", "before", "after", "share", "least"]);
-        for (name, change) in [("FLOPs", self.flops), ("parameters", self.params), ("bytes", self.bytes)] {
-            let share = format!("{:.1} %", 100.0 * change.after as f64 / change.before.max(1) as f64);
-            // A dry run has no file to measure, and of bytes no least is known.
-            let known = |count: u64, text: String| if count == 0 { String::new() } else { text };
+        for (cost, change) in self.costs.iter() {
+            let share = 100.0 * change.after as f64 / change.before.max(1) as f64;
             totals.add_row([
-                name.to_owned(),
+                cost.name().to_owned(),
                 metric(change.before),
-                known(change.after, metric(change.after)),
-                known(change.after, share),
-                known(change.minimum, metric(change.minimum)),
+                metric(change.after),
+                format!("{share:.1} %"),
+                metric(change.minimum),
             ]);
         }
         totals
@@ -220,9 +215,16 @@ fn proof_text(proof: &Proof) -> String {
     let batches = proof.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let extents = extents_text(&proof.extents);
     format!(
-        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}{extents}; FLOPs recounted: {}",
-        metric(proof.flops)
+        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}{extents}; {}",
+        recounted(&proof.costs)
     )
+}
+
+/// The costs of which the plan was exact, and what was counted.
+fn recounted(costs: &PerCost<u64>) -> String {
+    let exact = costs.iter().filter(|(cost, _)| cost.is_exact());
+    let each = exact.map(|(cost, count)| format!("{} recounted: {}", cost.name(), metric(*count)));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// Extents of open axes beside those of the samples.
@@ -233,9 +235,11 @@ fn extents_text(extents: &[Extent]) -> String {
 
 fn gate_text(gate: &Gate) -> String {
     let batches = gate.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let exact = COST_MODELS.iter().filter(|cost| cost.is_exact()).map(|cost| cost.name());
     let mut text = format!(
-        "written file: read back and run at batch sizes {batches}{}: finite, of the shapes that it declares, FLOPs as planned",
-        extents_text(&gate.extents)
+        "written file: read back and run at batch sizes {batches}{}: finite, of the shapes that it declares, {} as planned",
+        extents_text(&gate.extents),
+        exact.collect::<Vec<_>>().join(" and ")
     );
     if let Some(far) = gate.distance {
         let _ = write!(text, "; distance on the same samples: {}", distance(far));

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path};
 
-use super::{Applied, Goal, Progress, Scored, costs::Costs};
+use super::{Applied, Progress, Scored};
 use crate::{
     Error,
     gate::{Gate, GateError, Gatekeeper},
@@ -11,7 +11,7 @@ use crate::{
         self, OnnxError, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
-    plan::Plan,
+    plan::{Budgets, Plan},
     recover::{self, Mode, RecoverError, RecoverOptions, Recovery},
     report::{Change, Memory, Report},
     typing::Dimensions,
@@ -129,10 +129,9 @@ impl<'s> Recovered<'s> {
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
         pruner.monitor.unless_cancelled(Ok::<_, Error>(()))?;
-        let Applied { scored, goal, plan, dimensions, proof, warnings: frozen, .. } = applied;
-        let mut report = report(scored, &goal, &plan, &dimensions);
-        report.bytes.after = draft.size();
-        report.params.after += recovery.as_ref().map_or(0, |recovery| recovery.added);
+        let Applied { scored, plan, dimensions, proof, warnings: frozen, .. } = applied;
+        let mut report = report(scored, &plan, &dimensions);
+        report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
         report.notes.extend(recovery.iter().flat_map(|recovery| recovery.notes.clone()));
         report.warnings.extend(frozen.into_iter().chain(warnings));
         let (proof, gate) = (Some(proof), Some(gate));
@@ -220,30 +219,32 @@ impl Desk<'_> {
         recovery: Option<&Recovery>,
         write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(D, Gate), Error> {
-        let Applied { scored, goal, plan, dimensions, .. } = self.applied;
+        let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
         let pruner = scored.pruner;
         Gatekeeper::check_size(&model, pruner.typed.source.bytes)?;
         let mode = recovery.filter(|recovery| !recovery.undone).map_or(Mode::Off, |recovery| recovery.mode);
-        describe(&mut model, scored, goal, mode);
+        describe(&mut model, scored, budgets, mode);
         pruner.typed.source.packed.unpack(&mut model);
         let draft = pruner.clock.time("save", || write(&model))?;
         drop(model);
-        let costs = Costs::new(&pruner.typed, dimensions, &pruner.settings.limits, goal);
-        let planned = costs.flops.total(&plan.sizes());
+        let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
+        let planned = costs.at(&plan.sizes());
         let gate = pruner.clock.time("gate", || {
             let model = draft.reopen().map_err(GateError::Onnx)?;
-            self.keeper.check(&model, planned, self.logits, self.held_out)
+            self.keeper.check(&model, draft.size(), &planned, bounds, self.logits, self.held_out)
         })?;
         Ok((draft, gate))
     }
 }
 
 /// What is known once there is a plan, for what is left of the dimensions.
-pub(super) fn report(scored: &Scored<'_>, goal: &Goal, plan: &Plan, dimensions: &Dimensions) -> Report {
+pub(super) fn report(scored: &Scored<'_>, plan: &Plan, dimensions: &Dimensions) -> Report {
     let pruner = scored.pruner;
     let typed = &pruner.typed;
-    let costs = Costs::new(typed, dimensions, &pruner.settings.limits, goal);
-    let sizes = plan.sizes();
+    let costs = typed.costs_of(dimensions, &pruner.settings.limits);
+    let change = |&before: &u64, &minimum: &u64| Change { before, after: before, minimum };
+    let planned = |change: &Change, &after: &u64| Change { after, ..*change };
+    let changes = costs.dense().zip(&costs.least(), change).zip(&costs.at(&plan.sizes()), planned);
     let of_samples = typed.samples.notes().iter().map(ToString::to_string);
     let notes = of_samples.chain(scored.scores.notes.iter().cloned()).chain(pruner.notes.iter().cloned());
     Report {
@@ -257,9 +258,7 @@ pub(super) fn report(scored: &Scored<'_>, goal: &Goal, plan: &Plan, dimensions: 
         stability: scored.scores.stability,
         stages: pruner.clock.stages("forward"),
         memory: Memory { budget: pruner.settings.memory.0, peak: memory::peak() },
-        flops: costs.change(&costs.flops, Some(&sizes)),
-        params: costs.change(&costs.params, Some(&sizes)),
-        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        costs: changes,
         rotation: pruner.rotation.clone(),
         dimensions: Report::dimensions_of(plan),
         pinned: dimensions.pinned.clone(),
@@ -271,15 +270,28 @@ pub(super) fn report(scored: &Scored<'_>, goal: &Goal, plan: &Plan, dimensions: 
     }
 }
 
+/// A name of the file that is no shorter than most: external data are named after it.
+const NAME: &str = "a-model-with-a-name-that-is-as-long-as-names-of-files-of-models-come.onnx";
+
+/// How large the file of a pruned model will be, external data included.
+pub(super) fn file_bytes(scored: &Scored<'_>, budgets: &Budgets, model: &ModelProto) -> u64 {
+    let source = &scored.pruner.typed.source;
+    let mut model = model.clone();
+    let recovery = if scored.pruner.refits() { Mode::Refit } else { Mode::Off };
+    describe(&mut model, scored, budgets, recovery);
+    source.packed.unpack(&mut model);
+    onnx::written_bytes(&model, Path::new(NAME), source.external)
+}
+
 /// Notes in the model how it was made.
-fn describe(model: &mut ModelProto, scored: &Scored<'_>, goal: &Goal, recovery: Mode) {
+fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Mode) {
     let typed = &scored.pruner.typed;
     // Keys have to be distinct, and the model may have been pruned before.
     model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
     for (key, value) in [
         ("version", env!("CARGO_PKG_VERSION")),
         ("source_sha256", &typed.source.sha256),
-        ("budget", &goal.budget.to_string()),
+        ("budget", &budgets.to_string()),
         ("score", &scored.scores.made.score.to_string()),
         ("recover", &recovery.to_string()),
         ("calibration", if typed.is_synthetic() { "synthetic (noise)" } else { "data" }),
