@@ -282,6 +282,26 @@ fn a_model_that_would_grow_is_not_written() {
 }
 
 #[test]
+fn an_axis_that_squeeze_would_take_away_keeps_two_entries() {
+    // Without a list Squeeze takes the batch too, where that is one.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        squeezed (float[N, 1, 16] x) => (float[N, 4] y)
+        <float[16, 6] v = random, float[6, 4] w = random>
+        {
+            a = MatMul (x, v)
+            b = Relu (a)
+            s = Squeeze (b)
+            y = MatMul (s, w)
+        }"#;
+    let x = noise(&[32, 1, 16]);
+    let (report, said, _folder) = pruned(text, &x, &["--flops", "0.34", "--score", "magnitude"]);
+    assert_eq!(report["dimensions"][0]["kept"], 2, "{said}");
+    assert_eq!(report["gate"]["batches"], serde_json::json!([1, 2]));
+    let (output, _) = run(text, &x, &["--flops", "0.3", "--score", "magnitude"]);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn half_precision_is_pruned_proven_and_recovered() {
     let text = r#"<ir_version: 10, opset_import: ["" : 17]>
         half (float16[N, 24] x) => (float16[N, 10] logits)
