@@ -3,7 +3,6 @@
 
 use std::{ops::Range, path::Path};
 
-use prost::Message;
 use serde::Serialize;
 
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
         proto::{ModelProto, tensor_shape_proto::dimension, type_proto},
     },
     recover::{self, RecoverError},
+    replan::Larger,
     runtime::{Engine, RuntimeError},
     score::ModelView,
     tensor::Tensor,
@@ -84,17 +84,9 @@ pub enum GateError {
         /// Type and shape that were found.
         found: String,
     },
-    /// It is larger than the dense model's: copies of weights that several layers share took more than pruning saved.
-    #[error(
-        "the model would take {found} bytes where the dense one takes {dense}, as layers that share weights were pruned \
-         differently; keep those layers by --keep, or ask for less by a budget of --params"
-    )]
-    Larger {
-        /// Bytes of the model to be written.
-        found: u64,
-        /// Bytes of the dense model.
-        dense: u64,
-    },
+    /// It is larger than the dense model's.
+    #[error(transparent)]
+    Larger(#[from] Larger),
     /// The counted FLOPs are not the planned ones.
     #[error("the file to be written needs {found} FLOPs where {planned} were planned")]
     Flops {
@@ -121,16 +113,6 @@ impl<'a> Gatekeeper<'a> {
     pub fn new(engine: &'a dyn Engine, view: ModelView<'a>, batch: usize) -> Result<Self, VerifyError> {
         let dense = Runs::of(&mut *engine.load(view.model)?, view.model, view.samples, batch, |feed| feed)?;
         Ok(Self { engine, view, dense, batch })
-    }
-
-    /// Refuses a model that takes more bytes than the dense one did in its file; what either says of its making does not count,
-    /// nor does the space between weights in files of their own.
-    ///
-    /// # Errors
-    /// [`GateError::Larger`].
-    pub fn check_size(model: &ModelProto, dense: u64) -> Result<(), GateError> {
-        let found = model.encoded_len() as u64;
-        if found > dense { Err(GateError::Larger { found, dense }) } else { Ok(()) }
     }
 
     /// Opens the file at `path` and tries it. `planned` are the FLOPs that one sample may take, and `judged_on` the samples

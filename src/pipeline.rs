@@ -353,7 +353,8 @@ fn prune_file(
             break (plan, None);
         }
         progress(Progress::Stage("verify"));
-        let pruner = Pruner { engine: &*engine, view: typed.view(), flops: &costs.flops };
+        let bytes = typed.source.bytes;
+        let pruner = Pruner { engine: &*engine, view: typed.view(), flops: &costs.flops, bytes };
         let refusal = match pruner.carry_out(&plan, &mut clock) {
             Ok(proven) => break (plan, Some(proven)),
             Err(refusal) => refusal,

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use prost::Message;
+
 use crate::{
     masks,
     onnx::proto::ModelProto,
@@ -33,6 +35,9 @@ pub enum Refusal {
         /// Relative to the output's largest value.
         difference: f64,
     },
+    /// It is larger than the dense model's.
+    #[error(transparent)]
+    Larger(#[from] Larger),
     /// The counted FLOPs are not the planned ones.
     #[error("the pruned model needs {found} FLOPs where {planned} were planned")]
     Flops {
@@ -41,6 +46,28 @@ pub enum Refusal {
         /// Planned.
         planned: u64,
     },
+}
+
+/// A model takes more bytes than the dense one: what is read whole elsewhere stays beside the copies that shrink.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the model would take {found} bytes where the dense one takes {dense}: weights that something else reads as they are stay beside \
+     the copies that are pruned"
+)]
+pub struct Larger {
+    /// Bytes of the model to be written.
+    pub found: u64,
+    /// Bytes of the dense model.
+    pub dense: u64,
+}
+
+impl Larger {
+    /// Refuses a model that takes more bytes than the dense one did in its file; what either says of its making does not count,
+    /// nor does the space between weights in files of their own.
+    pub(crate) fn check(model: &ModelProto, dense: u64) -> Result<(), Self> {
+        let found = model.encoded_len() as u64;
+        if found > dense { Err(Self { found, dense }) } else { Ok(()) }
+    }
 }
 
 /// Dimensions that have to keep their extent, and why.
@@ -54,6 +81,8 @@ pub(crate) struct Pruner<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
     pub flops: &'a Cost,
+    /// Bytes of the dense model in its file.
+    pub bytes: u64,
 }
 
 impl Pruner<'_> {
@@ -62,6 +91,7 @@ impl Pruner<'_> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        Larger::check(&pruned, self.bytes)?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
         let batch = samples.ranges(2).next().map_or(1, |range| range.len());

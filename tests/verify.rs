@@ -282,6 +282,46 @@ fn a_model_that_would_grow_is_not_written() {
 }
 
 #[test]
+fn a_dimension_that_would_make_the_model_larger_is_frozen_and_the_rest_is_planned_anew() {
+    // The one matrix is an output too, so that pruning needs a copy of it.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        returned (float[N, 16] x) => (float[N, 4] y, float[16, 256] w)
+        <float[16, 256] v = random, float[256, 4] v2 = random, float[16, 256] u = random, float[256, 4] u2 = random>
+        {
+            w = Identity (v)
+            a = MatMul (x, v)
+            b = Relu (a)
+            c = MatMul (b, v2)
+            d = MatMul (x, u)
+            e = Relu (d)
+            f = MatMul (e, u2)
+            y = Add (c, f)
+        }"#;
+    let flags = ["--flops", "0.7", "--score", "magnitude", "--recover", "off"];
+    let (report, said, folder) = pruned(text, &noise(&[32, 16]), &flags);
+    assert!(said.contains("warning[frozen-dimension]: a keeps its extent"), "{said}");
+    assert!(said.contains("where the dense one takes"), "{said}");
+    assert!(report["bytes"]["after"].as_u64() < report["bytes"]["before"].as_u64());
+    let extents = |name: &str| {
+        let model = onnx::load(&folder.path().join("out.onnx")).unwrap().model;
+        let tensor = model.graph.unwrap().initializer.into_iter().find(|t| t.name() == name);
+        tensor.unwrap().dims
+    };
+    assert_eq!(extents("v"), [16, 256]);
+    assert!(extents("u")[1] < 128, "{said}");
+}
+
+#[test]
+fn a_model_of_a_few_weights_is_no_larger_for_its_description() {
+    let text = "few (float[N, 8] x) => (float[N, 4] y) <float[8, 8] v = random, float[8, 4] w = random>
+        { a = MatMul (x, v) b = Relu (a) y = MatMul (b, w) }";
+    let flags = ["--flops", "0.9", "--score", "magnitude", "--recover", "off"];
+    let (report, _, folder) = pruned(text, &noise(&[32, 8]), &flags);
+    assert!(report["bytes"]["after"].as_u64() <= report["bytes"]["before"].as_u64(), "{}", report["bytes"]);
+    assert_eq!(onnx::load(&folder.path().join("out.onnx")).unwrap().model.metadata_props, []);
+}
+
+#[test]
 fn an_axis_that_squeeze_would_take_away_keeps_two_entries() {
     // Without a list Squeeze takes the batch too, where that is one.
     let text = r#"<ir_version: 10, opset_import: ["" : 17]>

@@ -4,9 +4,10 @@ use std::{ops::Range, path::Path};
 
 use super::{Error, Options, Progress, Typed, describe};
 use crate::{
-    gate::{Gate, Gatekeeper},
+    gate::{Gate, GateError, Gatekeeper},
     onnx::{self, Staged, proto::ModelProto},
     recover::{self, Mode, RecoverOptions, Recovered},
+    replan::Larger,
     report::{Clock, Report},
     runtime::Engine,
     warning::{Warning, WarningCode},
@@ -143,8 +144,14 @@ impl Finish<'_> {
         held_out: &[Range<usize>],
         clock: &mut Clock,
     ) -> Result<(Staged, Gate), Error> {
-        Gatekeeper::check_size(&model, self.typed.source.bytes)?;
+        let dense = self.typed.source.bytes;
+        Larger::check(&model, dense).map_err(GateError::from)?;
+        let undescribed = model.metadata_props.clone();
         describe(&mut model, report, &self.budget, self.options);
+        // A model of a few weights can gain less than its description takes.
+        if Larger::check(&model, dense).is_err() {
+            model.metadata_props = undescribed;
+        }
         self.typed.source.packed.unpack(&mut model);
         let external = self.typed.source.external;
         let staged = clock.time("save", || onnx::stage(&model, self.output, external))?;
