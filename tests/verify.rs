@@ -342,6 +342,35 @@ fn an_axis_that_squeeze_would_take_away_keeps_two_entries() {
 }
 
 #[test]
+fn outputs_without_samples_do_not_keep_the_others_from_being_scored() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        tables (float[N, S, 16] x) => (float[N, S, 4] y, float[K, L] table, float[S, 8] positions, float[4, 4] gram)
+        <float[16, 64] v = random, float[64, 4] w = random, float[6, 10] k = random, float[1, 8] p = random,
+         int64 zero = {0}, int64 one = {1}, int64[1] last = {1}, int64[2] rows = {-1, 4}>
+        {
+            a = MatMul (x, v)
+            b = Relu (a)
+            y = MatMul (b, w)
+            table = Mul (k, k)
+            extents = Shape (x)
+            length = Gather (extents, one)
+            counted = Range (zero, length, one)
+            numbers = Cast <to = 1> (counted)
+            column = Unsqueeze (numbers, last)
+            positions = MatMul (column, p)
+            flat = Reshape (y, rows)
+            turned = Transpose <perm = [1, 0]> (flat)
+            gram = MatMul (turned, flat)
+        }"#;
+    // As many positions as samples are observed at once.
+    for length in [2, 5] {
+        let (report, said, _folder) = pruned(text, &noise(&[32, length, 16]), &["--flops", "0.7"]);
+        assert_eq!(report["proof"]["holds"], true, "{said}");
+        assert_eq!(report["score"], "sketch");
+    }
+}
+
+#[test]
 fn half_precision_is_pruned_proven_and_recovered() {
     let text = r#"<ir_version: 10, opset_import: ["" : 17]>
         half (float16[N, 24] x) => (float16[N, 10] logits)
