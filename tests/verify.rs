@@ -15,6 +15,7 @@ use ndarray_npy::NpzWriter;
 use optin_onnx::{
     calibration::Samples,
     gate::{GateError, Gatekeeper},
+    graph::{Graph, Patch},
     onnx::{
         self,
         proto::{ModelProto, tensor_shape_proto::dimension, type_proto},
@@ -368,6 +369,26 @@ fn outputs_without_samples_do_not_keep_the_others_from_being_scored() {
         assert_eq!(report["proof"]["holds"], true, "{said}");
         assert_eq!(report["score"], "sketch");
     }
+}
+
+#[test]
+fn new_values_have_no_name_that_a_subgraph_has() {
+    let text = r#"named (float[N, 2] x, bool c) => (float[N, 2] y)
+        <float[2, 2] w = random>
+        {
+            h = MatMul (x, w)
+            y = If <
+                then_branch = yes () => (float[N, 2] t) {
+                    t = If <
+                        then_branch = inner () => (float[N, 2] optin_1_shape) { optin_1_shape = Relu (h) },
+                        else_branch = other () => (float[N, 2] v) { v = Exp (h) }
+                    > (c)
+                },
+                else_branch = no () => (float[N, 2] optin_2_shape) { optin_2_shape = Tanh (h) }
+            > (c)
+        }"#;
+    let graph = Graph::new(&text::parse(text).unwrap().0);
+    assert_eq!(Patch::default().fresh(&graph, "shape"), "optin_3_shape");
 }
 
 #[test]
