@@ -323,6 +323,22 @@ fn a_model_of_a_few_weights_is_no_larger_for_its_description() {
 }
 
 #[test]
+fn a_recovery_that_does_not_pass_the_gate_is_undone() {
+    // The bias that recovery would add takes more than the one unit that goes.
+    let text = "few (float[N, 8] x) => (float[N, 2] y) <float[8, 16] v = random, float[16, 2] w = random>
+        { a = MatMul (x, v) b = Relu (a) y = MatMul (b, w) }";
+    let (report, said, folder) = pruned(text, &noise(&[64, 8]), &["--flops", "0.94"]);
+    assert!(said.contains("warning[recovery-failed]: recovery was undone"), "{said}");
+    assert_eq!((&report["recovery"]["undone"], &report["recovery"]["added"]), (&true.into(), &0.into()));
+    // What is written and reported is the model as it was proven.
+    let graph = onnx::load(&folder.path().join("out.onnx")).unwrap().model.graph.unwrap();
+    assert_eq!(graph.node.len(), 3);
+    assert_eq!(report["params"]["after"], 15 * 10);
+    assert_eq!(report["gate"]["distance"], report["recovery"]["before"]);
+    assert!(report["bytes"]["after"].as_u64() <= report["bytes"]["before"].as_u64());
+}
+
+#[test]
 fn an_axis_that_squeeze_would_take_away_keeps_two_entries() {
     // Without a list Squeeze takes the batch too, where that is one.
     let text = r#"<ir_version: 10, opset_import: ["" : 17]>
