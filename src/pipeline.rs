@@ -353,8 +353,8 @@ fn prune_file(
             break (plan, None);
         }
         progress(Progress::Stage("verify"));
-        let bytes = typed.source.bytes;
-        let pruner = Pruner { engine: &*engine, view: typed.view(), flops: &costs.flops, bytes };
+        let (view, source) = (typed.view(), &typed.source);
+        let pruner = Pruner { engine: &*engine, view, flops: &costs.flops, source };
         let refusal = match pruner.carry_out(&plan, &mut clock) {
             Ok(proven) => break (plan, Some(proven)),
             Err(refusal) => refusal,

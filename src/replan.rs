@@ -3,11 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use prost::Message;
-
 use crate::{
     masks,
-    onnx::proto::ModelProto,
+    onnx::{self, Source, proto::ModelProto},
     plan::{Cost, Plan},
     report::Clock,
     rewrite::{self, RewriteError},
@@ -62,10 +60,10 @@ pub struct Larger {
 }
 
 impl Larger {
-    /// Refuses a model that takes more bytes than the dense one did in its file; what either says of its making does not count,
-    /// nor does the space between weights in files of their own.
-    pub(crate) fn check(model: &ModelProto, dense: u64) -> Result<(), Self> {
-        let found = model.encoded_len() as u64;
+    /// Refuses a model that would take more bytes than the dense one does; the space between weights in files of their own does not
+    /// count.
+    pub(crate) fn check(model: &ModelProto, source: &Source) -> Result<(), Self> {
+        let (found, dense) = (onnx::stored_bytes(model, source.external), source.bytes);
         if found > dense { Err(Self { found, dense }) } else { Ok(()) }
     }
 }
@@ -81,8 +79,8 @@ pub(crate) struct Pruner<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
     pub flops: &'a Cost,
-    /// Bytes of the dense model in its file.
-    pub bytes: u64,
+    /// Where the dense model comes from.
+    pub source: &'a Source,
 }
 
 impl Pruner<'_> {
@@ -91,7 +89,7 @@ impl Pruner<'_> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
-        Larger::check(&pruned, self.bytes)?;
+        Larger::check(&pruned, self.source)?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
         let batch = samples.ranges(2).next().map_or(1, |range| range.len());

@@ -144,12 +144,12 @@ impl Finish<'_> {
         held_out: &[Range<usize>],
         clock: &mut Clock,
     ) -> Result<(Staged, Gate), Error> {
-        let dense = self.typed.source.bytes;
-        Larger::check(&model, dense).map_err(GateError::from)?;
+        let source = &self.typed.source;
+        Larger::check(&model, source).map_err(GateError::from)?;
         let undescribed = model.metadata_props.clone();
         describe(&mut model, report, &self.budget, self.options);
         // A model of a few weights can gain less than its description takes.
-        if Larger::check(&model, dense).is_err() {
+        if Larger::check(&model, source).is_err() {
             model.metadata_props = undescribed;
         }
         self.typed.source.packed.unpack(&mut model);
