@@ -7,7 +7,7 @@ use crate::{
     clock::Clock,
     masks,
     model::ModelView,
-    onnx::proto::ModelProto,
+    onnx::{self, Source, proto::ModelProto},
     plan::{Cost, PerCost, Plan},
     rewrite::{self, RewriteError},
     runtime::Engine,
@@ -33,6 +33,9 @@ pub enum Refusal {
         /// Relative to the output's largest value.
         difference: f64,
     },
+    /// It is larger than the dense model's.
+    #[error(transparent)]
+    Larger(#[from] Larger),
     /// It costs something else than was planned.
     #[error("the pruned model needs {found} {unit} where {planned} were planned")]
     Cost {
@@ -43,6 +46,28 @@ pub enum Refusal {
         /// Planned.
         planned: u64,
     },
+}
+
+/// A model takes more bytes than the dense one: what is read whole elsewhere stays beside the copies that shrink.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the model would take {found} bytes where the dense one takes {dense}: weights that something else reads as they are stay beside \
+     the copies that are pruned"
+)]
+pub struct Larger {
+    /// Bytes of the model to be written.
+    pub found: u64,
+    /// Bytes of the dense model.
+    pub dense: u64,
+}
+
+impl Larger {
+    /// Refuses a model that would take more bytes than the dense one does; the space between weights in files of their own does not
+    /// count.
+    pub(crate) fn check(model: &ModelProto, source: &Source) -> Result<(), Self> {
+        let (found, dense) = (onnx::stored_bytes(model, source.external), source.bytes);
+        if found > dense { Err(Self { found, dense }) } else { Ok(()) }
+    }
 }
 
 /// Dimensions that have to keep their extent, and why.
@@ -58,6 +83,8 @@ pub(crate) struct Trial<'a> {
     pub costs: &'a PerCost<Cost>,
     /// How large the file of a pruned model will be.
     pub file_bytes: &'a dyn Fn(&ModelProto) -> u64,
+    /// Where the dense model comes from.
+    pub source: &'a Source,
 }
 
 impl Trial<'_> {
@@ -66,6 +93,7 @@ impl Trial<'_> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        Larger::check(&pruned, self.source)?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
         let file_bytes = (self.file_bytes)(&pruned);

@@ -97,6 +97,9 @@ fn what_is_no_regular_file_is_never_replaced() {
     }
     assert!(fs::metadata(folder.path("pipe")).unwrap().file_type().is_fifo());
     assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    for scores in ["pipe", "/dev/zero"] {
+        folder.refuses(&["m.onnx", "out.onnx", "--scores", scores], "is not a regular file");
+    }
     drop(socket);
     // The library refuses too.
     let model = onnx::load(&folder.path("m.onnx")).unwrap().model;

@@ -28,7 +28,7 @@ pub(super) fn of_error(error: &Error) -> Option<String> {
             Some("--calib FILE gives data, --shape NAME=1x3x224x224 the shape of an input".into())
         }
         Error::Rotate(RotateError::Verify(_)) => Some("--granularity head prunes whole heads alone".into()),
-        Error::Gate(GateError::Larger { .. }) => {
+        Error::Gate(GateError::Larger(_)) => {
             Some("--keep REGEX keeps layers as they are; --params 50% is a budget of parameters".into())
         }
         Error::Gate(GateError::Distance(RecoverError::Runtime(_))) => {
@@ -152,7 +152,7 @@ fn of_saved(error: &SavedError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::command;
+    use crate::{Larger, cli::command};
 
     /// The flags that a text names.
     fn flags(text: &str) -> Vec<String> {
@@ -184,7 +184,7 @@ mod tests {
             RuntimeError::OperatorOnTract { op: "Relu".into() }.into(),
             TypeError::Synthetic(RuntimeError::CudaOnTract).into(),
             PathError::InPlace { path: "m".into() }.into(),
-            GateError::Larger { found: 2, dense: 1 }.into(),
+            GateError::Larger(Larger { found: 2, dense: 1 }).into(),
             plan.into(),
             paths.into(),
         ];

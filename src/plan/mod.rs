@@ -58,7 +58,7 @@ impl Limits {
         }
     }
 
-    /// The fewest units that a dimension keeps: one granule, or what `max_prune` asks for, rounded up to whole granules.
+    /// The fewest units that a dimension keeps: as many as it has to, or what `max_prune` asks for, rounded up to whole granules.
     pub fn floor(&self, dimension: &Dimension) -> usize {
         let named = |list: &[Regex]| list.iter().any(|r| r.is_match(&dimension.name));
         let open = (self.kinds.is_empty() || self.kinds.contains(&dimension.kind))
@@ -69,7 +69,7 @@ impl Limits {
         }
         let granule = self.granule(dimension);
         let asked = ((1.0 - self.max_prune) * dimension.size as f64).ceil() as usize;
-        asked.max(1).next_multiple_of(granule).min(dimension.size)
+        asked.max(dimension.least).next_multiple_of(granule).min(dimension.size)
     }
 }
 

@@ -99,6 +99,9 @@ pub enum SavedError {
     /// The file could not be read.
     #[error("cannot read the scores in `{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
+    /// There is a folder, a device or a pipe.
+    #[error("`{path}` is not a regular file, so no scores can be read from it")]
+    NotAFile { path: PathBuf },
     /// The file holds something else.
     #[error("`{path}` does not hold saved scores: {source}")]
     Format { path: PathBuf, source: serde_json::Error },
@@ -141,8 +144,12 @@ impl SavedScores {
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
-        let text =
-            fs::read_to_string(&self.path).map_err(|source| SavedError::Io { path: path(), source })?;
+        let io = |source| SavedError::Io { path: path(), source };
+        // A pipe would wait for a writer, and a device may have no end.
+        if !fs::metadata(&self.path).map_err(io)?.is_file() {
+            return Err(SavedError::NotAFile { path: path() });
+        }
+        let text = fs::read_to_string(&self.path).map_err(io)?;
         match serde_json::from_str::<Head>(&text).map_err(format)?.version {
             VERSION => {}
             found => return Err(SavedError::Version { path: path(), found }),

@@ -44,6 +44,7 @@ impl<'s> Applied<'s> {
                 engine: &*pruner.engine,
                 view: pruner.typed.view_of(&dimensions),
                 costs: costs.each(),
+                source: &pruner.typed.source,
                 file_bytes: &|model| recovered::file_bytes(scored, &budgets, model),
             };
             let refusal = match trial.carry_out(&plan, &pruner.clock) {

@@ -13,6 +13,7 @@ use crate::{
     },
     plan::{Budgets, Plan},
     recover::{self, Mode, RecoverError, RecoverOptions, Recovery},
+    refusal::Larger,
     report::{Change, Memory, Report},
     typing::Dimensions,
     warning::{Warning, WarningCode},
@@ -221,10 +222,16 @@ impl Desk<'_> {
     ) -> Result<(D, Gate), Error> {
         let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
         let pruner = scored.pruner;
-        Gatekeeper::check_size(&model, pruner.typed.source.bytes)?;
+        let source = &pruner.typed.source;
+        Larger::check(&model, source).map_err(GateError::from)?;
+        let undescribed = model.metadata_props.clone();
         let mode = recovery.filter(|recovery| !recovery.undone).map_or(Mode::Off, |recovery| recovery.mode);
         describe(&mut model, scored, budgets, mode);
-        pruner.typed.source.packed.unpack(&mut model);
+        // A model of a few weights can gain less than its description takes.
+        if Larger::check(&model, source).is_err() {
+            model.metadata_props = undescribed;
+        }
+        source.packed.unpack(&mut model);
         let draft = pruner.clock.time("save", || write(&model))?;
         drop(model);
         let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
