@@ -102,10 +102,35 @@ fn what_is_no_regular_file_is_never_replaced() {
     let model = onnx::load(&folder.path("m.onnx")).unwrap().model;
     assert!(onnx::save(&model, &folder.path("pipe"), false).is_err());
     // Nor does reading wait for a writer.
+    let (code, error) = folder.fails(&["m.onnx", "out.onnx", "--scores", "pipe"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("is not a regular file"), "{error}");
     fs::rename(folder.path("pipe"), folder.path("pipe.npz")).unwrap();
     let (code, error) = folder.fails(&["m.onnx", "out.onnx", "--calib", "pipe.npz"]);
     assert_eq!(code, 2);
     assert!(error.contains("is not a regular file"), "{error}");
+}
+
+#[test]
+fn what_a_standard_stream_is_redirected_to_is_not_replaced() {
+    let folder = Folder::new();
+    // As /dev/stdout is one; a link of our own, so that a failure of this test does no harm.
+    #[cfg(target_os = "linux")]
+    symlink("/proc/self/fd/1", folder.path("stdout")).unwrap();
+    #[cfg(not(target_os = "linux"))]
+    symlink("log", folder.path("stdout")).unwrap();
+    for target in ["stdout", "log"] {
+        for flag in ["--report", "--save-scores"] {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_optin-onnx"));
+            program.current_dir(folder.0.path()).args(["m.onnx", "out.onnx", flag, target]);
+            let log = fs::File::create(folder.path("log")).unwrap();
+            let output = program.stdout(log).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert!(error.contains("standard input, output or error"), "{error}");
+            assert!(folder.path("stdout").is_symlink());
+        }
+    }
 }
 
 #[test]
@@ -161,8 +186,10 @@ fn files_of_another_kind_are_not_replaced() {
     fs::write(folder.path("notes.txt"), "precious").unwrap();
     fs::copy(folder.path("m.onnx"), folder.path("other.onnx")).unwrap();
     folder.refuses(&["m.onnx", "notes.txt"], "which is not an ONNX model: remove it first");
-    folder.refuses(&["m.onnx", "out.onnx", "--report", "notes.txt"], "which is not JSON");
-    folder.refuses(&["m.onnx", "out.onnx", "--report", "other.onnx"], "which is not JSON");
+    folder.refuses(&["m.onnx", "out.onnx", "--report", "notes.txt"], "which is not a JSON object");
+    fs::write(folder.path("list.json"), "[1, 2]").unwrap();
+    folder.refuses(&["m.onnx", "out.onnx", "--report", "list.json"], "which is not a JSON object");
+    folder.refuses(&["m.onnx", "out.onnx", "--report", "other.onnx"], "which is not a JSON object");
     folder.refuses(&["m.onnx", "out.onnx", "--save-scores", "m.calib.npz"], "are one file");
     // A name that a script has reserved, an earlier model, an earlier report.
     fs::write(folder.path("reserved"), "").unwrap();

@@ -69,6 +69,9 @@ pub enum SavedError {
     Io { path: PathBuf, source: io::Error },
     /// The file holds something else.
     #[error("`{path}` does not hold scores that --save-scores wrote: {source}")]
+    /// There is a folder, a device or a pipe.
+    #[error("`{path}` is not a regular file, so no scores can be read from it")]
+    NotAFile { path: PathBuf },
     Format { path: PathBuf, source: serde_json::Error },
     /// The file is of another version of this program.
     #[error(
@@ -109,8 +112,12 @@ impl SavedScores {
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
-        let text =
-            fs::read_to_string(&self.path).map_err(|source| SavedError::Io { path: path(), source })?;
+        let io = |source| SavedError::Io { path: path(), source };
+        // A pipe would be waited for, and a device never ends.
+        if !fs::metadata(&self.path).map_err(io)?.is_file() {
+            return Err(SavedError::NotAFile { path: path() });
+        }
+        let text = fs::read_to_string(&self.path).map_err(io)?;
         match serde_json::from_str::<Head>(&text).map_err(format)?.version {
             VERSION => {}
             found => return Err(SavedError::Version { path: path(), found }),
