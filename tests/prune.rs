@@ -241,6 +241,8 @@ fn saved_scores_go_by_what_they_were_made_of_and_not_by_names() {
         (["--score", "sketch"], "--score"),
         (["--lambda", "2"], "--lambda"),
         (["--probes", "3"], "--probes"),
+        (["--seed", "3"], "--seed"),
+        (["--logits", "logits"], "--logits was not given"),
         (["--granularity", "head-dim"], "--granularity"),
         (["--samples", "31"], "the calibration data"),
     ] {

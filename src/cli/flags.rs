@@ -108,11 +108,11 @@ impl Prune {
             params: self.params,
             calibration: self.data.options(),
             runtime: self.engine.options(),
-            score: self.scoring.options(self.data.seed),
+            score: self.scoring.options(self.data.seed.unwrap_or_default()),
             limits: self.limits.options(),
             recover: self.recover,
             ridge: self.ridge.0,
-            scores: self.scoring.saved(),
+            scores: self.scoring.saved(self.data.seed),
             save_scores: self.scoring.save_scores.clone(),
             batch: self.data.batch,
             granularity: self.limits.granularity,
@@ -145,9 +145,9 @@ pub(super) struct DataFlags {
         allow_negative_numbers = true
     )]
     batch: usize,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    /// Seed of every random choice [default: 0].
+    #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
+    seed: Option<u64>,
 }
 
 impl DataFlags {
@@ -156,7 +156,7 @@ impl DataFlags {
             calib: self.calib.clone(),
             shapes: self.shape.clone(),
             samples: self.samples,
-            seed: self.seed,
+            seed: self.seed.unwrap_or_default(),
             synthetic: if self.synthetic { Synthetic::Always } else { Synthetic::Never },
         }
     }
@@ -212,10 +212,10 @@ impl ScoreFlags {
     }
 
     /// The scores that are read, and what is said of them.
-    fn saved(&self) -> Option<SavedScores> {
+    fn saved(&self, seed: Option<u64>) -> Option<SavedScores> {
         let path = self.scores.clone()?;
         let &Self { lambda, probes, paper_quirks, .. } = self;
-        Some(SavedScores { path, method: self.method(), lambda, probes, paper_quirks })
+        Some(SavedScores { path, method: self.method(), lambda, probes, seed, paper_quirks })
     }
 }
 

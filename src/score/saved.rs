@@ -56,6 +56,8 @@ pub struct SavedScores {
     pub lambda: Option<f64>,
     /// With at most this many probes per sample.
     pub probes: Option<usize>,
+    /// With this seed.
+    pub seed: Option<u64>,
     /// As the paper's released code makes them; if not, it is not said.
     pub paper_quirks: bool,
 }
@@ -67,11 +69,11 @@ pub enum SavedError {
     /// The file could not be read.
     #[error("cannot read the scores in `{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
-    /// The file holds something else.
-    #[error("`{path}` does not hold scores that --save-scores wrote: {source}")]
     /// There is a folder, a device or a pipe.
     #[error("`{path}` is not a regular file, so no scores can be read from it")]
     NotAFile { path: PathBuf },
+    /// The file holds something else.
+    #[error("`{path}` does not hold scores that --save-scores wrote: {source}")]
     Format { path: PathBuf, source: serde_json::Error },
     /// The file is of another version of this program.
     #[error(
@@ -127,6 +129,7 @@ impl SavedScores {
         self.same("the method (--score)", &made.score, self.method.as_ref())?;
         self.same("the weight of the outputs (--lambda)", &made.lambda, self.lambda.as_ref())?;
         self.same("the number of probes (--probes)", &made.probes, self.probes.as_ref())?;
+        self.same("--seed", &made.seed, self.seed.as_ref())?;
         self.same("--paper-quirks", &made.paper_quirks, self.paper_quirks.then_some(&true))?;
         Ok(scores)
     }
@@ -143,8 +146,12 @@ impl SavedScores {
             Granularity::HeadDim => "head-dim",
         };
         self.same("--granularity", &granularity(theirs), Some(&granularity(ours)))?;
-        let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
-        self.same("--logits", &theirs.logits.join(", "), logits.as_ref())?;
+        let logits = |made: &Provenance| match made.logits.is_empty() {
+            true => "not given".to_owned(),
+            false => made.logits.join(", "),
+        };
+        let said = (!ours.logits.is_empty()).then(|| logits(ours));
+        self.same("--logits", &logits(theirs), said.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
         if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
             self.same("--recover", &recover(theirs), Some(&recover(ours)))?;
