@@ -38,16 +38,25 @@ pub(super) struct Prune {
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with = "output", help_heading = FILES)]
     output_flag: Option<PathBuf>,
     /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
+    #[arg(long, alias = "budget", value_name = "BUDGET", allow_hyphen_values = true, help_heading = BUDGET)]
+    flops: Option<Budget>,
+    /// The same in multiply-accumulates, as many profilers count.
     #[arg(
         long,
         value_name = "BUDGET",
-        conflicts_with = "params",
-        allow_negative_numbers = true,
+        conflicts_with = "flops",
+        allow_hyphen_values = true,
         help_heading = BUDGET
     )]
-    flops: Option<Budget>,
+    macs: Option<Budget>,
     /// Parameters to keep, instead of FLOPs.
-    #[arg(long, value_name = "BUDGET", allow_negative_numbers = true, help_heading = BUDGET)]
+    #[arg(
+        long,
+        value_name = "BUDGET",
+        conflicts_with_all = ["flops", "macs"],
+        allow_hyphen_values = true,
+        help_heading = BUDGET
+    )]
     params: Option<Budget>,
     #[command(flatten)]
     data: DataFlags,
@@ -104,7 +113,7 @@ impl Prune {
             output,
             in_place: self.in_place,
             report: self.report.clone(),
-            flops: self.flops,
+            flops: self.flops.or(self.macs.map(Budget::of_macs)),
             params: self.params,
             calibration: self.data.options(),
             runtime: self.engine.options(),
@@ -176,7 +185,7 @@ struct ScoreFlags {
     #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
     probes: Option<usize>,
     /// Memory that each stage may take beside the model; batches are cut down to fit.
-    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES")]
+    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES", allow_hyphen_values = true)]
     memory: MemoryBudget,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long, value_name = "NAME")]
@@ -233,6 +242,7 @@ pub(super) struct LimitFlags {
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(
         long,
+        alias = "round-to",
         default_value_t = Limits::default().align,
         value_name = "N",
         value_parser = parse::count,
@@ -245,11 +255,11 @@ pub(super) struct LimitFlags {
         default_value_t = Limits::default().max_prune,
         value_name = "SHARE",
         value_parser = parse::share,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     max_prune: f64,
     /// Layers whose names match keep everything.
-    #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
+    #[arg(long, aliases = ["exclude", "ignore"], value_name = "REGEX", value_parser = parse::pattern)]
     keep: Vec<Regex>,
     /// Prune only layers whose names match.
     #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
@@ -282,7 +292,13 @@ pub(super) struct RuntimeFlags {
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// Threads; 0 takes all cores.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        value_parser = parse::threads,
+        allow_negative_numbers = true
+    )]
     threads: usize,
 }
 
