@@ -137,7 +137,7 @@ fn pruned(engine: &dyn Engine, path: &Path, share: f64) -> Result<String> {
     let report = optin_onnx::run(&options, &mut |_| {})?;
     let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
     let flops = percent(report.flops.after, report.flops.before);
-    let size = percent(report.bytes.after, report.bytes.before);
+    let size = percent(report.bytes.after.unwrap_or_default(), report.bytes.before);
     let proof = report.proof.ok_or("no proof was made")?;
     let error = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
     let distance = match &report.recovery {

@@ -25,7 +25,7 @@ use crate::{
     plan::{self, Budget, Cost, Limits, Plan, PlanError},
     recover::{Mode, RecoverOptions},
     replan::{Blame, Pruner, Refusal},
-    report::{Change, Clock, Memory, Report},
+    report::{Change, Clock, FileSize, Memory, Report},
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
@@ -189,9 +189,13 @@ pub enum Error {
     Replan(PlanError),
     /// The model could not be run on synthetic inputs.
     #[error(
-        "{0}; the inputs were made up for want of calibration data: give data by --calib, or shapes by --shape"
+        "the model does not run on made-up inputs, of which it was fed {fed}: {source}; give data by --calib, or other shapes by \
+         --shape"
     )]
-    Synthetic(RuntimeError),
+    Synthetic { fed: String, source: RuntimeError },
+    /// An output is named that the model does not have.
+    #[error("--logits `{name}` is no output of the model; its outputs are {}", outputs.join(", "))]
+    NoOutput { name: String, outputs: Vec<String> },
     /// The model could not be run on the samples that were given.
     #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
     Unfit { fed: String, source: RuntimeError },
@@ -216,7 +220,8 @@ impl Error {
             Self::Calibration(_)
             | Self::Plan(_)
             | Self::TooLarge(_)
-            | Self::Synthetic(_)
+            | Self::Synthetic { .. }
+            | Self::NoOutput { .. }
             | Self::Unfit { .. }
             | Self::Paths(_)
             | Self::Saved(_) => false,
@@ -317,6 +322,7 @@ fn prune_file(
     )));
     typed.samples.warnings().into_iter().for_each(|warning| progress(Progress::Warn(warning)));
     options.limits.check_names(&typed.dimensions)?;
+    check_outputs(&typed.graph, &options.score.logits)?;
     let (typed, rotation) = turn_heads(&*engine, typed, options, &mut clock, progress)?;
     if let Some(warning) = measure_forward(&*engine, &typed, &mut clock)?.warning() {
         progress(Progress::Warn(warning));
@@ -435,7 +441,7 @@ impl<'a> Costs<'a> {
     fn target(&self, progress: &mut dyn FnMut(Progress)) -> Result<u64, PlanError> {
         let dimensions = &self.typed.dimensions;
         if dimensions.prunable.is_empty() {
-            return Err(PlanError::Nothing(why_pinned(dimensions)));
+            return Err(PlanError::Nothing(why_pinned(self.typed)));
         }
         let (cost, unit) = self.budgeted();
         let Change { before, minimum, .. } = self.change(cost, None);
@@ -450,7 +456,7 @@ impl<'a> Costs<'a> {
         let share = 100.0 * minimum as f64 / before.max(1) as f64;
         let flags = self.limits.held_by(cost, &dimensions.prunable, asked);
         let why = match flags.as_slice() {
-            [] => format!("what keeps its extent does so because: {}", why_pinned(dimensions)),
+            [] => format!("what keeps its extent does so because: {}", why_pinned(self.typed)),
             flags => format!("what holds it is {}: loosen or drop that", flags.join(", ")),
         };
         Err(PlanError::Infeasible { asked, unit, minimum, share, why })
@@ -475,7 +481,7 @@ fn report(engine: &dyn Engine, typed: &Typed, costs: &Costs<'_>, scores: Scores,
         memory: Memory::default(),
         flops: costs.change(&costs.flops, Some(&kept)),
         params: costs.change(&costs.params, Some(&kept)),
-        bytes: Change { before: typed.source.bytes, after: 0, minimum: 0 },
+        bytes: FileSize { before: typed.source.bytes, after: None },
         rotation: None,
         dimensions: Report::dimensions_of(plan),
         pinned: typed.dimensions.pinned.clone(),
@@ -507,6 +513,15 @@ pub(crate) fn type_model(
         samples.fix_batch(batch)?;
     }
     Typed::infer(engine, source, samples, batch, granularity, clock)
+}
+
+/// Checks that there are outputs of these names: a typing error would have the scores weigh something else.
+fn check_outputs(graph: &Graph, names: &[String]) -> Result<(), Error> {
+    let outputs: Vec<String> = graph.outputs().iter().map(|v| graph.value(*v).name.clone()).collect();
+    match names.iter().find(|name| !outputs.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::NoOutput { name: name.clone(), outputs }),
+    }
 }
 
 /// Turns the dimensions of heads to principal axes, if any may be removed. Those that cannot be turned stay: in each head
@@ -549,13 +564,15 @@ fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &mut Clock) -> Res
     Ok(variation)
 }
 
-fn why_pinned(dimensions: &Dimensions) -> String {
-    let first = || dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| &pin.reason);
-    let reasons: BTreeSet<String> = first().map(ToString::to_string).collect();
+fn why_pinned(typed: &Typed) -> String {
+    let first = typed.dimensions.pinned.iter().flat_map(|p| p.reasons.first());
+    let mut reasons: BTreeSet<String> = first.map(|pin| pin.reason.to_string()).collect();
     if reasons.is_empty() {
-        return "no weight has an axis that could shrink".to_owned();
+        reasons.insert("no weight has an axis that could shrink".to_owned());
     }
-    let quantized = first().any(|reason| matches!(reason, Reason::Unsupported(op) if ops::is_quantized(op)));
+    // Weights of integers are none that are pruned: nothing but the operator says what they are.
+    let mut operators = typed.graph.nodes().map(|(_, node)| ops::operator_name(&node.proto));
+    let quantized = operators.any(|operator| ops::is_quantized(&operator));
     let hint = if quantized { "; prune the model first, then quantise it" } else { "" };
     reasons.into_iter().collect::<Vec<_>>().join("; ") + hint
 }
@@ -624,12 +641,10 @@ impl Typed {
         let feed = samples.batch(first.start, first.end)?;
         let observed =
             clock.time("observe", || typing::observe(engine, &source.model, &graph, &feed, first.len()));
-        let facts = observed.map_err(|error| match samples.origin() {
-            calibration::Origin::Synthetic => Error::Synthetic(error),
-            _ if matches!(error, RuntimeError::Run { .. }) => {
-                Error::Unfit { fed: shapes(&feed), source: error }
-            }
-            _ => Error::Runtime(error),
+        let facts = observed.map_err(|source| match (samples.origin(), &source) {
+            (Origin::Synthetic, RuntimeError::Run { .. }) => Error::Synthetic { fed: shapes(&feed), source },
+            (_, RuntimeError::Run { .. }) => Error::Unfit { fed: shapes(&feed), source },
+            _ => Error::Runtime(source),
         })?;
         let batched = typing::batched_inputs(&graph, &samples);
         let (widths, dimensions) = clock.time("type", || {

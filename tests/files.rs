@@ -305,8 +305,33 @@ fn a_model_that_does_not_run_on_the_data_is_an_error_that_says_what_was_fed() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("`x` [2, 5, 4]"), "{error}");
-    // The runtime's own log stays out.
+    // The runtime's own log stays out, and so do the ends of its lines.
     assert!(error.starts_with("optin-onnx: ") && !error.contains("[E:onnxruntime"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let output = Command::new(env!("CARGO_BIN_EXE_optin-onnx"))
+        .current_dir(folder.0.path())
+        .args(["fixed.onnx", "out.onnx", "-q", "--synthetic"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("made-up inputs, of which it was fed `x` [2, "), "{error}");
+    assert!(error.contains("--shape") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_quantised_model_is_refused_with_the_order_in_which_to_do_it() {
+    let folder = Folder::new();
+    let text = "quantised (float[N, 4] x) => (float[N, 2] y) <float[4, 3] v = random, float[3, 2] w = random>
+        { a = MatMul (x, v) b, scale, zero = DynamicQuantizeLinear (a) c = DequantizeLinear (b, scale, zero) y = MatMul (c, w) }";
+    onnx::save(&support::text::parse(text).unwrap().0, &folder.path("q.onnx"), false).unwrap();
+    // By whichever runtime there is: not all of them run such models.
+    let mut program = Command::new(env!("CARGO_BIN_EXE_optin-onnx"));
+    let output =
+        program.current_dir(folder.0.path()).args(["q.onnx", "out.onnx", "--synthetic"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("prune the model first, then quantise it"), "{error}");
 }
 
 #[test]

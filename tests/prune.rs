@@ -666,6 +666,9 @@ fn a_dry_run_does_not_make_up_the_size_of_a_file() {
     let row: Vec<_> =
         text.lines().find(|line| line.starts_with(" bytes")).unwrap().split_whitespace().collect();
     assert_eq!(row, ["bytes", "872.753", "k"], "{text}");
+    let run = Run::new();
+    let report = run.prune("vit.onnx", &["--dry-run", "--score", "magnitude"]);
+    assert_eq!(report["bytes"], serde_json::json!({ "before": 872753, "after": null }));
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Finish<'_> {
             None => self.stage(&keeper, proven.clone(), report, &held_out, clock)?,
         };
         report.gate = Some(gate);
-        report.bytes.after = staged.bytes();
+        report.bytes.after = Some(staged.bytes());
         Ok(staged)
     }
 

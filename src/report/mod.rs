@@ -49,6 +49,15 @@ pub struct Change {
     pub minimum: u64,
 }
 
+/// Sizes of files in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FileSize {
+    /// Of the dense model.
+    pub before: u64,
+    /// Of the pruned model; absent for a dry run.
+    pub after: Option<u64>,
+}
+
 /// How much of a dimension stays.
 #[derive(Clone, Debug, Serialize)]
 pub struct DimensionReport {
@@ -90,7 +99,7 @@ pub struct Report {
     /// Floating-point parameters.
     pub params: Change,
     /// Bytes of the file.
-    pub bytes: Change,
+    pub bytes: FileSize,
     /// Which heads were turned before their dimensions were scored; absent where none were to be.
     pub rotation: Option<Rotation>,
     /// What could be pruned, and what stays.
@@ -165,18 +174,16 @@ impl Report {
 
     fn totals_table(&self) -> Table {
         let mut totals = table(&["", "before", "after", "share", "least"]);
-        for (name, change) in [("FLOPs", self.flops), ("parameters", self.params), ("bytes", self.bytes)] {
-            let share = format!("{:.1} %", 100.0 * change.after as f64 / change.before.max(1) as f64);
-            // A dry run has no file to measure, and of bytes no least is known.
-            let known = |count: u64, text: String| if count == 0 { String::new() } else { text };
-            totals.add_row([
-                name.to_owned(),
-                metric(change.before),
-                known(change.after, metric(change.after)),
-                known(change.after, share),
-                known(change.minimum, metric(change.minimum)),
-            ]);
+        let share = |after: u64, before: u64| format!("{:.1} %", 100.0 * after as f64 / before.max(1) as f64);
+        for (name, Change { before, after, minimum }) in [("FLOPs", self.flops), ("parameters", self.params)]
+        {
+            let share = share(after, before);
+            totals.add_row([name, &metric(before), &metric(after), &share, &metric(minimum)]);
         }
+        // A dry run has no file to measure, and of bytes no least is known.
+        let FileSize { before, after } = self.bytes;
+        let (after, share) = after.map(|after| (metric(after), share(after, before))).unwrap_or_default();
+        totals.add_row(["bytes", &metric(before), &after, &share, ""]);
         totals
     }
 
