@@ -65,6 +65,9 @@ pub enum Error {
     /// Scores or a report could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// An output is named that the model does not have.
+    #[error("`{name}` is no output of the model, so it cannot hold logits; the outputs are {}", outputs.join(", "))]
+    NoOutput { name: String, outputs: Vec<String> },
     /// The caller asked to stop.
     #[error("cancelled; nothing was written")]
     Cancelled,
@@ -77,7 +80,12 @@ impl Error {
         match self {
             Self::Onnx(error) => error.is_of_writing(),
             Self::Type(TypeError::Runtime(error)) | Self::Runtime(error) => error.is_of_running(),
-            Self::Type(_) | Self::Calibration(_) | Self::Plan(_) | Self::Paths(_) | Self::Saved(_) => false,
+            Self::Type(_)
+            | Self::NoOutput { .. }
+            | Self::Calibration(_)
+            | Self::Plan(_)
+            | Self::Paths(_)
+            | Self::Saved(_) => false,
             Self::Score(_)
             | Self::Rotate(_)
             | Self::Verify(_)

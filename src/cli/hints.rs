@@ -24,7 +24,7 @@ pub(super) fn of_error(error: &Error) -> Option<String> {
         Error::Plan(error) | Error::Replan(error) => of_plan(error),
         Error::Paths(error) => of_path(error),
         Error::Saved(error) => of_saved(error),
-        Error::Type(TypeError::Synthetic(_)) => {
+        Error::Type(TypeError::Synthetic { .. }) => {
             Some("--calib FILE gives data, --shape NAME=1x3x224x224 the shape of an input".into())
         }
         Error::Rotate(RotateError::Verify(_)) => Some("--granularity head prunes whole heads alone".into()),
@@ -114,6 +114,7 @@ fn of_path(error: &PathError) -> Option<String> {
         PathError::Dash { role }
         | PathError::Write { role, .. }
         | PathError::Foreign { role, .. }
+        | PathError::Stream { role, .. }
         | PathError::Shared { role, .. } => flags(&[*role]),
     }
 }
@@ -182,7 +183,7 @@ mod tests {
             CalibrationError::UnknownRank { input: "x".into() }.into(),
             RuntimeError::CudaOnTract.into(),
             RuntimeError::OperatorOnTract { op: "Relu".into() }.into(),
-            TypeError::Synthetic(RuntimeError::CudaOnTract).into(),
+            TypeError::Synthetic { fed: String::new(), source: RuntimeError::CudaOnTract }.into(),
             PathError::InPlace { path: "m".into() }.into(),
             GateError::Larger(Larger { found: 2, dense: 1 }).into(),
             plan.into(),

@@ -53,7 +53,7 @@ impl Limits {
             Kind::HeadDim => self.align.max(1),
             Kind::Neuron | Kind::Channel => {
                 let align = self.align.max(1);
-                (1..align).find(|n| (n * dimension.entries).is_multiple_of(align)).unwrap_or(align)
+                align / gcd(align, dimension.entries)
             }
         }
     }
@@ -69,8 +69,15 @@ impl Limits {
         }
         let granule = self.granule(dimension);
         let asked = ((1.0 - self.max_prune) * dimension.size as f64).ceil() as usize;
-        asked.max(dimension.least).next_multiple_of(granule).min(dimension.size)
+        asked
+            .max(dimension.least)
+            .checked_next_multiple_of(granule)
+            .map_or(dimension.size, |n| n.min(dimension.size))
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Limits {

@@ -56,6 +56,8 @@ pub struct SavedScores {
     pub lambda: Option<f64>,
     /// With at most this many probes per sample.
     pub probes: Option<usize>,
+    /// With this seed.
+    pub seed: Option<u64>,
     /// As the paper's released code makes them; if not, it is not said.
     pub paper_quirks: bool,
 }
@@ -70,6 +72,7 @@ pub enum Setting {
     Method,
     Lambda,
     Probes,
+    Seed,
     PaperQuirks,
     Granularity,
     Logits,
@@ -84,6 +87,7 @@ impl fmt::Display for Setting {
             Self::Method => "the method",
             Self::Lambda => "the weight of the outputs (lambda)",
             Self::Probes => "the number of probes",
+            Self::Seed => "the seed",
             Self::PaperQuirks => "whether scores have the quirks of the paper's code",
             Self::Granularity => "the granularity of attention",
             Self::Logits => "the list of outputs that hold logits",
@@ -160,6 +164,7 @@ impl SavedScores {
         self.same(Setting::Lambda, &made.lambda, self.lambda.as_ref())?;
         self.same(Setting::Probes, &made.probes, self.probes.as_ref())?;
         self.same(Setting::PaperQuirks, &made.paper_quirks, self.paper_quirks.then_some(&true))?;
+        self.same(Setting::Seed, &made.seed, self.seed.as_ref())?;
         Ok(scores)
     }
 
@@ -171,8 +176,12 @@ impl SavedScores {
     pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
         self.same(Setting::Model, &theirs.model, Some(&ours.model))?;
         self.same(Setting::Granularity, &theirs.granularity, Some(&ours.granularity))?;
-        let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
-        self.same(Setting::Logits, &theirs.logits.join(", "), logits.as_ref())?;
+        let logits = |made: &Provenance| match made.logits.is_empty() {
+            true => "not given".to_owned(),
+            false => made.logits.join(", "),
+        };
+        let said = (!ours.logits.is_empty()).then(|| logits(ours));
+        self.same(Setting::Logits, &logits(theirs), said.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
         if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
             self.same(Setting::Recovery, &recover(theirs), Some(&recover(ours)))?;

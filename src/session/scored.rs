@@ -3,6 +3,7 @@
 use super::{Planned, Progress, Pruner};
 use crate::{
     Error,
+    graph::Graph,
     plan::{Budgets, Plan},
     score::{self, Provenance, ScoreOptions, Scores},
     ties::Ties,
@@ -23,6 +24,7 @@ pub struct Scored<'p> {
 
 impl<'p> Scored<'p> {
     pub(super) fn new(pruner: &'p Pruner, options: &ScoreOptions) -> Result<Self, Error> {
+        check_outputs(&pruner.typed.graph, &options.logits)?;
         pruner.monitor.tell(Progress::Stage("score"));
         let scores = pruner.clock.time("score", || new_scores(pruner, options));
         Ok(Self::of(pruner, pruner.monitor.unless_cancelled(scores)?))
@@ -80,6 +82,15 @@ impl Pruner {
             samples: samples.len(),
             seed: *seed,
         }
+    }
+}
+
+/// Checks that there are outputs of these names: a typing error would have the scores weigh something else.
+fn check_outputs(graph: &Graph, names: &[String]) -> Result<(), Error> {
+    let outputs: Vec<String> = graph.outputs().iter().map(|v| graph.value(*v).name.clone()).collect();
+    match names.iter().find(|name| !outputs.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::NoOutput { name: name.clone(), outputs }),
     }
 }
 
