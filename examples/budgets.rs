@@ -2,8 +2,13 @@
 //! is said). The files go to the folder for temporary files.
 
 use optin_onnx::{
-    Goal, Pruner, calibration::CalibrationOptions, plan::Budget, recover::RecoverOptions, runtime,
-    runtime::RuntimeOptions, score::ScoreOptions,
+    Pruner,
+    calibration::CalibrationOptions,
+    plan::{Budget, Budgets, Flops},
+    recover::RecoverOptions,
+    runtime,
+    runtime::RuntimeOptions,
+    score::ScoreOptions,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,11 +20,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pruner = Pruner::open(model.as_str(), engine, samples)?;
     let scored = pruner.score(&ScoreOptions::default())?;
     for share in [0.8, 0.7, 0.6, 0.5, 0.4] {
-        let applied = scored.plan(&Goal::flops(Budget::Share(share)))?.apply()?;
+        let applied = scored.plan(&Budgets::one(&Flops, Budget::Share(share)))?.apply()?;
         let recovered = applied.recover(&RecoverOptions::default())?;
         let report = recovered.save(std::env::temp_dir().join(format!("pruned-{share}.onnx")))?;
         let distance = report.gate.and_then(|gate| gate.distance).unwrap_or(f64::NAN);
-        println!("{share}: {} FLOPs, distance {distance:.4}", report.flops.after);
+        let flops = report.costs.get("flops").ok_or("FLOPs are always counted")?;
+        println!("{share}: {} FLOPs, distance {distance:.4}", flops.after);
     }
     Ok(())
 }

@@ -2,7 +2,12 @@
 
 use ndarray::{Array, IxDyn};
 use optin_onnx::{
-    Goal, Pruner, recover::RecoverOptions, runtime, runtime::RuntimeOptions, score::ScoreOptions,
+    Pruner,
+    plan::{Budgets, Flops},
+    recover::RecoverOptions,
+    runtime,
+    runtime::RuntimeOptions,
+    score::ScoreOptions,
     tensor::Tensor,
 };
 
@@ -15,8 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = runtime::open(&RuntimeOptions::default())?;
     let pruner = Pruner::open(model, engine, samples)?;
     let scored = pruner.score(&ScoreOptions::default())?;
-    let applied = scored.plan(&Goal::flops("50%".parse()?))?.apply()?;
+    let applied = scored.plan(&Budgets::one(&Flops, "50%".parse()?))?.apply()?;
     let (bytes, report) = applied.recover(&RecoverOptions::default())?.to_bytes()?;
-    println!("{} of {} FLOPs, {} bytes", report.flops.after, report.flops.before, bytes.len());
+    let flops = report.costs.get("flops").ok_or("FLOPs are always counted")?;
+    println!("{} of {} FLOPs, {} bytes", flops.after, flops.before, bytes.len());
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     model::TypeError,
     onnx::OnnxError,
     paths::PathError,
-    plan::PlanError,
+    plan::{OverBudget, PlanError},
     refusal::Refusal,
     rotate::RotateError,
     runtime::RuntimeError,
@@ -53,6 +53,9 @@ pub enum Error {
     /// Once dimensions had to keep their extent, there was no plan any more.
     #[error("with the dimensions left whole that could not be pruned, {0}")]
     Replan(PlanError),
+    /// However much room was left for what plans do not count, the pruned model took more.
+    #[error("{0}; nothing was written")]
+    OverBudget(#[from] OverBudget),
     /// A path leads to what may not be written.
     #[error(transparent)]
     Paths(#[from] PathError),
@@ -62,6 +65,9 @@ pub enum Error {
     /// Scores or a report could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// An output is named that the model does not have.
+    #[error("`{name}` is no output of the model, so it cannot hold logits; the outputs are {}", outputs.join(", "))]
+    NoOutput { name: String, outputs: Vec<String> },
     /// The caller asked to stop.
     #[error("cancelled; nothing was written")]
     Cancelled,
@@ -74,13 +80,19 @@ impl Error {
         match self {
             Self::Onnx(error) => error.is_of_writing(),
             Self::Type(TypeError::Runtime(error)) | Self::Runtime(error) => error.is_of_running(),
-            Self::Type(_) | Self::Calibration(_) | Self::Plan(_) | Self::Paths(_) | Self::Saved(_) => false,
+            Self::Type(_)
+            | Self::NoOutput { .. }
+            | Self::Calibration(_)
+            | Self::Plan(_)
+            | Self::Paths(_)
+            | Self::Saved(_) => false,
             Self::Score(_)
             | Self::Rotate(_)
             | Self::Verify(_)
             | Self::Refused(_)
             | Self::Gate(_)
             | Self::Replan(_)
+            | Self::OverBudget(_)
             | Self::Write(_)
             | Self::Cancelled => true,
         }

@@ -1,5 +1,9 @@
 //! Inspection: what a model could lose and what it could not, before anything is scored or removed.
 
+mod interface;
+
+pub use interface::{Extent, Interface, Port};
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,10 +14,10 @@ use crate::{
     clock::Clock,
     model::{SampleInput, Typed},
     onnx,
-    plan::{self, Cost, Limits},
-    report::{Block, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
+    plan::{COST_MODELS, Costs, Limits, PerCost},
+    report::{Block, Cell, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
     runtime::{self, RuntimeOptions},
-    typing::{self, Granularity, Kind},
+    typing::{self, Dimension, Granularity, Kind},
 };
 
 /// The version of the format of inspections (`docs/inspect.schema.json`). It is raised when a field changes its meaning.
@@ -56,8 +60,9 @@ pub struct Prunable {
     pub units: usize,
     /// The fewest units that it keeps.
     pub floor: usize,
-    /// The share of the model's FLOPs that go when this dimension alone shrinks to its floor.
-    pub flops: f64,
+    /// Of each cost of the model, the share that goes when this dimension alone shrinks to its floor.
+    #[serde(flatten)]
+    pub shares: PerCost<f64>,
 }
 
 /// An operator without a typing rule.
@@ -76,16 +81,18 @@ pub struct Inspection {
     pub schema_version: u32,
     /// SHA-256 of the model, its weights included.
     pub source_sha256: String,
+    /// Inputs, outputs and operators, as the file has them.
+    #[serde(flatten)]
+    pub interface: Interface,
     /// The runtime that observed the shapes.
     pub runtime: String,
     /// Where the inputs came from.
     pub calibration: String,
     /// Whether the inputs were made up, for want of data.
     pub synthetic: bool,
-    /// FLOPs (two per multiply-accumulate) of one sample.
-    pub flops: Reach,
-    /// Floating-point parameters.
-    pub params: Reach,
+    /// What the model costs.
+    #[serde(flatten)]
+    pub costs: PerCost<Reach>,
     /// What can be pruned, in the order of the network.
     pub prunable: Vec<Prunable>,
     /// What cannot be pruned, with every reason.
@@ -101,51 +108,44 @@ pub struct Inspection {
 pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let engine = runtime::open(&options.runtime)?;
     let source = onnx::load(&options.input)?;
+    let interface = Interface::of(&source.model);
     let Options { input, calibration, granularity, .. } = options;
     // Shapes are the same whatever the inputs hold.
     let calibration = calibration.clone().or_synthetic();
     let samples = SampleInput::Files(calibration);
     let typed = Typed::new(&*engine, source, Some(input), samples, 2, *granularity, &Clock::default())?;
     options.limits.check_names(&typed.dimensions)?;
-    let prunable = &typed.dimensions.prunable;
-    let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);
-    let params = Cost::parameters(&typed.graph, &typed.widths, prunable);
+    let costs = typed.costs(&options.limits);
+    let (dense, least) = (costs.dense(), costs.least());
     Ok(Inspection {
         schema_version: SCHEMA_VERSION,
         source_sha256: typed.source.sha256.clone(),
+        interface,
         runtime: engine.describe(),
         calibration: typed.samples.origin().to_string(),
         synthetic: typed.is_synthetic(),
-        flops: reach(&flops, &typed, &options.limits),
-        params: reach(&params, &typed, &options.limits),
-        prunable: shares(&flops, &typed, &options.limits),
+        costs: dense.zip(&least, |&total, &minimum| Reach { total, minimum }),
+        prunable: prunable(&costs, &typed.dimensions.prunable, &options.limits),
         pinned: typed.dimensions.pinned.iter().map(Into::into).collect(),
         unsupported: unsupported(typing::unsupported(&typed.graph)),
     })
 }
 
-fn reach(cost: &Cost, typed: &Typed, limits: &Limits) -> Reach {
-    let prunable = &typed.dimensions.prunable;
-    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    Reach { total: cost.total(&sizes), minimum: plan::minimum(cost, prunable, limits) }
-}
-
-fn shares(flops: &Cost, typed: &Typed, limits: &Limits) -> Vec<Prunable> {
-    let prunable = &typed.dimensions.prunable;
-    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    let total = flops.total(&sizes);
-    let rows = prunable.iter().enumerate().map(|(i, d)| {
+fn prunable(costs: &Costs<'_>, dimensions: &[Dimension], limits: &Limits) -> Vec<Prunable> {
+    let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
+    let dense = costs.dense();
+    let rows = dimensions.iter().enumerate().map(|(i, d)| {
         let floor = limits.floor(d);
         let mut smaller = sizes.clone();
         smaller[i] = floor;
-        let saved = total - flops.total(&smaller);
+        let saved = |dense: &u64, left: &u64| (dense - left) as f64 / (*dense).max(1) as f64;
         Prunable {
             name: d.name.clone(),
             kind: d.kind,
             layer: d.layer,
             units: d.size,
             floor,
-            flops: saved as f64 / total.max(1) as f64,
+            shares: dense.zip(&costs.at(&smaller), saved),
         }
     });
     rows.collect()
@@ -175,6 +175,7 @@ impl Reportable for Inspection {
     fn document(&self) -> Document {
         let brief = |name, block| Section::new(name, Detail::Brief, vec![block]);
         let mut sections = vec![
+            self.interface.section(),
             brief(
                 "layers",
                 match self.prunable.is_empty() {
@@ -209,17 +210,20 @@ impl Reportable for Inspection {
 
 impl Inspection {
     fn layers(&self) -> Table {
-        let mut rows = Table::new([
+        let mut columns = vec![
             ("name", Holds::Text),
             ("kind", Holds::Text),
             ("layer", Holds::Count),
             ("units", Holds::Count),
             ("least kept", Holds::Count),
-            ("share of FLOPs that can go", Holds::Share),
-        ]);
+        ];
+        let saved: Vec<String> = COST_MODELS.iter().map(|cost| format!("{} saved", cost.name())).collect();
+        columns.extend(saved.iter().map(|heading| (heading.as_str(), Holds::Share)));
+        let mut rows = Table::new(columns);
         for d in &self.prunable {
             let (name, kind) = (d.name.clone().into(), d.kind.to_string().into());
-            rows.push([name, kind, d.layer.into(), d.units.into(), d.floor.into(), d.flops.into()]);
+            let numbers = [name, kind, d.layer.into(), d.units.into(), d.floor.into()];
+            rows.push(numbers.into_iter().chain(d.shares.iter().map(|(_, share)| Cell::from(*share))));
         }
         rows
     }
@@ -231,9 +235,9 @@ impl Inspection {
             ("least possible", Holds::Quantity),
             ("share", Holds::Share),
         ]);
-        for (name, Reach { total, minimum }) in [("FLOPs", self.flops), ("parameters", self.params)] {
-            let share = minimum as f64 / total.max(1) as f64;
-            totals.push([name.into(), total.into(), minimum.into(), share.into()]);
+        for (cost, Reach { total, minimum }) in self.costs.iter() {
+            let share = *minimum as f64 / (*total).max(1) as f64;
+            totals.push([cost.name().into(), (*total).into(), (*minimum).into(), share.into()]);
         }
         totals
     }

@@ -42,7 +42,7 @@ pub mod widths;
 
 pub use error::Error;
 pub use named::{Named, UnknownName};
-pub use refusal::Refusal;
+pub use refusal::{Larger, Refusal};
 pub use run::{Options, run};
-pub use session::{Cancel, Goal, Progress, Pruner, Settings};
+pub use session::{Cancel, Progress, Pruner, Settings};
 pub use warning::{Warning, WarningCode};

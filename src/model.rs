@@ -9,6 +9,7 @@ use crate::{
     graph::{Facts, Graph, drop_dead},
     memory::{Bytes, MemoryBudget},
     onnx::{Packed, Source, proto::ModelProto},
+    plan::{CostView, Costs, Limits},
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity},
@@ -68,8 +69,15 @@ pub enum TypeError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The model could not be run on inputs that were made up.
-    #[error("{0}; the inputs were made up for want of calibration data: give data, or shapes of the inputs")]
-    Synthetic(RuntimeError),
+    #[error(
+        "the model does not run on made-up inputs, of which it was fed {fed}: {source}; give data, or other shapes of the inputs"
+    )]
+    Synthetic {
+        /// Names and shapes of what it was fed.
+        fed: String,
+        /// What the runtime said.
+        source: RuntimeError,
+    },
     /// The model could not be run on the samples that were given.
     #[error("the model does not run on the calibration data, of which it was fed {fed}: {source}")]
     Unfit {
@@ -156,12 +164,12 @@ impl Typed {
         let feed = samples.batch(first.start, first.end)?;
         let observed =
             clock.time("observe", || typing::observe(engine, &source.model, &graph, &feed, first.len()));
-        let facts = observed.map_err(|error| match samples.origin() {
-            Origin::Synthetic => TypeError::Synthetic(error),
-            _ if matches!(error, RuntimeError::Run { .. }) => {
-                TypeError::Unfit { fed: shapes(&feed), source: error }
+        let facts = observed.map_err(|source| match (samples.origin(), &source) {
+            (Origin::Synthetic, RuntimeError::Run { .. }) => {
+                TypeError::Synthetic { fed: shapes(&feed), source }
             }
-            _ => TypeError::Runtime(error),
+            (_, RuntimeError::Run { .. }) => TypeError::Unfit { fed: shapes(&feed), source },
+            _ => TypeError::Runtime(source),
         })?;
         let batched = typing::batched_inputs(&graph, &samples);
         let (widths, dimensions) = clock.time("type", || {
@@ -192,6 +200,16 @@ impl Typed {
             let needed = Bytes(sample);
             format!("the values of one sample take {needed}, more than half of the memory budget ({memory})")
         })
+    }
+
+    /// What the model costs, and the least that `limits` let it be brought to.
+    pub fn costs<'a>(&'a self, limits: &'a Limits) -> Costs<'a> {
+        self.costs_of(&self.dimensions, limits)
+    }
+
+    /// The same, with other dimensions to prune.
+    pub(crate) fn costs_of<'a>(&'a self, dimensions: &'a Dimensions, limits: &'a Limits) -> Costs<'a> {
+        Costs::new(&CostView::new(self.view_of(dimensions), self.source.bytes), dimensions, limits)
     }
 
     /// The units that attention loses.

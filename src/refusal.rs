@@ -7,8 +7,8 @@ use crate::{
     clock::Clock,
     masks,
     model::ModelView,
-    onnx::proto::ModelProto,
-    plan::{Cost, Plan},
+    onnx::{self, Source, proto::ModelProto},
+    plan::{Cost, PerCost, Plan},
     rewrite::{self, RewriteError},
     runtime::Engine,
     typing::Dimension,
@@ -33,14 +33,41 @@ pub enum Refusal {
         /// Relative to the output's largest value.
         difference: f64,
     },
-    /// The counted FLOPs are not the planned ones.
-    #[error("the pruned model needs {found} FLOPs where {planned} were planned")]
-    Flops {
+    /// It is larger than the dense model's.
+    #[error(transparent)]
+    Larger(#[from] Larger),
+    /// It costs something else than was planned.
+    #[error("the pruned model needs {found} {unit} where {planned} were planned")]
+    Cost {
+        /// What was counted.
+        unit: &'static str,
         /// Counted.
         found: u64,
         /// Planned.
         planned: u64,
     },
+}
+
+/// A model takes more bytes than the dense one: what is read whole elsewhere stays beside the copies that shrink.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the model would take {found} bytes where the dense one takes {dense}: weights that something else reads as they are stay beside \
+     the copies that are pruned"
+)]
+pub struct Larger {
+    /// Bytes of the model to be written.
+    pub found: u64,
+    /// Bytes of the dense model.
+    pub dense: u64,
+}
+
+impl Larger {
+    /// Refuses a model that would take more bytes than the dense one does; the space between weights in files of their own does not
+    /// count.
+    pub(crate) fn check(model: &ModelProto, source: &Source) -> Result<(), Self> {
+        let (found, dense) = (onnx::stored_bytes(model, source.external), source.bytes);
+        if found > dense { Err(Self { found, dense }) } else { Ok(()) }
+    }
 }
 
 /// Dimensions that have to keep their extent, and why.
@@ -53,7 +80,11 @@ pub(crate) struct Blame {
 pub(crate) struct Trial<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
-    pub flops: &'a Cost,
+    pub costs: &'a PerCost<Cost>,
+    /// How large the file of a pruned model will be.
+    pub file_bytes: &'a dyn Fn(&ModelProto) -> u64,
+    /// Where the dense model comes from.
+    pub source: &'a Source,
 }
 
 impl Trial<'_> {
@@ -62,17 +93,22 @@ impl Trial<'_> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        Larger::check(&pruned, self.source)?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
-        let proof =
-            clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, facts.samples))?;
+        let file_bytes = (self.file_bytes)(&pruned);
+        let proof = clock.time("verify", || {
+            verify::verify(self.engine, &masked, &pruned, samples, facts.samples, file_bytes)
+        })?;
         if let Some(worst) = proof.outputs.iter().find(|output| !output.holds()) {
             return Err(Refusal::Differs { output: worst.name.clone(), difference: worst.difference });
         }
-        let sizes: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.kept.len()).collect();
-        let planned = self.flops.total(&sizes);
-        if proof.flops != planned {
-            return Err(Refusal::Flops { found: proof.flops, planned });
+        let sizes = plan.sizes();
+        for ((model, cost), (_, &found)) in self.costs.iter().zip(proof.costs.iter()) {
+            let planned = cost.total(&sizes);
+            if model.is_exact() && found != planned {
+                return Err(Refusal::Cost { unit: model.unit(), found, planned });
+            }
         }
         Ok((pruned, proof))
     }

@@ -7,12 +7,12 @@ use crate::{
     calibration::{CalibrationOptions, Origin},
     onnx::Staged,
     paths::{Paths, Role},
-    plan::{Budget, Limits},
+    plan::{Budgets, Limits},
     recover::{Mode, RecoverOptions},
     report::Report,
     runtime::{self, RuntimeOptions},
     score::{self, Method, SavedError, SavedScores, ScoreOptions},
-    session::{Cancel, Goal, Progress, Pruner, Scored, Settings},
+    session::{Cancel, Progress, Pruner, Scored, Settings},
     staging::StagedFile,
     typing::Granularity,
 };
@@ -28,10 +28,8 @@ pub struct Options {
     pub in_place: bool,
     /// Where the report goes, as JSON.
     pub report: Option<PathBuf>,
-    /// FLOPs budget.
-    pub flops: Option<Budget>,
-    /// Parameter budget; used when there is no FLOPs budget.
-    pub params: Option<Budget>,
+    /// What the pruned model may cost.
+    pub budgets: Budgets,
     /// Calibration data.
     pub calibration: CalibrationOptions,
     /// The runtime.
@@ -61,8 +59,7 @@ impl Default for Options {
             output: None,
             in_place: false,
             report: None,
-            flops: None,
-            params: None,
+            budgets: Budgets::default(),
             calibration: CalibrationOptions::default(),
             runtime: RuntimeOptions::default(),
             score: ScoreOptions::default(),
@@ -113,21 +110,12 @@ impl Options {
         }
     }
 
-    fn goal(&self) -> Goal {
-        match (self.flops, self.params) {
-            (Some(budget), _) => Goal::flops(budget),
-            (None, Some(budget)) => Goal::params(budget),
-            (None, None) => Goal::default(),
-        }
-    }
-
     fn recovery(&self) -> RecoverOptions<'_> {
         RecoverOptions {
             logits: &self.score.logits,
             mode: self.recover,
             ridge: self.ridge,
-            // A budget of parameters leaves no room for new ones.
-            grow: !self.goal().counts_params,
+            grow: self.budgets.leave_room_for_weights(),
             seed: self.calibration.seed,
             memory: self.score.memory,
         }
@@ -169,8 +157,7 @@ fn prune_file(
         .on_progress(listener)
         .cancel(cancel.clone())
         .open(options.input.as_path(), options.data(method))?;
-    let goal = options.goal();
-    pruner.check(&goal)?;
+    pruner.check(&options.budgets)?;
     let scored = match saved {
         Some((saved, scores)) => {
             saved.check(&scores.made, &pruner.provenance(&options.score, true), pruner.is_rotated())?;
@@ -181,7 +168,7 @@ fn prune_file(
     if let Some(path) = &options.save_scores {
         save_scores(&pruner, &scored, options, path)?;
     }
-    let planned = scored.plan(&goal)?;
+    let planned = scored.plan(&options.budgets)?;
     let Some(output) = &options.output else { return Ok((planned.report(), None)) };
     let (staged, report) = planned.apply()?.recover(&options.recovery())?.stage(output)?;
     Ok((report, Some(staged)))

@@ -321,6 +321,11 @@ fn damaged_files_are_refused() {
     let error = from(&image(), &path).unwrap_err().to_string();
     assert!(error.contains("cut short"), "{error}");
     let path = dir.path().join("c.npy");
+    for short in ["", "hello"] {
+        std::fs::write(&path, short).unwrap();
+        let error = from(&image(), &path).unwrap_err().to_string();
+        assert!(error.contains("empty or cut short"), "{error}");
+    }
     write_npy(&path, &counting(2)).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

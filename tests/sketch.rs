@@ -273,6 +273,27 @@ fn half_precision_is_scored_in_single() {
 }
 
 #[test]
+fn operands_that_are_both_the_largest_share_the_cotangent() {
+    let through = |last: &str| {
+        scores_of(&format!(
+            r#"<ir_version: 10, opset_import: ["" : 17]>
+            largest (float[N, 6] x) => (float[N, 5] y)
+            <float[6, 16] w1 = random, float[16, 5] w2 = random>
+            {{
+                a = MatMul (x, w1)
+                {last}
+                y = MatMul (r, w2)
+            }}"#
+        ))
+    };
+    let whole = through("r = Identity (a)");
+    assert!(whole.iter().all(|score| *score > 0.0));
+    for equal in ["r = Max (a, a)", "r = Min (a, a, a)"] {
+        through(equal).iter().zip(&whole).for_each(|(a, b)| assert!((a - b).abs() <= 1e-5 * b, "{a} {b}"));
+    }
+}
+
+#[test]
 fn cotangents_pass_through_choices() {
     let text = r#"<ir_version: 10, opset_import: ["" : 17]>
         chooses (float[N, 4, 6] x) => (float[N, 2, 5] y)

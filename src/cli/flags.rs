@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use clap::Args;
 use regex::Regex;
 
-use super::parse::{self, Ridge};
+use super::{
+    budgets::BudgetFlags,
+    parse::{self, Ridge},
+};
 use crate::{
     Options,
     calibration::{CalibrationOptions, Synthetic},
     memory::MemoryBudget,
-    plan::{Budget, Limits},
+    plan::Limits,
     recover::Mode,
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, SavedScores, ScoreOptions},
     typing::{Granularity, Kind},
 };
 
-const BUDGET: &str = "Budget";
 const DATA: &str = "Calibration data";
 const LIMITS: &str = "What may go";
 const SCORES: &str = "Scores";
@@ -37,18 +39,8 @@ pub(super) struct Prune {
     /// The same, by a flag.
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with = "output", help_heading = FILES)]
     output_flag: Option<PathBuf>,
-    /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
-    #[arg(
-        long,
-        value_name = "BUDGET",
-        conflicts_with = "params",
-        allow_negative_numbers = true,
-        help_heading = BUDGET
-    )]
-    flops: Option<Budget>,
-    /// Parameters to keep, instead of FLOPs.
-    #[arg(long, value_name = "BUDGET", allow_negative_numbers = true, help_heading = BUDGET)]
-    params: Option<Budget>,
+    #[command(flatten)]
+    budgets: BudgetFlags,
     #[command(flatten)]
     data: DataFlags,
     #[command(flatten)]
@@ -104,15 +96,14 @@ impl Prune {
             output,
             in_place: self.in_place,
             report: self.report.clone(),
-            flops: self.flops,
-            params: self.params,
+            budgets: self.budgets.0.clone(),
             calibration: self.data.options(),
             runtime: self.engine.options(),
-            score: self.scoring.options(self.data.seed),
+            score: self.scoring.options(self.data.seed.unwrap_or_default()),
             limits: self.limits.options(),
             recover: self.recover,
             ridge: self.ridge.0,
-            scores: self.scoring.saved(),
+            scores: self.scoring.saved(self.data.seed),
             save_scores: self.scoring.save_scores.clone(),
             batch: self.data.batch,
             granularity: self.limits.granularity,
@@ -145,9 +136,9 @@ pub(super) struct DataFlags {
         allow_negative_numbers = true
     )]
     batch: usize,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    /// Seed of every random choice [default: 0].
+    #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
+    seed: Option<u64>,
 }
 
 impl DataFlags {
@@ -156,7 +147,7 @@ impl DataFlags {
             calib: self.calib.clone(),
             shapes: self.shape.clone(),
             samples: self.samples,
-            seed: self.seed,
+            seed: self.seed.unwrap_or_default(),
             synthetic: if self.synthetic { Synthetic::Always } else { Synthetic::Never },
         }
     }
@@ -176,7 +167,7 @@ struct ScoreFlags {
     #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
     probes: Option<usize>,
     /// Memory that each stage may take beside the model; batches are cut down to fit.
-    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES")]
+    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES", allow_hyphen_values = true)]
     memory: MemoryBudget,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long, value_name = "NAME")]
@@ -212,10 +203,10 @@ impl ScoreFlags {
     }
 
     /// The scores that are read, and what is said of them.
-    fn saved(&self) -> Option<SavedScores> {
+    fn saved(&self, seed: Option<u64>) -> Option<SavedScores> {
         let path = self.scores.clone()?;
         let &Self { lambda, probes, paper_quirks, .. } = self;
-        Some(SavedScores { path, method: self.method(), lambda, probes, paper_quirks })
+        Some(SavedScores { path, method: self.method(), lambda, probes, seed, paper_quirks })
     }
 }
 
@@ -238,6 +229,7 @@ pub(super) struct LimitFlags {
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(
         long,
+        alias = "round-to",
         default_value_t = Limits::default().align,
         value_name = "N",
         value_parser = parse::count,
@@ -250,11 +242,11 @@ pub(super) struct LimitFlags {
         default_value_t = Limits::default().max_prune,
         value_name = "SHARE",
         value_parser = parse::share,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     max_prune: f64,
     /// Layers whose names match keep everything.
-    #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
+    #[arg(long, aliases = ["exclude", "ignore"], value_name = "REGEX", value_parser = parse::pattern)]
     keep: Vec<Regex>,
     /// Prune only layers whose names match.
     #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
@@ -287,7 +279,13 @@ pub(super) struct RuntimeFlags {
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// Threads; 0 takes all cores.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        value_parser = parse::threads,
+        allow_negative_numbers = true
+    )]
     threads: usize,
 }
 

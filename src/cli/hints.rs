@@ -24,11 +24,11 @@ pub(super) fn of_error(error: &Error) -> Option<String> {
         Error::Plan(error) | Error::Replan(error) => of_plan(error),
         Error::Paths(error) => of_path(error),
         Error::Saved(error) => of_saved(error),
-        Error::Type(TypeError::Synthetic(_)) => {
+        Error::Type(TypeError::Synthetic { .. }) => {
             Some("--calib FILE gives data, --shape NAME=1x3x224x224 the shape of an input".into())
         }
         Error::Rotate(RotateError::Verify(_)) => Some("--granularity head prunes whole heads alone".into()),
-        Error::Gate(GateError::Larger { .. }) => {
+        Error::Gate(GateError::Larger(_)) => {
             Some("--keep REGEX keeps layers as they are; --params 50% is a budget of parameters".into())
         }
         Error::Gate(GateError::Distance(RecoverError::Runtime(_))) => {
@@ -114,6 +114,7 @@ fn of_path(error: &PathError) -> Option<String> {
         PathError::Dash { role }
         | PathError::Write { role, .. }
         | PathError::Foreign { role, .. }
+        | PathError::Stream { role, .. }
         | PathError::Shared { role, .. } => flags(&[*role]),
     }
 }
@@ -152,7 +153,7 @@ fn of_saved(error: &SavedError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::command;
+    use crate::{Larger, cli::command};
 
     /// The flags that a text names.
     fn flags(text: &str) -> Vec<String> {
@@ -182,9 +183,9 @@ mod tests {
             CalibrationError::UnknownRank { input: "x".into() }.into(),
             RuntimeError::CudaOnTract.into(),
             RuntimeError::OperatorOnTract { op: "Relu".into() }.into(),
-            TypeError::Synthetic(RuntimeError::CudaOnTract).into(),
+            TypeError::Synthetic { fed: String::new(), source: RuntimeError::CudaOnTract }.into(),
             PathError::InPlace { path: "m".into() }.into(),
-            GateError::Larger { found: 2, dense: 1 }.into(),
+            GateError::Larger(Larger { found: 2, dense: 1 }).into(),
             plan.into(),
             paths.into(),
         ];

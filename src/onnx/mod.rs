@@ -27,7 +27,8 @@ pub(crate) use footprint::check_decoded_tensor;
 pub use inline::inline_functions;
 pub use load::{Source, load, read};
 pub use packed::Packed;
-pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files};
+pub(crate) use save::stored_bytes;
+pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files, written_bytes};
 pub use single::single;
 pub use validate::validate;
 

@@ -1,29 +1,24 @@
-//! Planning: which units stay, so that a budget is met and the least importance is lost.
+//! Planning: which units stay, so that every budget is met and the least importance is lost.
 //!
-//! Costs are polynomials in the widths, so they are exact after any pruning. Removal is greedy by importance per cost saved
+//! Costs are polynomials in the widths ([`cost`]), so they are known for any pruning. Removal is greedy by importance per cost saved
 //! at the current widths. Savings only fall as widths shrink, so a stale entry of the queue is never too dear: popping,
 //! recomputing and pushing back finds the true minimum.
 
 mod budget;
-mod cost;
+mod budgets;
+pub mod cost;
+mod search;
 
 pub use budget::{Budget, ParseBudgetError};
-pub use cost::Cost;
-
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-};
-
-use cost::Running;
+pub use budgets::{Asked, Bounded, Bounds, Budgets, Costs, OverBudget};
+pub use cost::{Bytes, COST_MODELS, Cost, CostModel, CostView, Flops, Parameters, PerCost, cost_model};
+pub use search::plan;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     named::{Named, named},
-    numbers::importance,
-    score::Scores,
     typing::{Dimension, Dimensions, Kind},
     widths::{Kept, WidthTable},
 };
@@ -58,12 +53,12 @@ impl Limits {
             Kind::HeadDim => self.align.max(1),
             Kind::Neuron | Kind::Channel => {
                 let align = self.align.max(1);
-                (1..align).find(|n| (n * dimension.entries).is_multiple_of(align)).unwrap_or(align)
+                align / gcd(align, dimension.entries)
             }
         }
     }
 
-    /// The fewest units that a dimension keeps: one granule, or what `max_prune` asks for, rounded up to whole granules.
+    /// The fewest units that a dimension keeps: as many as it has to, or what `max_prune` asks for, rounded up to whole granules.
     pub fn floor(&self, dimension: &Dimension) -> usize {
         let named = |list: &[Regex]| list.iter().any(|r| r.is_match(&dimension.name));
         let open = (self.kinds.is_empty() || self.kinds.contains(&dimension.kind))
@@ -74,8 +69,15 @@ impl Limits {
         }
         let granule = self.granule(dimension);
         let asked = ((1.0 - self.max_prune) * dimension.size as f64).ceil() as usize;
-        asked.max(1).next_multiple_of(granule).min(dimension.size)
+        asked
+            .max(dimension.least)
+            .checked_next_multiple_of(granule)
+            .map_or(dimension.size, |n| n.min(dimension.size))
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Limits {
@@ -185,7 +187,7 @@ pub enum PlanError {
     Infeasible {
         /// The budget.
         asked: u64,
-        /// FLOPs or parameters.
+        /// What it counts.
         unit: &'static str,
         /// The reachable minimum.
         minimum: u64,
@@ -196,18 +198,9 @@ pub enum PlanError {
         /// Why the rest of the model cannot be pruned.
         why: String,
     },
-    /// The model costs no more than it may.
-    #[error(
-        "the budget of {asked} {unit} leaves nothing to prune: the model has {before}; give a smaller one, such as 50%"
-    )]
-    Idle {
-        /// The budget.
-        asked: u64,
-        /// FLOPs or parameters.
-        unit: &'static str,
-        /// What the model costs.
-        before: u64,
-    },
+    /// The model costs no more than it may, by any budget.
+    #[error("{}", idle(.0))]
+    Idle(Vec<Asked>),
     /// The name of a layer that there is not.
     #[error(
         "`{pattern}`, given for the limit {limit}, matches no layer{}",
@@ -224,22 +217,31 @@ pub enum PlanError {
     /// A plan of another model, or of other settings.
     #[error("the plan is of other dimensions than the model has: plan anew")]
     Unfit,
-    /// A plan that leaves more than it may.
-    #[error("the plan leaves {found} {unit}, and the budget is {asked}: plan anew")]
-    Missed {
-        /// What it leaves.
-        found: u64,
-        /// The budget.
-        asked: u64,
-        /// FLOPs or parameters.
-        unit: &'static str,
-    },
     /// Nothing in the model can be pruned.
     #[error("nothing in this model can be pruned: {0}")]
     Nothing(String),
     /// The scores are of another model.
     #[error("the scores do not fit the model: {0}; score it again")]
     Scores(String),
+}
+
+/// Why budgets that the dense model keeps are none.
+fn idle(budgets: &[Asked]) -> String {
+    if let [Asked { model, at_most, dense, .. }] = budgets {
+        let unit = model.unit();
+        return format!(
+            "the budget of {at_most} {unit} leaves nothing to prune: the model has {dense}; give a smaller one, such as 50%"
+        );
+    }
+    let joined = |number: fn(&Asked) -> u64| {
+        let each = budgets.iter().map(|asked| format!("{} {}", number(asked), asked.model.unit()));
+        each.collect::<Vec<_>>().join(" and ")
+    };
+    format!(
+        "the budgets of {} leave nothing to prune: the model has {}; give a smaller one, such as 50%",
+        joined(|asked| asked.at_most),
+        joined(|asked| asked.dense)
+    )
 }
 
 /// What stays of one dimension.
@@ -297,163 +299,4 @@ impl Plan {
 pub fn minimum(cost: &Cost, dimensions: &[Dimension], limits: &Limits) -> u64 {
     let floors: Vec<usize> = dimensions.iter().map(|d| limits.floor(d)).collect();
     cost.total(&floors)
-}
-
-/// The first plan on the greedy path whose cost is at most `target`, and to it what went last of what `target` leaves room for.
-pub fn plan(
-    cost: &Cost,
-    dimensions: &[Dimension],
-    scores: &Scores,
-    limits: &Limits,
-    target: u64,
-) -> Result<Plan, PlanError> {
-    let mut search = Search::new(cost, dimensions, scores, limits)?;
-    let mut removals = Vec::new();
-    while search.cost.total() > target
-        && let Some(removal) = search.remove_next()
-    {
-        removals.push(removal);
-    }
-    search.give_back(removals, target);
-    Ok(search.finish())
-}
-
-/// A dimension that lost units, and how many it had before.
-type Removal = (usize, usize);
-
-struct Search<'a> {
-    /// What the model costs with what is left of each dimension.
-    cost: Running<'a>,
-    dimensions: &'a [Dimension],
-    /// The granule and the floor of each dimension.
-    steps: Vec<(usize, usize)>,
-    /// Units of each dimension, the least important first.
-    orders: Vec<Vec<usize>>,
-    scores: Vec<&'a [f64]>,
-    queue: BinaryHeap<Reverse<(Priority, usize)>>,
-}
-
-/// Importance per cost saved; ordered like the number.
-#[derive(Clone, Copy, PartialEq)]
-struct Priority(f64);
-
-impl Eq for Priority {}
-
-impl Ord for Priority {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-impl PartialOrd for Priority {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<'a> Search<'a> {
-    fn new(
-        cost: &'a Cost,
-        dimensions: &'a [Dimension],
-        scores: &'a Scores,
-        limits: &'a Limits,
-    ) -> Result<Self, PlanError> {
-        let mut orders = Vec::with_capacity(dimensions.len());
-        let mut values = Vec::with_capacity(dimensions.len());
-        let steps: Vec<_> = dimensions.iter().map(|d| (limits.granule(d), limits.floor(d))).collect();
-        let mut by_name = HashMap::new();
-        for scores in &scores.dimensions {
-            by_name.entry(scores.name.as_str()).or_insert(scores);
-        }
-        for (dimension, (_, floor)) in dimensions.iter().zip(&steps) {
-            let found = by_name.get(dimension.name.as_str()).copied();
-            if found.is_none() && *floor == dimension.size {
-                orders.push((0..dimension.size).collect());
-                values.push([].as_slice());
-                continue;
-            }
-            let found =
-                found.ok_or_else(|| PlanError::Scores(format!("{} has no scores", dimension.name)))?;
-            if found.scores.len() != dimension.size {
-                let (name, size, n) = (&dimension.name, dimension.size, found.scores.len());
-                return Err(PlanError::Scores(format!("{name} has {size} units and {n} scores")));
-            }
-            let mut order: Vec<usize> = (0..dimension.size).collect();
-            let important = |unit: &usize| importance(found.scores[*unit]);
-            order.sort_by(|a, b| important(a).total_cmp(&important(b)));
-            orders.push(order);
-            values.push(found.scores.as_slice());
-        }
-        let cost = Running::new(cost, dimensions.iter().map(|d| d.size).collect());
-        let queue = BinaryHeap::new();
-        let mut search = Self { cost, dimensions, steps, orders, scores: values, queue };
-        for dimension in 0..dimensions.len() {
-            search.enqueue(dimension);
-        }
-        Ok(search)
-    }
-
-    /// Units that a dimension has after its next removal; `None` at its floor.
-    fn next_size(&self, dimension: usize) -> Option<usize> {
-        let (granule, floor) = self.steps[dimension];
-        let next = (self.cost.sizes()[dimension] - 1) / granule * granule;
-        (next >= floor).then_some(next)
-    }
-
-    fn priority(&self, dimension: usize, next: usize) -> Priority {
-        let (order, size) = (&self.orders[dimension], self.cost.sizes()[dimension]);
-        let removed = &order[order.len() - size..order.len() - next];
-        let lost: f64 = removed.iter().map(|u| importance(self.scores[dimension][*u])).sum();
-        let saved = self.cost.saving(dimension, next);
-        Priority(if saved == 0 { f64::INFINITY } else { importance(lost / saved as f64) })
-    }
-
-    fn enqueue(&mut self, dimension: usize) {
-        if let Some(next) = self.next_size(dimension) {
-            self.queue.push(Reverse((self.priority(dimension, next), dimension)));
-        }
-    }
-
-    fn remove_next(&mut self) -> Option<Removal> {
-        while let Some(Reverse((stale, dimension))) = self.queue.pop() {
-            let Some(next) = self.next_size(dimension) else { continue };
-            let current = self.priority(dimension, next);
-            if current > stale {
-                self.queue.push(Reverse((current, dimension)));
-                continue;
-            }
-            let before = self.cost.resize(dimension, next);
-            self.enqueue(dimension);
-            return Some((dimension, before));
-        }
-        None
-    }
-
-    /// Takes removals back, the last first, where the budget is met without them: a large one may have met it by far.
-    fn give_back(&mut self, removals: Vec<Removal>, target: u64) {
-        let mut settled = vec![false; self.dimensions.len()];
-        for (dimension, before) in removals.into_iter().rev() {
-            if settled[dimension] {
-                continue;
-            }
-            let after = self.cost.resize(dimension, before);
-            if self.cost.total() > target {
-                self.cost.resize(dimension, after);
-                settled[dimension] = true;
-            }
-        }
-    }
-
-    fn finish(self) -> Plan {
-        let kept = self.orders.iter().zip(self.cost.sizes()).map(|(order, size)| {
-            let mut kept = order[order.len() - size..].to_vec();
-            kept.sort_unstable();
-            kept
-        });
-        let dimensions = self.dimensions.iter().zip(kept);
-        let dimensions = dimensions
-            .map(|(d, kept)| DimensionPlan { name: d.name.clone(), kind: d.kind, size: d.size, kept })
-            .collect();
-        Plan { dimensions }
-    }
 }

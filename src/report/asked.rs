@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Settings,
     calibration::CalibrationOptions,
-    plan::Budget,
+    plan::{Budget, Budgets, Costs},
     recover::Mode,
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, Provenance},
@@ -15,22 +15,27 @@ use crate::{
 /// A budget as it was asked for, and what it comes to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AskedBudget {
-    /// What is counted: `flops` or `params`.
-    pub metric: String,
-    /// The share of the dense model that may stay, where a share was asked for.
+    /// The id of the cost: `flops`, `params` or `bytes`.
+    pub cost: String,
+    /// The share of the dense model's cost that may stay, where a share was asked for.
     pub share: Option<f64>,
-    /// The most that the pruned model may have.
+    /// The most that the pruned model may cost.
     pub target: u64,
 }
 
 impl AskedBudget {
-    /// A budget for a dense model of some cost.
-    pub fn new(metric: &str, budget: Budget, dense: u64) -> Self {
-        let share = match budget {
+    /// The budgets of a model of these costs.
+    pub fn list(budgets: &Budgets, costs: &Costs<'_>) -> Vec<Self> {
+        let share = |budget| match budget {
             Budget::Share(share) => Some(share),
             Budget::Absolute(_) => None,
         };
-        Self { metric: metric.to_owned(), share, target: budget.target(dense) }
+        let asked = budgets.iter().zip(costs.asked(budgets)).map(|((model, budget), asked)| Self {
+            cost: model.id().to_owned(),
+            share: share(budget),
+            target: asked.at_most,
+        });
+        asked.collect()
     }
 }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Stage,
     gate::Gate,
-    plan::Plan,
+    plan::{PerCost, Plan},
     score::Stability,
     staging::{self, StagedFile, WriteError},
     typing::Kind,
@@ -55,15 +55,6 @@ pub struct Change {
     pub after: u64,
     /// With everything removed that may go.
     pub minimum: u64,
-}
-
-/// The size of a file before and after.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct FileSize {
-    /// Of the dense model, with its weights.
-    pub before: u64,
-    /// Of the pruned model; absent for a dry run.
-    pub after: Option<u64>,
 }
 
 /// How much of a dimension stays.
@@ -116,12 +107,9 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// What was held in memory.
     pub memory: Memory,
-    /// FLOPs (two per multiply-accumulate) of one sample.
-    pub flops: Change,
-    /// Floating-point parameters.
-    pub params: Change,
-    /// Bytes of the file.
-    pub bytes: FileSize,
+    /// What the model costs: as counted on the written file, or in a dry run, as planned.
+    #[serde(flatten)]
+    pub costs: PerCost<Change>,
     /// Which head dimensions were rotated before they were scored; absent where none were to be.
     pub rotation: Option<RotationReport>,
     /// What could be pruned, and what stays.

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     gate::Gate,
     memory::Bytes,
+    plan::{COST_MODELS, PerCost},
     score::Stability,
     verify::{Extent, Proof},
 };
@@ -66,21 +67,11 @@ impl Report {
             ("least possible", Holds::Quantity),
         ];
         let mut table = Table::new(columns);
-        let share = |after: u64, before: u64| after as f64 / before.max(1) as f64;
-        for (name, Change { before, after, minimum }) in [("FLOPs", self.flops), ("parameters", self.params)]
-        {
-            table.push([
-                name.into(),
-                before.into(),
-                after.into(),
-                share(after, before).into(),
-                minimum.into(),
-            ]);
+        for (cost, Change { before, after, minimum }) in self.costs.iter() {
+            let share = *after as f64 / (*before).max(1) as f64;
+            let numbers = [(*before).into(), (*after).into(), share.into(), (*minimum).into()];
+            table.push([Cell::from(cost.name())].into_iter().chain(numbers));
         }
-        // A dry run has no file to measure, and of bytes no least is known.
-        let (before, after) = (self.bytes.before, self.bytes.after);
-        let kept = after.map(|after| share(after, before));
-        table.push(["bytes".into(), before.into(), after.into(), kept.into(), Cell::Absent]);
         Section::new("totals", Detail::Brief, vec![Block::Table(table)])
     }
 
@@ -156,11 +147,19 @@ fn proof_text(proof: &Proof) -> String {
     let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
     format!(
         "proof: before recovery, the pruned model computes what the original does with the removed units set to zero; largest \
-         difference: {} of the largest output, at {}; FLOPs counted anew: {}",
+         difference: {} of the largest output, at {}; {}",
         small(worst),
         runs_text(&proof.batches, &proof.extents),
-        quantity(proof.flops as f64)
+        recounted(&proof.costs)
     )
+}
+
+/// The costs of which the plan was exact, and what was counted.
+fn recounted(costs: &PerCost<u64>) -> String {
+    let exact = costs.iter().filter(|(cost, _)| cost.is_exact());
+    let each =
+        exact.map(|(cost, count)| format!("{} counted anew: {}", cost.name(), quantity(*count as f64)));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// Batch sizes, and extents of open axes beside those of the samples.
@@ -172,10 +171,12 @@ fn runs_text(batches: &[usize], extents: &[Extent]) -> String {
 }
 
 fn gate_text(gate: &Gate) -> String {
+    let exact = COST_MODELS.iter().filter(|cost| cost.is_exact()).map(|cost| cost.name());
     let mut text = format!(
-        "written file: read back and run at {}; its outputs are finite and of the declared shapes, and its FLOPs are as \
-         planned",
-        runs_text(&gate.batches, &gate.extents)
+        "written file: read back and run at {}; its outputs are finite and of the declared shapes, and its \
+         {} are as planned",
+        runs_text(&gate.batches, &gate.extents),
+        exact.collect::<Vec<_>>().join(" and ")
     );
     if let Some(far) = gate.distance {
         text += &format!("; distance of its outputs on the same samples: {}", distance(far));

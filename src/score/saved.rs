@@ -56,6 +56,8 @@ pub struct SavedScores {
     pub lambda: Option<f64>,
     /// With at most this many probes per sample.
     pub probes: Option<usize>,
+    /// With this seed.
+    pub seed: Option<u64>,
     /// As the paper's released code makes them; if not, it is not said.
     pub paper_quirks: bool,
 }
@@ -70,6 +72,7 @@ pub enum Setting {
     Method,
     Lambda,
     Probes,
+    Seed,
     PaperQuirks,
     Granularity,
     Logits,
@@ -84,6 +87,7 @@ impl fmt::Display for Setting {
             Self::Method => "the method",
             Self::Lambda => "the weight of the outputs (lambda)",
             Self::Probes => "the number of probes",
+            Self::Seed => "the seed",
             Self::PaperQuirks => "whether scores have the quirks of the paper's code",
             Self::Granularity => "the granularity of attention",
             Self::Logits => "the list of outputs that hold logits",
@@ -99,6 +103,9 @@ pub enum SavedError {
     /// The file could not be read.
     #[error("cannot read the scores in `{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
+    /// There is a folder, a device or a pipe.
+    #[error("`{path}` is not a regular file, so no scores can be read from it")]
+    NotAFile { path: PathBuf },
     /// The file holds something else.
     #[error("`{path}` does not hold saved scores: {source}")]
     Format { path: PathBuf, source: serde_json::Error },
@@ -141,8 +148,12 @@ impl SavedScores {
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
-        let text =
-            fs::read_to_string(&self.path).map_err(|source| SavedError::Io { path: path(), source })?;
+        let io = |source| SavedError::Io { path: path(), source };
+        // A pipe would wait for a writer, and a device may have no end.
+        if !fs::metadata(&self.path).map_err(io)?.is_file() {
+            return Err(SavedError::NotAFile { path: path() });
+        }
+        let text = fs::read_to_string(&self.path).map_err(io)?;
         match serde_json::from_str::<Head>(&text).map_err(format)?.schema_version {
             VERSION => {}
             found => return Err(SavedError::Version { path: path(), found }),
@@ -153,6 +164,7 @@ impl SavedScores {
         self.same(Setting::Lambda, &made.lambda, self.lambda.as_ref())?;
         self.same(Setting::Probes, &made.probes, self.probes.as_ref())?;
         self.same(Setting::PaperQuirks, &made.paper_quirks, self.paper_quirks.then_some(&true))?;
+        self.same(Setting::Seed, &made.seed, self.seed.as_ref())?;
         Ok(scores)
     }
 
@@ -164,8 +176,12 @@ impl SavedScores {
     pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
         self.same(Setting::Model, &theirs.model, Some(&ours.model))?;
         self.same(Setting::Granularity, &theirs.granularity, Some(&ours.granularity))?;
-        let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
-        self.same(Setting::Logits, &theirs.logits.join(", "), logits.as_ref())?;
+        let logits = |made: &Provenance| match made.logits.is_empty() {
+            true => "not given".to_owned(),
+            false => made.logits.join(", "),
+        };
+        let said = (!ours.logits.is_empty()).then(|| logits(ours));
+        self.same(Setting::Logits, &logits(theirs), said.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
         if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
             self.same(Setting::Recovery, &recover(theirs), Some(&recover(ours)))?;

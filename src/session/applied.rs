@@ -1,10 +1,10 @@
 //! The plan, carried out and proven.
 
-use super::{Goal, Planned, Progress, Recovered, Scored, costs::Costs, planned};
+use super::{Planned, Progress, Recovered, Scored, planned, recovered};
 use crate::{
     Error,
     onnx::proto::ModelProto,
-    plan::Plan,
+    plan::{Bounds, Budgets, Plan},
     recover::RecoverOptions,
     refusal::{Blame, Trial},
     ties::Ties,
@@ -13,10 +13,14 @@ use crate::{
     warning::{Warning, WarningCode},
 };
 
+/// How often a model is planned anew because it costs more than its plan says.
+const CORRECTIONS: usize = 3;
+
 /// A session with a pruned model, which is proven: it computes what the dense one does without the removed units.
 pub struct Applied<'s> {
     pub(super) scored: &'s Scored<'s>,
-    pub(super) goal: Goal,
+    pub(super) budgets: Budgets,
+    pub(super) bounds: Bounds,
     pub(super) plan: Plan,
     /// Of the session, without those that had to keep their extent.
     pub(super) dimensions: Dimensions,
@@ -27,20 +31,45 @@ pub struct Applied<'s> {
 
 impl<'s> Applied<'s> {
     pub(super) fn new(planned: Planned<'s>) -> Result<Self, Error> {
-        let Planned { scored, goal, mut plan } = planned;
+        let Planned { scored, budgets, mut bounds, mut plan } = planned;
         let pruner = scored.pruner;
         let mut dimensions = pruner.typed.dimensions.clone();
         let mut warnings = Vec::new();
-        // Each round but the last takes a dimension at least from those that can be pruned.
+        let mut corrections = 0;
+        // Each round but the last takes a dimension at least from those that can be pruned, or is one of few corrections.
         loop {
             pruner.monitor.tell(Progress::Stage("verify"));
-            let costs = Costs::new(&pruner.typed, &dimensions, &pruner.settings.limits, &goal);
-            let view = pruner.typed.view_of(&dimensions);
-            let trial = Trial { engine: &*pruner.engine, view, flops: &costs.flops };
+            let costs = pruner.typed.costs_of(&dimensions, &pruner.settings.limits);
+            let trial = Trial {
+                engine: &*pruner.engine,
+                view: pruner.typed.view_of(&dimensions),
+                costs: costs.each(),
+                source: &pruner.typed.source,
+                file_bytes: &|model| recovered::file_bytes(scored, &budgets, model),
+            };
             let refusal = match trial.carry_out(&plan, &pruner.clock) {
-                Ok((model, proof)) => {
-                    return Ok(Self { scored, goal, plan, dimensions, model, proof, warnings });
-                }
+                Ok((model, proof)) => match bounds.check(&proof.costs) {
+                    Ok(()) => {
+                        return Ok(Self {
+                            scored,
+                            budgets,
+                            bounds,
+                            plan,
+                            dimensions,
+                            model,
+                            proof,
+                            warnings,
+                        });
+                    }
+                    Err(over) if corrections == CORRECTIONS => return Err(over.into()),
+                    Err(_) => {
+                        corrections += 1;
+                        bounds.leave_room(&costs.at(&plan.sizes()), &proof.costs);
+                        costs.check(&bounds)?;
+                        plan = planned::make(scored, &dimensions, &bounds)?;
+                        continue;
+                    }
+                },
                 Err(refusal) => refusal,
             };
             let blame = trial.blame(&plan, &refusal, &pruner.clock);
@@ -55,7 +84,9 @@ impl<'s> Applied<'s> {
                 pruner.monitor.warn(&warning);
                 warnings.push(warning);
             }
-            plan = planned::make(scored, &dimensions, &goal).map_err(Error::Replan)?;
+            let costs = pruner.typed.costs_of(&dimensions, &pruner.settings.limits);
+            bounds = costs.bounds(&budgets).map_err(Error::Replan)?;
+            plan = planned::make(scored, &dimensions, &bounds).map_err(Error::Replan)?;
         }
     }
 

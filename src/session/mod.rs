@@ -7,7 +7,6 @@
 //! and [`Plan`] are plain data that can be kept and returned to ([`Pruner::with_scores`], [`Scored::with_plan`]).
 
 mod applied;
-mod costs;
 mod event;
 mod planned;
 mod recovered;
@@ -28,7 +27,7 @@ use crate::{
     memory::MemoryBudget,
     model::{SampleInput, Typed},
     onnx::{self, OnnxError, Source, proto::ModelProto},
-    plan::{Budget, Limits},
+    plan::{Budgets, Limits},
     rotate::{self, Rotation},
     runtime::Engine,
     score::{ScoreOptions, Scores},
@@ -90,33 +89,6 @@ impl ModelInput {
             Self::File(path) => Some(path),
             Self::Bytes(_) | Self::Message(_) => None,
         }
-    }
-}
-
-/// What a pruned model may cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Goal {
-    /// How much.
-    pub budget: Budget,
-    /// Whether the budget is one of parameters, rather than of FLOPs.
-    pub counts_params: bool,
-}
-
-impl Default for Goal {
-    fn default() -> Self {
-        Self::flops(Budget::Share(0.5))
-    }
-}
-
-impl Goal {
-    /// A budget of FLOPs (two per multiply-accumulate).
-    pub fn flops(budget: Budget) -> Self {
-        Self { budget, counts_params: false }
-    }
-
-    /// A budget of parameters.
-    pub fn params(budget: Budget) -> Self {
-        Self { budget, counts_params: true }
     }
 }
 
@@ -256,18 +228,17 @@ impl Pruner {
         &self.typed
     }
 
-    /// Whether a goal can be met at all: before anything is scored, which takes the time. Tells how far it reaches.
+    /// Whether budgets can be met at all: before anything is scored, which takes the time. Tells how far they reach.
     ///
     /// # Errors
-    /// When it cannot, or leaves nothing to prune.
-    pub fn check(&self, goal: &Goal) -> Result<(), Error> {
-        let costs = costs::Costs::new(&self.typed, &self.typed.dimensions, &self.settings.limits, goal);
-        let (cost, unit) = costs.budgeted();
-        let reach = costs.change(cost, None);
-        let asked = goal.budget.target(reach.before);
-        let message = format!("reachable: {} to {} {unit}; asked: {asked}", reach.minimum, reach.before);
-        self.monitor.tell(Progress::Say(message));
-        costs.target()?;
+    /// When one cannot, or all leave nothing to prune.
+    pub fn check(&self, budgets: &Budgets) -> Result<(), Error> {
+        let costs = self.typed.costs(&self.settings.limits);
+        if !self.typed.dimensions.prunable.is_empty() {
+            let asked = costs.asked(budgets);
+            asked.iter().for_each(|asked| self.monitor.tell(Progress::Say(asked.to_string())));
+        }
+        costs.bounds(budgets)?;
         Ok(())
     }
 

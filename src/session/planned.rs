@@ -1,9 +1,9 @@
-//! A plan for one budget.
+//! A plan that keeps to some budgets.
 
-use super::{Applied, Goal, Progress, Scored, costs::Costs};
+use super::{Applied, Progress, Scored, recovered};
 use crate::{
     Error,
-    plan::{self, Plan, PlanError},
+    plan::{self, Bounds, Budgets, Plan, PlanError},
     report::Report,
     ties::Ties,
     typing::Dimensions,
@@ -12,28 +12,27 @@ use crate::{
 /// A session with a plan: which units stay.
 pub struct Planned<'s> {
     pub(super) scored: &'s Scored<'s>,
-    pub(super) goal: Goal,
+    pub(super) budgets: Budgets,
+    pub(super) bounds: Bounds,
     pub(super) plan: Plan,
 }
 
 impl<'s> Planned<'s> {
-    pub(super) fn new(scored: &'s Scored<'s>, goal: &Goal) -> Result<Self, Error> {
-        let plan = make(scored, &scored.pruner.typed.dimensions, goal)?;
-        Ok(Self { scored, goal: *goal, plan })
-    }
-
-    pub(super) fn of(scored: &'s Scored<'s>, plan: Plan, goal: &Goal) -> Result<Self, Error> {
+    pub(super) fn new(scored: &'s Scored<'s>, budgets: &Budgets) -> Result<Self, Error> {
         let pruner = scored.pruner;
         let dimensions = &pruner.typed.dimensions;
-        plan.check(&dimensions.prunable)?;
-        let costs = Costs::new(&pruner.typed, dimensions, &pruner.settings.limits, goal);
-        let asked = costs.target()?;
-        let found = costs.change(costs.budgeted().0, Some(&plan.sizes())).after;
-        if found > asked {
-            let unit = costs.budgeted().1;
-            return Err(PlanError::Missed { found, asked, unit }.into());
-        }
-        Ok(Self { scored, goal: *goal, plan })
+        let bounds = pruner.typed.costs(&pruner.settings.limits).bounds(budgets)?;
+        let plan = make(scored, dimensions, &bounds)?;
+        Ok(Self { scored, budgets: budgets.clone(), bounds, plan })
+    }
+
+    pub(super) fn of(scored: &'s Scored<'s>, plan: Plan, budgets: &Budgets) -> Result<Self, Error> {
+        let pruner = scored.pruner;
+        plan.check(&pruner.typed.dimensions.prunable)?;
+        let costs = pruner.typed.costs(&pruner.settings.limits);
+        let bounds = costs.bounds(budgets)?;
+        bounds.check(&costs.at(&plan.sizes()))?;
+        Ok(Self { scored, budgets: budgets.clone(), bounds, plan })
     }
 
     /// The plan: plain data, which can be kept, and gone on from by [`Scored::with_plan`].
@@ -45,27 +44,27 @@ impl<'s> Planned<'s> {
     /// dimension that cannot be removed so keeps its extent, with a warning, and the rest is planned anew.
     ///
     /// # Errors
-    /// When the plan is refused and no dimension is to blame, when what is left cannot meet the goal, or [`Error::Cancelled`].
+    /// When the plan is refused and no dimension is to blame, when what is left cannot keep to the budgets, or
+    /// [`Error::Cancelled`].
     pub fn apply(self) -> Result<Applied<'s>, Error> {
         Applied::new(self)
     }
 
     /// What is known of a model that is not made: a dry run.
     pub fn report(&self) -> Report {
-        super::recovered::report(self.scored, &self.goal, &self.plan, &self.scored.pruner.typed.dimensions)
+        recovered::report(self.scored, &self.budgets, &self.plan, &self.scored.pruner.typed.dimensions)
     }
 }
 
 /// A plan for what is left of the dimensions.
-pub(super) fn make(scored: &Scored<'_>, dimensions: &Dimensions, goal: &Goal) -> Result<Plan, PlanError> {
+pub(super) fn make(scored: &Scored<'_>, dimensions: &Dimensions, bounds: &Bounds) -> Result<Plan, PlanError> {
     let pruner = scored.pruner;
     pruner.monitor.tell(Progress::Stage("plan"));
     let limits = &pruner.settings.limits;
-    let costs = Costs::new(&pruner.typed, dimensions, limits, goal);
-    let target = costs.target()?;
-    let prunable = &dimensions.prunable;
-    let (cost, scores) = (costs.budgeted().0, &scored.planned_by);
-    let mut plan = pruner.clock.time("plan", || plan::plan(cost, prunable, scores, limits, target))?;
+    let costs = pruner.typed.costs_of(dimensions, limits);
+    let (prunable, scores) = (&dimensions.prunable, &scored.planned_by);
+    let mut plan =
+        pruner.clock.time("plan", || plan::plan(&costs.bounded(bounds), prunable, scores, limits))?;
     Ties::of(&pruner.typed.graph, prunable, limits).level(&mut plan);
     Ok(plan)
 }

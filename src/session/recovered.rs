@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path};
 
-use super::{Applied, Goal, Progress, Scored, costs::Costs};
+use super::{Applied, Progress, Scored};
 use crate::{
     Error,
     gate::{Gate, GateError, Gatekeeper},
@@ -11,9 +11,10 @@ use crate::{
         self, OnnxError, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
-    plan::Plan,
+    plan::{Budgets, Plan},
     recover::{self, Mode, RecoverError, RecoverOptions, Recovery},
-    report::{self, Asked, AskedBudget, FileSize, Memory, Report, Seeds},
+    refusal::Larger,
+    report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
     typing::Dimensions,
     warning::{Warning, WarningCode},
 };
@@ -139,13 +140,12 @@ impl<'s> Recovered<'s> {
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
         pruner.monitor.unless_cancelled(Ok::<_, Error>(()))?;
-        let Applied { scored, goal, plan, dimensions, proof, warnings: frozen, .. } = applied;
-        let mut report = report(scored, &goal, &plan, &dimensions);
-        report.bytes.after = Some(draft.size());
+        let Applied { scored, budgets, plan, dimensions, proof, warnings: frozen, .. } = applied;
+        let mut report = report(scored, &budgets, &plan, &dimensions);
+        report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
         report.output_sha256 = Some(sha256);
         (report.asked.recover, report.asked.ridge) = (Some(asked.mode), asked.ridge);
         report.seeds.recovery = Some(asked.seed);
-        report.params.after += recovery.as_ref().map_or(0, |recovery| recovery.added);
         report.notes.extend(recovery.iter().flat_map(|recovery| recovery.notes.clone()));
         report.warnings.extend(frozen.into_iter().chain(warnings));
         let (proof, gate, recovery) = (Some(proof), Some(gate), recovery.as_ref().map(Into::into));
@@ -254,19 +254,26 @@ impl Desk<'_> {
         recovery: Option<&Recovery>,
         write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(Opened<D>, Gate), Error> {
-        let Applied { scored, goal, plan, dimensions, .. } = self.applied;
+        let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
         let pruner = scored.pruner;
-        Gatekeeper::check_size(&model, pruner.typed.source.bytes)?;
+        let source = &pruner.typed.source;
+        Larger::check(&model, source).map_err(GateError::from)?;
+        let undescribed = model.metadata_props.clone();
         let mode = recovery.filter(|recovery| !recovery.undone).map_or(Mode::Off, |recovery| recovery.mode);
-        describe(&mut model, scored, goal, mode);
-        pruner.typed.source.packed.unpack(&mut model);
+        describe(&mut model, scored, budgets, mode);
+        // A model of a few weights can gain less than its description takes.
+        if Larger::check(&model, source).is_err() {
+            model.metadata_props = undescribed;
+        }
+        source.packed.unpack(&mut model);
         let draft = pruner.clock.time("save", || write(&model))?;
         drop(model);
-        let costs = Costs::new(&pruner.typed, dimensions, &pruner.settings.limits, goal);
-        let planned = costs.flops.total(&plan.sizes());
+        let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
+        let planned = costs.at(&plan.sizes());
         let (sha256, gate) = pruner.clock.time("gate", || {
             let Source { model, sha256, .. } = draft.reopen().map_err(GateError::Onnx)?;
-            let gate = self.keeper.check(&model, planned, self.logits, self.held_out)?;
+            let size = draft.size();
+            let gate = self.keeper.check(&model, size, &planned, bounds, self.logits, self.held_out)?;
             Ok::<_, GateError>((sha256, gate))
         })?;
         Ok((Opened { draft, sha256 }, gate))
@@ -274,19 +281,19 @@ impl Desk<'_> {
 }
 
 /// What is known once there is a plan, for what is left of the dimensions.
-pub(super) fn report(scored: &Scored<'_>, goal: &Goal, plan: &Plan, dimensions: &Dimensions) -> Report {
+pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimensions: &Dimensions) -> Report {
     let pruner = scored.pruner;
     let typed = &pruner.typed;
-    let costs = Costs::new(typed, dimensions, &pruner.settings.limits, goal);
-    let sizes = plan.sizes();
+    let costs = typed.costs_of(dimensions, &pruner.settings.limits);
+    let change = |&before: &u64, &minimum: &u64| Change { before, after: before, minimum };
+    let planned = |change: &Change, &after: &u64| Change { after, ..*change };
+    let changes = costs.dense().zip(&costs.least(), change).zip(&costs.at(&plan.sizes()), planned);
     let of_samples = typed.samples.notes().iter().map(ToString::to_string);
     let notes = of_samples.chain(scored.scores.notes.iter().cloned()).chain(pruner.notes.iter().cloned());
     let made = &scored.scores.made;
-    let metric = if costs.counts_params { "params" } else { "flops" };
-    let dense = costs.change(costs.budgeted().0, None).before;
     Report {
         schema_version: report::SCHEMA_VERSION,
-        budgets: vec![AskedBudget::new(metric, goal.budget, dense)],
+        budgets: AskedBudget::list(budgets, &costs),
         asked: Asked::of(&pruner.settings, made),
         seeds: Seeds { score: made.seed, recovery: None, data: None },
         output_sha256: None,
@@ -301,9 +308,7 @@ pub(super) fn report(scored: &Scored<'_>, goal: &Goal, plan: &Plan, dimensions: 
         stability: scored.scores.stability,
         stages: pruner.clock.stages("forward"),
         memory: Memory { budget: pruner.settings.memory.0, peak: memory::peak() },
-        flops: costs.change(&costs.flops, Some(&sizes)),
-        params: costs.change(&costs.params, Some(&sizes)),
-        bytes: FileSize { before: typed.source.bytes, after: None },
+        costs: changes,
         rotation: pruner.rotation.as_ref().map(Into::into),
         dimensions: Report::dimensions_of(plan),
         pinned: dimensions.pinned.iter().map(Into::into).collect(),
@@ -315,15 +320,28 @@ pub(super) fn report(scored: &Scored<'_>, goal: &Goal, plan: &Plan, dimensions: 
     }
 }
 
+/// A name of the file that is no shorter than most: external data are named after it.
+const NAME: &str = "a-model-with-a-name-that-is-as-long-as-names-of-files-of-models-come.onnx";
+
+/// How large the file of a pruned model will be, external data included.
+pub(super) fn file_bytes(scored: &Scored<'_>, budgets: &Budgets, model: &ModelProto) -> u64 {
+    let source = &scored.pruner.typed.source;
+    let mut model = model.clone();
+    let recovery = if scored.pruner.refits() { Mode::Refit } else { Mode::Off };
+    describe(&mut model, scored, budgets, recovery);
+    source.packed.unpack(&mut model);
+    onnx::written_bytes(&model, Path::new(NAME), source.external)
+}
+
 /// Notes in the model how it was made.
-fn describe(model: &mut ModelProto, scored: &Scored<'_>, goal: &Goal, recovery: Mode) {
+fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Mode) {
     let typed = &scored.pruner.typed;
     // Keys have to be distinct, and the model may have been pruned before.
     model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
     for (key, value) in [
         ("version", env!("CARGO_PKG_VERSION")),
         ("source_sha256", &typed.source.sha256),
-        ("budget", &goal.budget.to_string()),
+        ("budget", &budgets.to_string()),
         ("score", &scored.scores.made.score.to_string()),
         ("recover", &recovery.to_string()),
         ("calibration", if typed.is_synthetic() { "synthetic (noise)" } else { "data" }),

@@ -1,9 +1,10 @@
 //! Scores of a session's units, from which many budgets can be planned.
 
-use super::{Goal, Planned, Progress, Pruner};
+use super::{Planned, Progress, Pruner};
 use crate::{
     Error,
-    plan::Plan,
+    graph::Graph,
+    plan::{Budgets, Plan},
     score::{self, Provenance, ScoreOptions, Scores},
     ties::Ties,
     typing::Dimension,
@@ -23,6 +24,7 @@ pub struct Scored<'p> {
 
 impl<'p> Scored<'p> {
     pub(super) fn new(pruner: &'p Pruner, options: &ScoreOptions) -> Result<Self, Error> {
+        check_outputs(&pruner.typed.graph, &options.logits)?;
         pruner.monitor.tell(Progress::Stage("score"));
         let scores = pruner.clock.time("score", || new_scores(pruner, options));
         Ok(Self::of(pruner, pruner.monitor.unless_cancelled(scores)?))
@@ -43,20 +45,20 @@ impl<'p> Scored<'p> {
         &self.scores
     }
 
-    /// Plans what goes, so that the goal is met and the least is lost.
+    /// Plans what goes, so that all budgets hold and the least is lost.
     ///
     /// # Errors
-    /// When the goal cannot be met, or leaves nothing to prune.
-    pub fn plan(&self, goal: &Goal) -> Result<Planned<'_>, Error> {
-        Planned::new(self, goal)
+    /// When one cannot be met, or all leave nothing to prune.
+    pub fn plan(&self, budgets: &Budgets) -> Result<Planned<'_>, Error> {
+        Planned::new(self, budgets)
     }
 
-    /// Goes on from a plan that was made before, of the same model and settings, for this goal.
+    /// Goes on from a plan that was made before, of the same model and settings, for these budgets.
     ///
     /// # Errors
-    /// When the plan is of other dimensions, or misses the goal.
-    pub fn with_plan(&self, plan: Plan, goal: &Goal) -> Result<Planned<'_>, Error> {
-        Planned::of(self, plan, goal)
+    /// When the plan is of other dimensions, or exceeds a budget.
+    pub fn with_plan(&self, plan: Plan, budgets: &Budgets) -> Result<Planned<'_>, Error> {
+        Planned::of(self, plan, budgets)
     }
 }
 
@@ -80,6 +82,15 @@ impl Pruner {
             samples: samples.len(),
             seed: *seed,
         }
+    }
+}
+
+/// Checks that there are outputs of these names: a typing error would have the scores weigh something else.
+fn check_outputs(graph: &Graph, names: &[String]) -> Result<(), Error> {
+    let outputs: Vec<String> = graph.outputs().iter().map(|v| graph.value(*v).name.clone()).collect();
+    match names.iter().find(|name| !outputs.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::NoOutput { name: name.clone(), outputs }),
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Dimension {
     pub width: Width,
     /// Number of units.
     pub size: usize,
+    /// The fewest units that it can keep.
+    pub least: usize,
     /// The fewest entries that a unit has along an axis of a weight: more than one for heads, and for channels that go in
     /// groups.
     pub entries: usize,
@@ -152,7 +154,9 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
         if reasons.is_empty() {
             let name = names.unique(&name, kind);
             let entries = entries(widths, width, &owned);
-            let dimension = Dimension { name, kind, layer: 0, width, size, entries, owned, consumers: ends };
+            let least = if index.plural.contains(&width) { 2 } else { 1 };
+            let (layer, consumers) = (0, ends);
+            let dimension = Dimension { name, kind, layer, width, size, least, entries, owned, consumers };
             found.prunable.push(dimension);
         } else {
             found.pinned.push(Pinned { name, size, reasons });
@@ -188,6 +192,8 @@ struct Index<'a> {
     inner: BTreeSet<Width>,
     /// Widths for each entry of which a softmax runs by itself.
     under_softmax: BTreeSet<Width>,
+    /// Widths that have to keep two entries.
+    plural: BTreeSet<Width>,
     /// Nodes that cost something.
     costly: BTreeSet<NodeId>,
     /// Nodes that convolve: that sum over the second axis of an operand with positions.
@@ -216,6 +222,7 @@ impl<'a> Index<'a> {
             batched: atoms(&mut widths.batched.iter().map(|(_, width)| *width)),
             inner: atoms(&mut widths.paired.iter().copied()),
             under_softmax: atoms(&mut normalised_axes(graph, widths)),
+            plural: atoms(&mut widths.plural.iter().copied()),
             costly: widths.macs.iter().map(|m| m.node).collect(),
             convolving: widths.contractions.iter().filter(convolves).map(|c| c.node).collect(),
         }
