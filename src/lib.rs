@@ -1,6 +1,7 @@
 //! Prunes trained ONNX models to a FLOPs budget: no retraining, no labels, no PyTorch.
 
 pub mod calibration;
+pub mod catalog;
 pub mod cli;
 pub mod fold;
 pub mod gate;
@@ -25,6 +26,7 @@ pub mod rewrite;
 pub mod rotate;
 pub mod runtime;
 pub mod score;
+pub mod settings;
 pub mod staging;
 pub mod stats;
 pub mod tensor;

@@ -562,14 +562,12 @@ fn why_pinned(dimensions: &Dimensions) -> String {
 
 /// What scores of this run are made of.
 fn provenance(typed: &Typed, options: &Options, recover: Mode) -> Provenance {
-    let ScoreOptions { method, seed, lambda, probes, logits, paper_quirks, .. } = &options.score;
+    let ScoreOptions { method, settings, seed, logits, .. } = &options.score;
     // Only a file needs the hash, and data may be large.
     let hashed = options.scores.is_some() || options.save_scores.is_some();
     Provenance {
         score: *method,
-        paper_quirks: *paper_quirks,
-        lambda: *lambda,
-        probes: *probes,
+        settings: settings.resolved(method.settings()),
         logits: logits.clone(),
         granularity: options.granularity,
         refit: recover == Mode::Refit,

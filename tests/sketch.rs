@@ -14,7 +14,7 @@ use optin_onnx::{
     onnx::{self, proto::ModelProto},
     runtime::{Engine, RuntimeChoice},
     score::{
-        ExactOptions, Method, ScoreOptions, Scored, SketchOptions, exact, magnitude, order, score, sketch,
+        EXACT, ExactOptions, ScoreOptions, Scored, SketchOptions, exact, magnitude, order, score, sketch,
         spearman,
     },
     tensor::Tensor,
@@ -427,7 +427,7 @@ fn a_unit_whose_score_is_no_finite_number_counts_as_the_most_important() {
         }"#;
     let x = ramp(&[4, 2]).to_f32().unwrap().mapv(|x| x.abs() + 0.5);
     let subject = on(text, vec![("x", Tensor::F32(x))]);
-    let options = ScoreOptions { method: Method::Exact, ..ScoreOptions::default() };
+    let options = ScoreOptions { method: EXACT, ..ScoreOptions::default() };
     let scored = score(&*tract(), subject.view(4), &options, &|_| true, &mut |_, _| {}).unwrap();
     let scores = &scored.dimensions[0].scores;
     assert_eq!(scores[0], f64::INFINITY, "{scores:?}");

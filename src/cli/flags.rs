@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use regex::Regex;
 
-use super::parse::{self, Ridge};
+use super::{
+    declared::{self, SettingFlags},
+    parse::{self, Ridge},
+};
 use crate::{
     Options,
     calibration::{CalibrationOptions, Synthetic},
@@ -13,7 +16,7 @@ use crate::{
     plan::{Budget, Limits},
     recover::Mode,
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
-    score::{Method, SavedScores, ScoreOptions},
+    score::{Method, SavedScores, ScoreOptions, Scorer},
     typing::{Granularity, Kind},
 };
 
@@ -167,23 +170,16 @@ impl DataFlags {
 #[command(next_help_heading = SCORES)]
 struct ScoreFlags {
     /// How units are scored [default: sketch].
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = declared::choice::<dyn Scorer>())]
     score: Option<Method>,
-    /// Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1 [default: 30].
-    #[arg(long, value_name = "X", value_parser = parse::weight, allow_negative_numbers = true)]
-    lambda: Option<f64>,
-    /// Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable [default: 8].
-    #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
-    probes: Option<usize>,
+    #[command(flatten)]
+    settings: SettingFlags<dyn Scorer>,
     /// Memory that each stage may take beside the model; batches are cut down to fit.
     #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES")]
     memory: MemoryBudget,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long, value_name = "NAME")]
     logits: Vec<String>,
-    /// Score exactly, but with the quirks of the paper's released code, for comparison.
-    #[arg(long)]
-    paper_quirks: bool,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -195,27 +191,23 @@ struct ScoreFlags {
 impl ScoreFlags {
     /// How units are to be scored, where that is said.
     fn method(&self) -> Option<Method> {
-        if self.paper_quirks { Some(Method::Exact) } else { self.score }
+        self.settings.chosen().or(self.score)
     }
 
     fn options(&self, seed: u64) -> ScoreOptions {
-        let default = ScoreOptions::default();
         ScoreOptions {
-            method: self.method().unwrap_or(default.method),
+            method: self.method().unwrap_or_default(),
+            settings: self.settings.given.clone(),
             seed,
-            lambda: self.lambda.unwrap_or(default.lambda),
-            probes: self.probes.unwrap_or(default.probes),
             memory: self.memory,
             logits: self.logits.clone(),
-            paper_quirks: self.paper_quirks,
         }
     }
 
     /// The scores that are read, and what is said of them.
     fn saved(&self) -> Option<SavedScores> {
         let path = self.scores.clone()?;
-        let &Self { lambda, probes, paper_quirks, .. } = self;
-        Some(SavedScores { path, method: self.method(), lambda, probes, paper_quirks })
+        Some(SavedScores { path, method: self.method(), settings: self.settings.given.clone() })
     }
 }
 

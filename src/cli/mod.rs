@@ -1,5 +1,6 @@
 //! The command line: what is run, what is printed, and how it ends.
 
+mod declared;
 mod flags;
 mod inspect;
 mod parse;

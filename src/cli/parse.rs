@@ -2,6 +2,8 @@
 
 use regex::Regex;
 
+pub(super) use crate::settings::count;
+
 /// `NAME=1x3x224x224`, or as other tools have it, `NAME:1,3,224,224`.
 pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let wrong = || format!("`{text}` is not NAME=1x3x224x224");
@@ -31,21 +33,6 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     match number.parse::<f64>().map(|number| number / scale) {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err(format!("`{text}` is not a share from 0 to 1, such as 0.5 or 50%")),
-    }
-}
-
-pub(super) fn weight(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok(weight),
-        _ => Err(format!("`{text}` is not a number from 0 on")),
-    }
-}
-
-/// A number of things of which there has to be one.
-pub(super) fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(format!("`{text}` is not a whole number from 1 on")),
     }
 }
 
@@ -97,11 +84,5 @@ mod tests {
         assert!(error.contains(r"did you mean `.*head\..*`?"), "{error}");
         assert!(!pattern("(").unwrap_err().contains("did you mean"));
         assert!(pattern("blocks.[0-3]").is_ok());
-    }
-
-    #[test]
-    fn there_has_to_be_one() {
-        assert_eq!(count("3"), Ok(3));
-        assert!(count("0").is_err() && count("-1").is_err());
     }
 }

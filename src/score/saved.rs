@@ -9,24 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     score::{Method, Scores},
+    settings::{Settings, shown},
     staging::{self, WriteError},
     typing::Granularity,
 };
 
 /// The version of the format. It is raised when a field changes its meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What scores were made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// How they were made.
+    /// The scorer.
     pub score: Method,
-    /// Whether as the paper's released code makes them.
-    pub paper_quirks: bool,
-    /// Weight of the outputs.
-    pub lambda: f64,
-    /// The most probes per sample.
-    pub probes: usize,
+    /// The values of all its settings, and of no others.
+    pub settings: Settings,
     /// Outputs that were said to hold logits.
     pub logits: Vec<String>,
     /// The units that attention loses.
@@ -50,14 +47,10 @@ pub struct Provenance {
 pub struct SavedScores {
     /// The file.
     pub path: PathBuf,
-    /// How they are to have been made.
+    /// The scorer that is to have made them.
     pub method: Option<Method>,
-    /// With this weight of the outputs.
-    pub lambda: Option<f64>,
-    /// With at most this many probes per sample.
-    pub probes: Option<usize>,
-    /// As the paper's released code makes them; if not, it is not said.
-    pub paper_quirks: bool,
+    /// The settings that it is to have had, as far as they are said.
+    pub settings: Settings,
 }
 
 /// Why saved scores are not planned by.
@@ -80,7 +73,7 @@ pub enum SavedError {
         "the scores in `{path}` do not fit: {what} was {theirs} when they were made, and is {ours} now; give what was given \
          then, or score anew"
     )]
-    Differs { path: PathBuf, what: &'static str, theirs: String, ours: String },
+    Differs { path: PathBuf, what: String, theirs: String, ours: String },
 }
 
 /// Writes scores to `path`, where what stands there stays whole until they are written.
@@ -118,9 +111,10 @@ impl SavedScores {
         let scores: Scores = serde_json::from_str(&text).map_err(format)?;
         let made = &scores.made;
         self.same("the method (--score)", &made.score, self.method.as_ref())?;
-        self.same("the weight of the outputs (--lambda)", &made.lambda, self.lambda.as_ref())?;
-        self.same("the number of probes (--probes)", &made.probes, self.probes.as_ref())?;
-        self.same("--paper-quirks", &made.paper_quirks, self.paper_quirks.then_some(&true))?;
+        for (name, ours) in self.settings.iter() {
+            let theirs = made.settings.given(name).map_or_else(|| "unused".to_owned(), shown);
+            self.same(&format!("--{name}"), &theirs, Some(&shown(ours)))?;
+        }
         Ok(scores)
     }
 
@@ -139,7 +133,7 @@ impl SavedScores {
         let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
         self.same("--logits", &theirs.logits.join(", "), logits.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
-        if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
+        if ours.refit && theirs.score.orders(&theirs.settings) {
             self.same("--recover", &recover(theirs), Some(&recover(ours)))?;
         }
         let data = |made: &Provenance| {
@@ -156,7 +150,7 @@ impl SavedScores {
     /// An error unless both are the same, where there is something to compare with.
     fn same<T: PartialEq + fmt::Display>(
         &self,
-        what: &'static str,
+        what: &str,
         theirs: &T,
         ours: Option<&T>,
     ) -> Result<(), SavedError> {
@@ -164,7 +158,7 @@ impl SavedScores {
             None => Ok(()),
             Some(ours) => Err(SavedError::Differs {
                 path: self.path.clone(),
-                what,
+                what: what.to_owned(),
                 theirs: theirs.to_string(),
                 ours: ours.to_string(),
             }),
