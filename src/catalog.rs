@@ -165,7 +165,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::score::Scorer;
+    use crate::{recover::Recovery, score::Scorer};
 
     fn identifiers_are_unique<T: ?Sized + Catalog>() {
         let ids: BTreeSet<&str> = T::entries().iter().map(|entry| entry.id()).collect();
@@ -181,13 +181,15 @@ mod tests {
     #[test]
     fn every_entry_is_found_by_its_own_identifier() {
         identifiers_are_unique::<dyn Scorer>();
+        identifiers_are_unique::<dyn Recovery>();
     }
 
     #[test]
     fn settings_of_one_name_are_one_setting() {
         let mut known = BTreeMap::new();
         let scorers = <dyn Scorer>::entries().iter().flat_map(|entry| entry.settings());
-        for setting in scorers {
+        let recoveries = <dyn Recovery>::entries().iter().flat_map(|entry| entry.settings());
+        for setting in scorers.chain(recoveries) {
             let said = (setting.metavar(), setting.help(), setting.default());
             let first = known.entry(setting.name()).or_insert_with(|| said.clone());
             assert_eq!(*first, said, "{}", setting.name());

@@ -29,6 +29,7 @@ use crate::{
     rotate::{self, RotateError, Rotation},
     runtime::{self, Engine, RuntimeError, RuntimeOptions},
     score::{self, Method, Provenance, SavedError, SavedScores, ScoreError, ScoreOptions, Scores},
+    settings::Settings,
     staging::{StagedFile, WriteError},
     tensor::Tensor,
     ties::Ties,
@@ -61,10 +62,10 @@ pub struct Options {
     pub score: ScoreOptions,
     /// What may be removed.
     pub limits: Limits,
-    /// What recovery may change.
-    pub recover: Mode,
-    /// The ridge of recovery; `None`: chosen per layer on held-out samples.
-    pub ridge: Option<f64>,
+    /// The recovery; `None`: nothing is corrected.
+    pub recover: Option<Mode>,
+    /// Its settings.
+    pub recover_settings: Settings,
     /// Scores of an earlier run to plan from.
     pub scores: Option<SavedScores>,
     /// Where scores are saved.
@@ -88,8 +89,8 @@ impl Default for Options {
             runtime: RuntimeOptions::default(),
             score: ScoreOptions::default(),
             limits: Limits::default(),
-            recover: Mode::default(),
-            ridge: None,
+            recover: Some(Mode::default()),
+            recover_settings: Settings::default(),
             scores: None,
             save_scores: None,
             batch: 16,
@@ -142,16 +143,16 @@ impl Options {
         self.flops.is_none() && self.params.is_some()
     }
 
-    /// What recovery may change: nothing on made-up inputs, which say nothing of what removed units did.
-    fn recover_on(&self, typed: &Typed) -> Mode {
-        if typed.is_synthetic() { Mode::Off } else { self.recover }
+    /// The recovery: none on made-up inputs, which say nothing of what removed units did.
+    fn recover_on(&self, typed: &Typed) -> Option<Mode> {
+        self.recover.filter(|_| !typed.is_synthetic())
     }
 
-    fn recovery(&self) -> RecoverOptions<'_> {
+    fn recovery(&self, mode: Mode) -> RecoverOptions<'_> {
         RecoverOptions {
             logits: &self.score.logits,
-            mode: self.recover,
-            ridge: self.ridge,
+            mode,
+            settings: self.recover_settings.clone(),
             // A budget of parameters leaves no room for new ones.
             grow: !self.counts_params(),
             seed: self.calibration.seed,
@@ -322,9 +323,9 @@ fn prune_file(
         progress(Progress::Warn(warning));
     }
     let mut target = Costs::new(&typed, options).target(progress)?;
-    let recover = options.recover_on(&typed);
+    let refit = options.recover_on(&typed).is_some_and(|recovery| recovery.refits());
     progress(Progress::Stage("score"));
-    let made = provenance(&typed, options, recover);
+    let made = provenance(&typed, options, refit);
     let scores = match saved {
         Some((saved, scores)) => {
             let turned = rotation.as_ref().is_some_and(|rotation| !rotation.turned.is_empty());
@@ -337,7 +338,7 @@ fn prune_file(
     if let Some(warning) = scores.stability.and_then(|stability| stability.warning()) {
         progress(Progress::Warn(warning));
     }
-    let scores = if recover == Mode::Refit { scores.with_recovery() } else { scores };
+    let scores = if refit { scores.with_recovery() } else { scores };
     let (mut typed, mut scores) = (typed, scores);
     Ties::of(&typed.graph, &typed.dimensions.prunable, &options.limits)
         .share(&typed.dimensions.prunable, &mut scores);
@@ -561,7 +562,7 @@ fn why_pinned(dimensions: &Dimensions) -> String {
 }
 
 /// What scores of this run are made of.
-fn provenance(typed: &Typed, options: &Options, recover: Mode) -> Provenance {
+fn provenance(typed: &Typed, options: &Options, refit: bool) -> Provenance {
     let ScoreOptions { method, settings, seed, logits, .. } = &options.score;
     // Only a file needs the hash, and data may be large.
     let hashed = options.scores.is_some() || options.save_scores.is_some();
@@ -570,7 +571,7 @@ fn provenance(typed: &Typed, options: &Options, recover: Mode) -> Provenance {
         settings: settings.resolved(method.settings()),
         logits: logits.clone(),
         granularity: options.granularity,
-        refit: recover == Mode::Refit,
+        refit,
         model: typed.source.sha256.clone(),
         calibration: typed.samples.origin().to_string(),
         calibration_sha256: if hashed { typed.samples.sha256() } else { String::new() },
@@ -676,7 +677,7 @@ fn shapes(feed: &[(String, Tensor)]) -> String {
 
 /// Notes in the model how it was made.
 fn describe(model: &mut ModelProto, report: &Report, budget: &str, options: &Options) {
-    let recovery = report.recovery.as_ref().filter(|r| !r.undone).map_or(Mode::Off, |r| r.mode);
+    let recovery = report.recovery.as_ref().filter(|r| !r.undone).map_or("off", |r| r.mode.id());
     // Keys have to be distinct, and the model may have been pruned before.
     model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
     for (key, value) in [
@@ -684,7 +685,7 @@ fn describe(model: &mut ModelProto, report: &Report, budget: &str, options: &Opt
         ("source_sha256", &report.source_sha256),
         ("budget", budget),
         ("score", &report.score),
-        ("recover", &recovery.to_string()),
+        ("recover", recovery),
         ("calibration", if report.synthetic { "synthetic (noise)" } else { "data" }),
         ("seed", &options.calibration.seed.to_string()),
     ] {

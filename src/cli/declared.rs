@@ -23,6 +23,23 @@ pub(super) fn choice<T: ?Sized + Catalog>() -> impl TypedValueParser<Value = Cho
     PossibleValuesParser::new(values::<T>()).try_map(|id| id.parse::<Choice<T>>())
 }
 
+/// An entry, or none.
+#[derive(Clone, Debug)]
+pub(super) struct OrOff<C>(pub(super) Option<C>);
+
+/// Reads the identifier of an entry, or `off` for none.
+pub(super) fn choice_or_off<T: ?Sized + Catalog>() -> impl TypedValueParser<Value = OrOff<Choice<T>>> {
+    let off = PossibleValue::new(OFF).help("Nothing");
+    let values = std::iter::once(off).chain(values::<T>());
+    PossibleValuesParser::new(values).try_map(|id| match id.as_str() {
+        OFF => Ok(OrOff(None)),
+        id => id.parse::<Choice<T>>().map(|choice| OrOff(Some(choice))),
+    })
+}
+
+/// What stands for no entry.
+const OFF: &str = "off";
+
 /// The settings of a list's entries that are given, as flags of their names.
 pub(super) struct SettingFlags<T: ?Sized + Catalog> {
     /// Those that are given.

@@ -6,15 +6,15 @@ use clap::Args;
 use regex::Regex;
 
 use super::{
-    declared::{self, SettingFlags},
-    parse::{self, Ridge},
+    declared::{self, OrOff, SettingFlags},
+    parse,
 };
 use crate::{
     Options,
     calibration::{CalibrationOptions, Synthetic},
     memory::MemoryBudget,
     plan::{Budget, Limits},
-    recover::Mode,
+    recover::{Mode, Recovery},
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, SavedScores, ScoreOptions, Scorer},
     typing::{Granularity, Kind},
@@ -58,19 +58,8 @@ pub(super) struct Prune {
     limits: LimitFlags,
     #[command(flatten)]
     scoring: ScoreFlags,
-    /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
-    #[arg(long, value_enum, default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
-    recover: Mode,
-    /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
-    #[arg(
-        long,
-        default_value = "auto",
-        value_name = "auto|X",
-        value_parser = parse::ridge,
-        allow_negative_numbers = true,
-        help_heading = RECOVERY
-    )]
-    ridge: Ridge,
+    #[command(flatten)]
+    recovery: RecoverFlags,
     /// Plan, but write no model.
     #[arg(long, help_heading = FILES)]
     dry_run: bool,
@@ -113,14 +102,30 @@ impl Prune {
             runtime: self.engine.options(),
             score: self.scoring.options(self.data.seed),
             limits: self.limits.options(),
-            recover: self.recover,
-            ridge: self.ridge.0,
+            recover: self.recovery.recover.0,
+            recover_settings: self.recovery.settings.given.clone(),
             scores: self.scoring.saved(),
             save_scores: self.scoring.save_scores.clone(),
             batch: self.data.batch,
             granularity: self.limits.granularity,
         })
     }
+}
+
+/// What takes over for what was removed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = RECOVERY)]
+struct RecoverFlags {
+    /// What takes over for the removed units.
+    #[arg(
+        long,
+        default_value = Mode::default().id(),
+        value_name = "WHAT",
+        value_parser = declared::choice_or_off::<dyn Recovery>()
+    )]
+    recover: OrOff<Mode>,
+    #[command(flatten)]
+    settings: SettingFlags<dyn Recovery>,
 }
 
 /// What the model is run on.

@@ -12,18 +12,6 @@ pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.to_owned(), sizes))
 }
 
-/// A ridge, or none to have it chosen.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ridge(pub(super) Option<f64>);
-
-pub(super) fn ridge(text: &str) -> Result<Ridge, String> {
-    match text.parse() {
-        _ if text == "auto" => Ok(Ridge(None)),
-        Ok(ridge) if ridge > 0.0 && f64::is_finite(ridge) => Ok(Ridge(Some(ridge))),
-        _ => Err(format!("`{text}` is neither auto nor a positive number")),
-    }
-}
-
 /// A share as `0.5` or `50%`.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let (number, scale) = match text.strip_suffix('%') {

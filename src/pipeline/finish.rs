@@ -6,7 +6,7 @@ use super::{Error, Options, Progress, Typed, describe};
 use crate::{
     gate::{Gate, Gatekeeper},
     onnx::{self, Staged, proto::ModelProto},
-    recover::{self, Mode, RecoverOptions, Recovered},
+    recover::{self, Recovered},
     report::{Clock, Report},
     runtime::Engine,
     warning::{Warning, WarningCode},
@@ -78,11 +78,7 @@ impl Finish<'_> {
         clock: &mut Clock,
         progress: &mut dyn FnMut(Progress),
     ) -> Option<Recovered> {
-        let settings =
-            RecoverOptions { mode: self.options.recover_on(self.typed), ..self.options.recovery() };
-        if settings.mode == Mode::Off {
-            return None;
-        }
+        let settings = self.options.recovery(self.options.recover_on(self.typed)?);
         progress(Progress::Stage("recover"));
         let mut tick = |done, total| progress(Progress::Layers { done, total });
         let recovered = clock.time("recover", || {

@@ -9,7 +9,7 @@ use crate::{
     gate::Gate,
     memory::Bytes,
     plan::Plan,
-    recover::{Outcome, Recovery},
+    recover::{Outcome, RecoveryReport},
     rotate::Rotation,
     score::Stability,
     staging::{self, StagedFile, WriteError},
@@ -102,7 +102,7 @@ pub struct Report {
     /// What the written file has shown; absent for a dry run.
     pub gate: Option<Gate>,
     /// What recovery did; absent where there was none.
-    pub recovery: Option<Recovery>,
+    pub recovery: Option<RecoveryReport>,
     /// What the user has to know.
     pub warnings: Vec<Warning>,
     /// Things the user may want to know.
@@ -264,7 +264,7 @@ fn gate_text(gate: &Gate) -> String {
 }
 
 /// What recovery did: a table of layers if `verbose`, and the sum of it.
-fn recovery_text(recovery: &Recovery, verbose: bool) -> String {
+fn recovery_text(recovery: &RecoveryReport, verbose: bool) -> String {
     let mut out = String::new();
     if verbose {
         let mut layers = table(&["recovered", "entries", "positions", "error", "after", "by"]);
