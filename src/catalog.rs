@@ -165,7 +165,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::{recover::Recovery, score::Scorer};
+    use crate::{recover::Recovery, reduction::Reduction, score::Scorer};
 
     fn identifiers_are_unique<T: ?Sized + Catalog>() {
         let ids: BTreeSet<&str> = T::entries().iter().map(|entry| entry.id()).collect();
@@ -182,6 +182,7 @@ mod tests {
     fn every_entry_is_found_by_its_own_identifier() {
         identifiers_are_unique::<dyn Scorer>();
         identifiers_are_unique::<dyn Recovery>();
+        identifiers_are_unique::<dyn Reduction>();
     }
 
     #[test]

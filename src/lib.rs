@@ -20,6 +20,7 @@ pub mod paths;
 mod pipeline;
 pub mod plan;
 pub mod recover;
+pub mod reduction;
 mod replan;
 pub mod report;
 pub mod rewrite;

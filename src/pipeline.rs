@@ -33,7 +33,7 @@ use crate::{
     staging::{StagedFile, WriteError},
     tensor::Tensor,
     ties::Ties,
-    typing::{self, Dimension, Dimensions, Granularity, Kind},
+    typing::{self, Dimension, Dimensions, Granularity},
     verify::VerifyError,
     warning::{Warning, WarningCode},
     widths::{Pin, Reason, Widths},
@@ -519,7 +519,7 @@ fn turn_heads(
     clock: &mut Clock,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Typed, Option<Rotation>), Error> {
-    let may_go = |d: &Dimension| d.kind == Kind::HeadDim && options.limits.floor(d) < d.size;
+    let may_go = |d: &Dimension| d.kind.is_rotated() && options.limits.floor(d) < d.size;
     if !typed.dimensions.prunable.iter().any(may_go) || !Costs::new(&typed, options).exceed() {
         return Ok((typed, None));
     }
@@ -530,7 +530,7 @@ fn turn_heads(
     let mut typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
     let turned = &rotated.report.turned;
     typed.dimensions.freeze(
-        |d| d.kind == Kind::HeadDim && !turned.contains(&d.name),
+        |d| d.kind.is_rotated() && !turned.contains(&d.name),
         |d| Pin::new(&d.name, Reason::HeadDimension),
     );
     Ok((typed, Some(rotated.report)))

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    masks,
     model::ModelView,
     onnx::proto::ModelProto,
     plan::{Cost, Plan},
+    reduction,
     report::Clock,
-    rewrite::{self, RewriteError},
+    rewrite::RewriteError,
     runtime::Engine,
     typing::Dimension,
     verify::{self, Proof, VerifyError},
@@ -61,9 +61,10 @@ impl Pruner<'_> {
     pub fn carry_out(&self, plan: &Plan, clock: &mut Clock) -> Result<(ModelProto, Proof), Refusal> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
-        let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        let mut pruned =
+            clock.time("rewrite", || reduction::apply(model, graph, facts, widths, dimensions, &kept))?;
         self.engine.settle(&mut pruned);
-        let masked = masks::constant(graph, facts, widths, &kept).apply(model);
+        let masked = reduction::mask(graph, facts, widths, dimensions, &kept).apply(model);
         let proof =
             clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, facts.samples))?;
         if let Some(worst) = proof.outputs.iter().find(|output| !output.holds()) {

@@ -8,11 +8,12 @@ use optin_onnx::{
     masks,
     memory::MemoryBudget,
     onnx::proto::ModelProto,
+    reduction::HEAD_DIM,
     rotate::{Reason, Rotated, rotate},
     runtime::{Engine, RuntimeChoice},
     tensor::Tensor,
     trajectory::{output_distance, outputs},
-    typing::{Granularity, Kind},
+    typing::Granularity,
     widths::Kept,
 };
 use support::{Subject, engine, text};
@@ -71,7 +72,7 @@ fn attention(scale: &str) -> Subject {
 fn turned_heads_compute_what_the_model_did() {
     let subject = vit();
     let Rotated { model, report } = turned(&subject);
-    let dimensions = subject.dimensions.prunable.iter().filter(|d| d.kind == Kind::HeadDim);
+    let dimensions = subject.dimensions.prunable.iter().filter(|d| d.kind == HEAD_DIM);
     assert_eq!(report.turned, dimensions.map(|d| d.name.clone()).collect::<Vec<_>>());
     assert_eq!((report.turned.len(), report.left.len()), (4, 0));
     assert_ne!(model, subject.model);
@@ -90,7 +91,7 @@ fn the_last_dimensions_of_turned_heads_are_the_ones_to_do_without() {
     let output = outputs(&before.graph, &before.facts, &[])[0];
     let without_half = |subject: &Subject| {
         let mut kept = Kept::default();
-        for dimension in subject.dimensions.prunable.iter().filter(|d| d.kind == Kind::HeadDim) {
+        for dimension in subject.dimensions.prunable.iter().filter(|d| d.kind == HEAD_DIM) {
             kept.keep(&subject.widths.table, dimension.width, (0..dimension.size / 2).collect());
         }
         let masked = masks::constant(&subject.graph, &subject.facts, &subject.widths, &kept);
@@ -113,8 +114,7 @@ fn dimensions_that_something_works_on_singly_stay() {
     let subject = attention("4");
     let Rotated { model, report } = turned(&subject);
     let name = |kind: &str| {
-        let mut names =
-            subject.dimensions.prunable.iter().filter(|d| d.kind == Kind::HeadDim).map(|d| &d.name);
+        let mut names = subject.dimensions.prunable.iter().filter(|d| d.kind == HEAD_DIM).map(|d| &d.name);
         names.find(|name| name.starts_with(kind)).unwrap().clone()
     };
     assert_eq!(report.left, [(name("q"), Reason::Outputs)]);

@@ -12,6 +12,7 @@ use optin_onnx::{
     masks,
     memory::MemoryBudget,
     onnx::{self, proto::ModelProto},
+    reduction::{CHANNEL, HEAD, NEURON},
     runtime::{Engine, RuntimeChoice},
     score::{
         EXACT, ExactOptions, ScoreOptions, Scored, SketchOptions, exact, magnitude, order, score, sketch,
@@ -19,7 +20,7 @@ use optin_onnx::{
     },
     tensor::Tensor,
     trajectory::{Head, manifold, output_distance, outputs, padding, waypoints},
-    typing::{Dimension, Granularity, Kind},
+    typing::{Dimension, Granularity},
 };
 use support::{Subject, engine};
 
@@ -111,8 +112,8 @@ fn flat(scores: &[Vec<f64>]) -> Vec<f64> {
 fn the_sketch_estimates_the_curvature_of_the_trajectory() {
     let fixture = Fixture::open("vit.onnx", 4, |_| {});
     let sketched = fixture.sketch(400, 1 << 30);
-    let last_neurons = fixture.dimensions().iter().rposition(|d| d.kind == Kind::Neuron).unwrap();
-    let heads = (0..fixture.dimensions().len()).filter(|i| fixture.dimensions()[*i].kind == Kind::Head);
+    let last_neurons = fixture.dimensions().iter().rposition(|d| d.kind == NEURON).unwrap();
+    let heads = (0..fixture.dimensions().len()).filter(|i| fixture.dimensions()[*i].kind == HEAD);
     for i in heads.chain([last_neurons]) {
         let dimension = &fixture.dimensions()[i];
         let expected = fixture.curvature(dimension, 0.03);
@@ -127,7 +128,7 @@ fn the_sketch_estimates_the_curvature_of_the_trajectory() {
 #[test]
 fn the_sketch_ranks_as_exact_scores_do() {
     for (name, kind, least) in
-        [("vit.onnx", Kind::Neuron, 0.97), ("vit.onnx", Kind::Head, 0.8), ("cnn.onnx", Kind::Channel, 0.9)]
+        [("vit.onnx", NEURON, 0.97), ("vit.onnx", HEAD, 0.8), ("cnn.onnx", CHANNEL, 0.9)]
     {
         let fixture = Fixture::open(name, 16, |_| {});
         let sketched = fixture.sketch(8, 1 << 30);

@@ -15,9 +15,10 @@ use crate::{
     memory::MemoryBudget,
     plan::{Budget, Limits},
     recover::{Mode, Recovery},
+    reduction::{Kind, Reduction},
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, SavedScores, ScoreOptions, Scorer},
-    typing::{Granularity, Kind},
+    typing::Granularity,
 };
 
 const BUDGET: &str = "Budget";
@@ -225,7 +226,7 @@ pub(super) struct LimitFlags {
     #[arg(long, value_enum, default_value_t = Granularity::default(), value_name = "UNITS")]
     pub(super) granularity: Granularity,
     /// Prune only these kinds.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_parser = declared::choice::<dyn Reduction>(), value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(

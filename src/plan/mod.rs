@@ -49,17 +49,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Units that go at once: the fewest whose entries are a multiple of `align`.
+    /// Units that go at once.
     fn granule(&self, dimension: &Dimension) -> usize {
-        match dimension.kind {
-            Kind::Head => 1,
-            // Kernels of attention are made for head sizes that are multiples.
-            Kind::HeadDim => self.align.max(1),
-            Kind::Neuron | Kind::Channel => {
-                let align = self.align.max(1);
-                (1..align).find(|n| (n * dimension.entries).is_multiple_of(align)).unwrap_or(align)
-            }
-        }
+        dimension.kind.granule(dimension.entries, self.align.max(1))
     }
 
     /// The fewest units that a dimension keeps: one granule, or what `max_prune` asks for, rounded up to whole granules.

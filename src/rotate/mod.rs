@@ -26,7 +26,7 @@ use crate::{
     score::ScoreError,
     stats::{GramStats, Sum, measure},
     tensor::{DType, Tensor},
-    typing::{Dimension, Kind},
+    typing::Dimension,
     verify::{OutputProof, Reference, VerifyError},
     widths::{Place, Width},
 };
@@ -106,7 +106,7 @@ pub fn rotate(
 ) -> Result<Rotated, RotateError> {
     let mut report = Rotation::default();
     let mut candidates = Vec::new();
-    for dimension in view.dimensions.iter().filter(|d| d.kind == Kind::HeadDim) {
+    for dimension in view.dimensions.iter().filter(|d| d.kind.is_rotated()) {
         match Candidate::of(view, dimension) {
             Ok(candidate) => candidates.push(candidate),
             Err(reason) => report.left.push((dimension.name.clone(), reason)),

@@ -328,8 +328,9 @@ impl<'a> MaskedRuns<'a> {
         }
         let ModelView { model, graph, facts, widths, .. } = self.view;
         let mut contaminated = Kept::default();
-        if self.options.paper_quirks && dimension.kind == Kind::Head {
-            let earlier = |d: &&Dimension| d.kind == Kind::Head && d.layer < dimension.layer && d.size > 1;
+        if self.options.paper_quirks && dimension.kind.paper_prior().masks_earlier {
+            let earlier =
+                |d: &&Dimension| d.kind == dimension.kind && d.layer < dimension.layer && d.size > 1;
             for other in self.view.dimensions.iter().filter(earlier) {
                 contaminated.keep(&widths.table, other.width, (0..other.size - 1).collect());
             }
