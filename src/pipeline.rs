@@ -328,8 +328,8 @@ fn prune_file(
     let made = provenance(&typed, options, refit);
     let scores = match saved {
         Some((saved, scores)) => {
-            let turned = rotation.as_ref().is_some_and(|rotation| !rotation.turned.is_empty());
-            saved.check(&scores.made, &made, turned)?;
+            let rotated = rotation.as_ref().is_some_and(|rotation| !rotation.rotated.is_empty());
+            saved.check(&scores.made, &made, rotated)?;
             scores
         }
         None => clock.time("score", || new_scores(&*engine, &typed, options, made, progress))?,
@@ -528,9 +528,9 @@ fn turn_heads(
     let Typed { source, samples, batch, .. } = typed;
     let source = Source { model: rotated.model, ..source };
     let mut typed = Typed::infer(engine, source, samples, batch, options.granularity, clock)?;
-    let turned = &rotated.report.turned;
+    let names = &rotated.report.rotated;
     typed.dimensions.freeze(
-        |d| d.kind.is_rotated() && !turned.contains(&d.name),
+        |d| d.kind.is_rotated() && !names.contains(&d.name),
         |d| Pin::new(&d.name, Reason::HeadDimension),
     );
     Ok((typed, Some(rotated.report)))

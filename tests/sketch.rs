@@ -19,7 +19,7 @@ use optin_onnx::{
         spearman,
     },
     tensor::Tensor,
-    trajectory::{Head, manifold, output_distance, outputs, padding, waypoints},
+    trajectory::{OutputKind, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Granularity},
 };
 use support::{Subject, engine};
@@ -54,7 +54,7 @@ impl Fixture {
         let names: Vec<_> = contractions.iter().map(|c| masks::input(&mut patch, graph, facts, c)).collect();
         let points = waypoints(graph, facts, widths, self.dimensions());
         let heads = outputs(graph, facts, &[]);
-        assert_eq!(heads.iter().map(|o| o.head).collect::<Vec<_>>(), [Head::Logits]);
+        assert_eq!(heads.iter().map(|o| o.kind).collect::<Vec<_>>(), [OutputKind::Logits]);
         patch.only_exposed();
         points.iter().for_each(|p| patch.expose(&graph.value(p.value).name));
         patch.expose(&graph.value(heads[0].value).name);
@@ -357,7 +357,7 @@ fn tokens_of_zeros_count_for_nothing() {
 }
 
 /// What a model's output is taken for, that ends in these nodes.
-fn kind_of(output: &str, nodes: &str) -> Head {
+fn kind_of(output: &str, nodes: &str) -> OutputKind {
     let text = format!(
         r#"<ir_version: 10, opset_import: ["" : 17]>
         kinds (float[N, 6] x) => (float[N, 5] {output})
@@ -367,19 +367,19 @@ fn kind_of(output: &str, nodes: &str) -> Head {
         }}"#
     );
     let subject = on(&text, vec![("x", ramp(&[4, 6]))]);
-    outputs(&subject.graph, &subject.facts, &[])[0].head
+    outputs(&subject.graph, &subject.facts, &[])[0].kind
 }
 
 #[test]
 fn a_matrix_is_class_scores_only_where_something_says_so() {
-    assert_eq!(kind_of("y", "y = MatMul (x, w)"), Head::Embedding);
-    assert_eq!(kind_of("logits", "logits = MatMul (x, w)"), Head::Logits);
-    assert_eq!(kind_of("y", "y = Gemm (x, w, b)"), Head::Logits);
-    assert_eq!(kind_of("y", "a = MatMul (x, w)  c = Add (b, a)  y = Identity (c)"), Head::Logits);
-    assert_eq!(kind_of("pooled", "pooled = Gemm (x, w, b)"), Head::Embedding);
-    assert_eq!(kind_of("y", "a = Gemm (x, w, b)  y = Tanh (a)"), Head::Embedding);
-    assert_eq!(kind_of("y", "a = MatMul (x, w)  y = Softmax (a)"), Head::Probabilities);
-    assert_eq!(kind_of("y", "y = MatMul (x, w)  p = Softmax (y)"), Head::Logits);
+    assert_eq!(kind_of("y", "y = MatMul (x, w)"), OutputKind::Embedding);
+    assert_eq!(kind_of("logits", "logits = MatMul (x, w)"), OutputKind::Logits);
+    assert_eq!(kind_of("y", "y = Gemm (x, w, b)"), OutputKind::Logits);
+    assert_eq!(kind_of("y", "a = MatMul (x, w)  c = Add (b, a)  y = Identity (c)"), OutputKind::Logits);
+    assert_eq!(kind_of("pooled", "pooled = Gemm (x, w, b)"), OutputKind::Embedding);
+    assert_eq!(kind_of("y", "a = Gemm (x, w, b)  y = Tanh (a)"), OutputKind::Embedding);
+    assert_eq!(kind_of("y", "a = MatMul (x, w)  y = Softmax (a)"), OutputKind::Probabilities);
+    assert_eq!(kind_of("y", "y = MatMul (x, w)  p = Softmax (y)"), OutputKind::Logits);
 }
 
 #[test]

@@ -7,9 +7,9 @@
 mod bias;
 mod judge;
 mod layer;
+mod layer_probe;
 mod layerwise;
 mod pass;
-mod probe;
 mod recovery;
 mod refit;
 mod ridge;

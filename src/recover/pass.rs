@@ -7,8 +7,8 @@ use ndarray::Array2;
 use super::{
     LayerRecovery, Outcome, RecoverContext, RecoverError,
     layer::{Layer, LeftReason},
+    layer_probe::{LayerProbe, Positions, choose},
     layerwise::LeastSquares,
-    probe::{LayerProbe, Positions, choose},
     ridge::{Form, choose_form, fit},
     stream::{Stream, Wanted},
     write,

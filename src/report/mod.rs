@@ -206,7 +206,7 @@ impl Report {
 }
 
 fn rotation_text(rotation: &Rotation) -> String {
-    let Rotation { turned, left, difference } = rotation;
+    let Rotation { rotated: turned, left, difference } = rotation;
     let mut text = format!(
         "heads: dimensions of {} of {} turned to principal axes",
         turned.len(),

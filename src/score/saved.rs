@@ -118,12 +118,12 @@ impl SavedScores {
         Ok(scores)
     }
 
-    /// Checks that scores made of `theirs` are those that this run would plan by. `turned` says that heads have been turned,
+    /// Checks that scores made of `theirs` are those that this run would plan by. `rotated` says that heads have been rotated,
     /// which depends on the samples.
     ///
     /// # Errors
     /// The first difference that matters.
-    pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
+    pub fn check(&self, theirs: &Provenance, ours: &Provenance, rotated: bool) -> Result<(), SavedError> {
         self.same("the model (SHA-256)", &theirs.model, Some(&ours.model))?;
         let granularity = |made: &Provenance| match made.granularity {
             Granularity::Head => "head",
@@ -140,7 +140,7 @@ impl SavedScores {
             let digits = made.calibration_sha256.get(..16).unwrap_or(&made.calibration_sha256);
             format!("{} samples of {} (SHA-256 {digits}…)", made.samples, made.calibration)
         };
-        let matters = turned || theirs.score.needs_data();
+        let matters = rotated || theirs.score.needs_data();
         if matters && theirs.calibration_sha256 != ours.calibration_sha256 {
             return self.same("the calibration data", &data(theirs), Some(&data(ours)));
         }

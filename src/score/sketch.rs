@@ -27,7 +27,7 @@ use crate::{
     runtime::{Engine, Session},
     settings::{self, Declared, Setting, Settings},
     tensor::{DType, Tensor},
-    trajectory::{Padding, Probe, Trajectory, outputs, padding, waypoints},
+    trajectory::{Padding, RandomCotangents, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind, shapes},
     warning::{Warning, WarningCode},
     widths::{Contraction, Place},
@@ -302,7 +302,7 @@ fn mask_gradient<'t>(
 struct Passes<'a> {
     session: Box<dyn Session>,
     view: ModelView<'a>,
-    probe: &'a Probe<'a>,
+    probe: &'a RandomCotangents<'a>,
     padding: Option<&'a Padding>,
     seed: u64,
     taps: Vec<Tap>,
@@ -402,7 +402,7 @@ impl Passes<'_> {
     /// Some samples, and what is drawn for them as the inputs of `drawn` by the probe of this number.
     fn feed(
         &self,
-        drawn: &Probe<'_>,
+        drawn: &RandomCotangents<'_>,
         probe: usize,
         range: Range<usize>,
     ) -> Result<Vec<(String, Tensor)>, ScoreError> {
