@@ -9,7 +9,7 @@ use optin_onnx::{
     calibration::{self, CalibrationOptions},
     graph::Graph,
     onnx,
-    plan::{Cost, Limits, plan},
+    plan::{Bounded, CostModel, CostView, Limits, cost::Flops, plan},
     rewrite::rewrite,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
     score::{Scores, magnitude},
@@ -20,7 +20,7 @@ fn replanning(c: &mut Criterion) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/vit.onnx");
     let source = onnx::load(&path).unwrap();
     let options = CalibrationOptions { samples: Some(2), ..Default::default() }.or_synthetic();
-    let samples = calibration::load(&source.model, &path, &options).unwrap();
+    let samples = calibration::load(&source.model, Some(&path), &options).unwrap();
     let choice =
         RuntimeOptions { runtime: RuntimeChoice::Tract, provider: Provider::Cpu, threads: 1, ort_lib: None };
     let engine = runtime::open(&choice).unwrap();
@@ -33,15 +33,21 @@ fn replanning(c: &mut Criterion) {
     let widths = typing::infer(&graph, &facts, &batched);
     let dimensions = typing::dimensions(&graph, &widths, Granularity::Head).prunable;
     let scores = Scores { dimensions: magnitude(&graph, &widths, &dimensions).unwrap(), ..Scores::default() };
-    let cost = Cost::flops(&widths, &dimensions, 2);
+    let view = CostView {
+        graph: &graph,
+        facts: &facts,
+        widths: &widths,
+        dimensions: &dimensions,
+        file_bytes: source.bytes,
+    };
+    let cost = Flops.cost(&view);
     let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
-    let target = cost.total(&sizes) / 2;
+    let budgets = [Bounded { cost: &cost, at_most: cost.total(&sizes) / 2 }];
     c.bench_function("plan", |b| {
-        b.iter(|| plan(&cost, &dimensions, &scores, &Limits::default(), target).unwrap())
+        b.iter(|| plan(&budgets, &dimensions, &scores, &Limits::default()).unwrap())
     });
-    let kept = plan(&cost, &dimensions, &scores, &Limits::default(), target)
-        .unwrap()
-        .kept(&widths.table, &dimensions);
+    let kept =
+        plan(&budgets, &dimensions, &scores, &Limits::default()).unwrap().kept(&widths.table, &dimensions);
     c.bench_function("rewrite", |b| {
         b.iter(|| rewrite(&source.model, &graph, &facts, &widths, &kept).unwrap())
     });

@@ -23,7 +23,7 @@ use optin_onnx::{
         },
         tensor::from_tensor,
     },
-    plan::{Cost, Limits, plan},
+    plan::{Bounded, CostModel, CostView, Limits, cost::Flops, plan},
     rewrite::rewrite,
     runtime::{self, RuntimeChoice, RuntimeOptions},
     score::{Scores, magnitude},
@@ -212,10 +212,17 @@ fn measure(nodes: usize, attends: bool) {
     });
     let scores = Scores { dimensions: magnitude(&graph, &widths, &dimensions).unwrap(), ..Scores::default() };
     let (planned, kept) = timed(|| {
-        let cost = Cost::flops(&widths, &dimensions, SAMPLES);
+        let view = CostView {
+            graph: &graph,
+            facts: &facts,
+            widths: &widths,
+            dimensions: &dimensions,
+            file_bytes: 0,
+        };
+        let cost = Flops.cost(&view);
         let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
-        let target = cost.total(&sizes) * 7 / 10;
-        let plan = plan(&cost, &dimensions, &scores, &Limits::default(), target).unwrap();
+        let budgets = [Bounded { cost: &cost, at_most: cost.total(&sizes) * 7 / 10 }];
+        let plan = plan(&budgets, &dimensions, &scores, &Limits::default()).unwrap();
         plan.kept(&widths.table, &dimensions)
     });
     let (rewriting, _) = timed(|| rewrite(&model, &graph, &facts, &widths, &kept).unwrap());

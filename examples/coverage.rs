@@ -15,11 +15,11 @@ use std::{
 
 use ndarray_npy::NpzWriter;
 use optin_onnx::{
-    Options,
+    Cancel, Options,
     calibration::{self, CalibrationOptions, Samples},
     inspect::{self, Inspection, inspect},
     onnx, ops,
-    plan::{Budget, Limits, PlanError},
+    plan::{Budget, Budgets, Limits, PlanError, cost::Flops},
     runtime::{self, Engine, Provider, RuntimeOptions},
     tensor::Tensor,
     typing::{Granularity, Kind},
@@ -116,7 +116,7 @@ fn dimensions(found: &Inspection) -> String {
 }
 
 fn removable(found: &Inspection) -> String {
-    let left = found.flops.minimum as f64 / found.flops.total.max(1) as f64;
+    let left = found.costs.get("flops").map_or(1.0, |c| c.minimum as f64 / c.total.max(1) as f64);
     format!("{:.0} %", 100.0 * (1.0 - left))
 }
 
@@ -128,16 +128,18 @@ fn pruned(engine: &dyn Engine, path: &Path, share: f64) -> Result<String> {
     let options = Options {
         input: path.to_owned(),
         output: Some(output.clone()),
-        flops: Some(Budget::Share(share)),
+        budgets: Budgets::one(&Flops, Budget::Share(share)),
         calibration,
         runtime: runtime_options(),
         batch: 8,
         ..Options::default()
     };
-    let report = optin_onnx::run(&options, &mut |_| {})?;
-    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-    let flops = percent(report.flops.after, report.flops.before);
-    let size = percent(report.bytes.after, report.bytes.before);
+    let report = optin_onnx::run(&options, &Cancel::default(), drop)?;
+    let percent = |id: &str| {
+        let cost = report.costs.get(id);
+        cost.map_or(100.0, |change| 100.0 * change.after as f64 / change.before.max(1) as f64)
+    };
+    let (flops, size) = (percent("flops"), percent("bytes"));
     let proof = report.proof.ok_or("no proof was made")?;
     let error = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
     let distance = match &report.recovery {
@@ -153,11 +155,11 @@ fn pruned(engine: &dyn Engine, path: &Path, share: f64) -> Result<String> {
 fn data(path: &Path, folder: &Path) -> Result<(CalibrationOptions, Samples)> {
     let model = onnx::load(path)?.model;
     let options = CalibrationOptions { samples: Some(DRAWN), ..CalibrationOptions::default() };
-    if options.data(path).is_some() {
-        let samples = calibration::load(&model, path, &options)?;
+    if options.data(Some(path)).is_some() {
+        let samples = calibration::load(&model, Some(path), &options)?;
         return Ok((options, samples));
     }
-    let samples = calibration::load(&model, path, &options.clone().or_synthetic())?;
+    let samples = calibration::load(&model, Some(path), &options.clone().or_synthetic())?;
     let file = folder.join("drawn.npz");
     let mut writer = NpzWriter::new(fs::File::create(&file)?);
     for (name, tensor) in samples.inputs() {

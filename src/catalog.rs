@@ -11,14 +11,14 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::settings::Declared;
+use crate::{named::UnknownName, settings::Declared};
 
 /// What every entry of a list says of itself.
 pub trait Entry: Sync + 'static {
     /// The identifier, in kebab case: what is written in files, in reports and after flags. Unique in its list, and never changed.
     fn id(&self) -> &'static str;
 
-    /// One sentence for people who choose.
+    /// One sentence for people who choose, with its full stop.
     fn about(&self) -> &'static str;
 
     /// The settings that it reads. Entries of any list may declare the same one.
@@ -29,7 +29,7 @@ pub trait Entry: Sync + 'static {
 
 /// A trait whose implementations are listed; implemented for the trait object.
 pub trait Catalog: Entry {
-    /// What an entry is, for messages: "scorer".
+    /// What an entry is, with its article: "a way to score".
     const ENTRY: &'static str;
 
     /// All entries. Their order is that of [`Choice`], and what it decides beyond that the trait says.
@@ -69,25 +69,13 @@ impl<T: ?Sized + Catalog> Choice<T> {
     }
 }
 
-/// A name that a list does not have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{id}` is no {entry}; there are {}", known.join(", "))]
-pub struct UnknownEntry {
-    /// The name.
-    pub id: String,
-    /// What it should have been, such as "scorer".
-    pub entry: &'static str,
-    /// The identifiers that the list has.
-    pub known: Vec<&'static str>,
-}
-
 impl<T: ?Sized + Catalog> FromStr for Choice<T> {
-    type Err = UnknownEntry;
+    type Err = UnknownName;
 
-    fn from_str(id: &str) -> Result<Self, UnknownEntry> {
-        let unknown = || UnknownEntry {
-            id: id.to_owned(),
-            entry: T::ENTRY,
+    fn from_str(id: &str) -> Result<Self, UnknownName> {
+        let unknown = || UnknownName {
+            name: id.to_owned(),
+            what: T::ENTRY,
             known: Self::all().map(|entry| entry.id()).collect(),
         };
         Self::all().find(|entry| entry.id() == id).ok_or_else(unknown)
@@ -171,6 +159,8 @@ mod tests {
         let ids: BTreeSet<&str> = T::entries().iter().map(|entry| entry.id()).collect();
         assert_eq!(ids.len(), T::entries().len());
         for choice in Choice::<T>::all() {
+            let plain = choice.id().chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            assert!(plain && choice.about().ends_with('.') && !choice.about().contains("--"), "{choice}");
             assert_eq!(choice.id().parse(), Ok(choice));
             let text = serde_json::to_string(&choice).unwrap();
             assert_eq!(text, format!("\"{choice}\""));
@@ -200,6 +190,6 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_those_that_there_are() {
         let error = "guess".parse::<Choice<dyn Scorer>>().unwrap_err().to_string();
-        assert!(error.starts_with("`guess` is no scorer; there are sketch, exact"), "{error}");
+        assert!(error.starts_with("`guess` is not a way to score: there are sketch, exact"), "{error}");
     }
 }

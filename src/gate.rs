@@ -1,7 +1,7 @@
 //! The final gate: the file as it will stand, opened anew from its bytes, has to be what was planned and judged. Whatever is
 //! reported of the result is measured on that file.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use prost::Message;
 use serde::Serialize;
@@ -13,10 +13,14 @@ use crate::{
         self, OnnxError,
         proto::{ModelProto, tensor_shape_proto::dimension},
     },
+    plan::{
+        Bounds, OverBudget,
+        cost::{CountError, PerCost, Pruned},
+    },
     recover::{self, RecoverError},
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
-    verify::{self, Extent, Runs, VerifyError},
+    verify::{Extent, Runs, VerifyError},
 };
 
 /// What a file has shown.
@@ -30,8 +34,9 @@ pub struct Gate {
     pub fixed: Vec<String>,
     /// Outputs, all of them finite where the dense model's are, of its shapes and types, and as the file declares them.
     pub outputs: usize,
-    /// FLOPs of one sample, counted anew; as planned.
-    pub flops: u64,
+    /// What it costs, counted anew: as planned where plans are exact, and within all budgets.
+    #[serde(flatten)]
+    pub costs: PerCost<u64>,
     /// Distance of the outputs from the dense model's on the samples that recovery held out when it judged; absent without
     /// recovery.
     pub distance: Option<f64>,
@@ -87,7 +92,7 @@ pub enum GateError {
     /// It is larger than the dense model's: copies of weights that several layers share took more than pruning saved.
     #[error(
         "the model would take {found} bytes where the dense one takes {dense}, as layers that share weights were pruned \
-         differently; keep those layers by --keep, or ask for less by a budget of --params"
+         differently; keep those layers, or ask for less by a budget of parameters"
     )]
     Larger {
         /// Bytes of the model to be written.
@@ -95,14 +100,25 @@ pub enum GateError {
         /// Bytes of the dense model.
         dense: u64,
     },
-    /// The counted FLOPs are not the planned ones.
-    #[error("the file to be written needs {found} FLOPs where {planned} were planned")]
-    Flops {
+    /// It costs more than it may.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
+    /// It costs something else than was planned.
+    #[error("the file to be written needs {found} {unit} where {planned} were planned")]
+    Cost {
+        /// What was counted.
+        unit: &'static str,
         /// Counted.
         found: u64,
         /// Planned.
         planned: u64,
     },
+}
+
+impl From<CountError> for GateError {
+    fn from(error: CountError) -> Self {
+        Self::Verify(error.into())
+    }
 }
 
 /// Holds files against a dense model, which has run before.
@@ -133,45 +149,62 @@ impl<'a> Gatekeeper<'a> {
         if found > dense { Err(GateError::Larger { found, dense }) } else { Ok(()) }
     }
 
-    /// Opens the file at `path` and tries it. `planned` are the FLOPs that one sample may take, and `judged_on` the samples
-    /// on which its distance from the dense model is measured, where `logits` names outputs that hold class scores.
+    /// Tries a model that was read back from a file of so many bytes, external data included. `planned` is what it was planned to
+    /// cost and `bounds` what it may cost, and `judged_on` are the samples on which its distance from the dense model is
+    /// measured, where `logits` names outputs that hold class scores.
     ///
     /// # Errors
     /// When it is not what was planned.
     pub fn check(
         &self,
-        path: &Path,
-        planned: u64,
+        model: &ModelProto,
+        file_bytes: u64,
+        planned: &PerCost<u64>,
+        bounds: &Bounds,
         logits: &[String],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
-        let model = onnx::load(path)?.model;
-        let mut session = self.engine.load(&model)?;
+        let mut session = self.engine.load(model)?;
         for run in &self.dense.runs {
             let mut at = vec![format!("a batch of {}", run.samples)];
             at.extend(run.extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)));
             let found = session.run(&run.feed)?;
-            self.compare(&model, &run.outputs, &found, &at.join(", "))?;
+            self.compare(model, &run.outputs, &found, &at.join(", "))?;
         }
         drop(session);
-        let flops = verify::recount(self.engine, &model, self.view.samples, self.batch)?;
-        if flops != planned {
-            return Err(GateError::Flops { found: flops, planned });
-        }
+        let costs = self.count(model, file_bytes, planned)?;
+        bounds.check(&costs)?;
         let distance = if judged_on.is_empty() {
             None
         } else {
-            recover::distances(self.engine, self.view, logits, &[&model], judged_on)?.first().copied()
+            recover::distances(self.engine, self.view, logits, &[model], judged_on)?.first().copied()
         };
         Ok(Gate {
             batches: self.dense.batches(),
             extents: self.dense.extents(),
             fixed: self.dense.fixed.clone(),
             outputs: model.graph.as_ref().map_or(0, |graph| graph.output.len()),
-            flops,
+            costs,
             distance,
-            branches: branches(&model),
+            branches: branches(model),
         })
+    }
+
+    /// What a model costs.
+    fn count(
+        &self,
+        model: &ModelProto,
+        file_bytes: u64,
+        planned: &PerCost<u64>,
+    ) -> Result<PerCost<u64>, GateError> {
+        let (engine, samples, batch) = (self.engine, self.view.samples, self.batch);
+        let costs = Pruned { engine, model, samples, batch, file_bytes }.recount()?;
+        for ((cost, &found), (_, &planned)) in costs.iter().zip(planned.iter()) {
+            if cost.is_exact() && found != planned {
+                return Err(GateError::Cost { unit: cost.unit(), found, planned });
+            }
+        }
+        Ok(costs)
     }
 
     /// Holds the outputs of one run against the dense model's, and against what the file declares.

@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
+    Error,
     calibration::CalibrationOptions,
+    clock::Clock,
+    model::{SampleInput, Typed},
     onnx,
-    pipeline::{Error, ModelOptions, Typed, type_model},
-    plan::{self, Cost, Limits},
-    report::{Clock, metric, table},
+    plan::{COST_MODELS, Costs, Limits, PerCost},
+    report::{metric, table},
     runtime::{self, RuntimeOptions},
-    typing::{self, Granularity, Kind, Pinned},
+    typing::{self, Dimension, Granularity, Kind, Pinned},
     widths::Pin,
 };
 
@@ -52,8 +54,9 @@ pub struct Prunable {
     pub units: usize,
     /// The fewest units that it keeps.
     pub floor: usize,
-    /// The share of the model's FLOPs that go when this dimension alone shrinks to its floor.
-    pub flops: f64,
+    /// Of each cost of the model, the share that goes when this dimension alone shrinks to its floor.
+    #[serde(flatten)]
+    pub shares: PerCost<f64>,
 }
 
 /// An operator without a typing rule.
@@ -76,10 +79,9 @@ pub struct Inspection {
     pub calibration: String,
     /// Whether the inputs were made up, for want of data.
     pub synthetic: bool,
-    /// FLOPs (two per multiply-accumulate) of one sample.
-    pub flops: Reach,
-    /// Floating-point parameters.
-    pub params: Reach,
+    /// What the model costs.
+    #[serde(flatten)]
+    pub costs: PerCost<Reach>,
     /// What can be pruned, in the order of the network.
     pub prunable: Vec<Prunable>,
     /// What keeps its extent, with every reason.
@@ -97,48 +99,39 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let source = onnx::load(&options.input)?;
     let Options { input, calibration, granularity, .. } = options;
     // Shapes are the same whatever the inputs hold.
-    let calibration = &calibration.clone().or_synthetic();
-    let model = ModelOptions { input, calibration, batch: 2, granularity: *granularity };
-    let typed = type_model(&*engine, source, model, &mut Clock::default())?;
+    let calibration = calibration.clone().or_synthetic();
+    let samples = SampleInput::Files(calibration);
+    let typed = Typed::new(&*engine, source, Some(input), samples, 2, *granularity, &Clock::default())?;
     options.limits.check_names(&typed.dimensions)?;
-    let prunable = &typed.dimensions.prunable;
-    let flops = Cost::flops(&typed.widths, prunable, typed.facts.samples);
-    let params = Cost::parameters(&typed.graph, &typed.widths, prunable);
+    let costs = typed.costs(&options.limits);
+    let (dense, least) = (costs.dense(), costs.least());
     Ok(Inspection {
         source_sha256: typed.source.sha256.clone(),
         runtime: engine.describe(),
         calibration: typed.samples.origin().to_string(),
         synthetic: typed.is_synthetic(),
-        flops: reach(&flops, &typed, &options.limits),
-        params: reach(&params, &typed, &options.limits),
-        prunable: shares(&flops, &typed, &options.limits),
+        costs: dense.zip(&least, |&total, &minimum| Reach { total, minimum }),
+        prunable: prunable(&costs, &typed.dimensions.prunable, &options.limits),
         pinned: typed.dimensions.pinned.clone(),
         unsupported: unsupported(typing::unsupported(&typed.graph)),
     })
 }
 
-fn reach(cost: &Cost, typed: &Typed, limits: &Limits) -> Reach {
-    let prunable = &typed.dimensions.prunable;
-    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    Reach { total: cost.total(&sizes), minimum: plan::minimum(cost, prunable, limits) }
-}
-
-fn shares(flops: &Cost, typed: &Typed, limits: &Limits) -> Vec<Prunable> {
-    let prunable = &typed.dimensions.prunable;
-    let sizes: Vec<usize> = prunable.iter().map(|d| d.size).collect();
-    let total = flops.total(&sizes);
-    let rows = prunable.iter().enumerate().map(|(i, d)| {
+fn prunable(costs: &Costs<'_>, dimensions: &[Dimension], limits: &Limits) -> Vec<Prunable> {
+    let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
+    let dense = costs.dense();
+    let rows = dimensions.iter().enumerate().map(|(i, d)| {
         let floor = limits.floor(d);
         let mut smaller = sizes.clone();
         smaller[i] = floor;
-        let saved = total - flops.total(&smaller);
+        let saved = |dense: &u64, left: &u64| (dense - left) as f64 / (*dense).max(1) as f64;
         Prunable {
             name: d.name.clone(),
             kind: d.kind,
             layer: d.layer,
             units: d.size,
             floor,
-            flops: saved as f64 / total.max(1) as f64,
+            shares: dense.zip(&costs.at(&smaller), saved),
         }
     });
     rows.collect()
@@ -169,9 +162,14 @@ impl Inspection {
     pub fn text(&self) -> String {
         let mut out = String::new();
         let mut totals = table(&["", "dense", "least", "share"]);
-        for (name, reach) in [("FLOPs", self.flops), ("parameters", self.params)] {
+        for (cost, reach) in self.costs.iter() {
             let share = 100.0 * reach.minimum as f64 / reach.total.max(1) as f64;
-            totals.add_row([name, &metric(reach.total), &metric(reach.minimum), &format!("{share:.1} %")]);
+            totals.add_row([
+                cost.name(),
+                &metric(reach.total),
+                &metric(reach.minimum),
+                &format!("{share:.1} %"),
+            ]);
         }
         if self.prunable.is_empty() {
             let _ = writeln!(out, "nothing in this model can be pruned");
@@ -194,18 +192,21 @@ impl Inspection {
             let _ = writeln!(out, "\n{operators}");
         }
         if self.synthetic {
-            let _ = writeln!(out, "\nnote: shapes were observed on made-up inputs; give data by --calib");
+            let _ =
+                writeln!(out, "\nnote: shapes were observed on made-up inputs, for want of calibration data");
         }
         out
     }
 
     fn prunable_table(&self) -> impl std::fmt::Display {
-        let mut rows = table(&["name", "kind", "layer", "units", "least", "FLOPs"]);
+        let header = ["name", "kind", "layer", "units", "least"].into_iter();
+        let header: Vec<&str> = header.chain(COST_MODELS.iter().map(|cost| cost.name())).collect();
+        let mut rows = table(&header);
         for d in &self.prunable {
-            let share = format!("{:.1} %", 100.0 * d.flops);
             let numbers = [d.layer, d.units, d.floor].map(|n| n.to_string());
-            let [layer, units, floor] = numbers;
-            rows.add_row([d.name.clone(), d.kind.to_string(), layer, units, floor, share]);
+            let row = [d.name.clone(), d.kind.to_string()].into_iter().chain(numbers);
+            let shares = d.shares.iter().map(|(_, share)| format!("{:.1} %", 100.0 * share));
+            rows.add_row(row.chain(shares));
         }
         rows
     }

@@ -2,7 +2,10 @@
 
 pub mod calibration;
 pub mod catalog;
+#[cfg(feature = "cli")]
 pub mod cli;
+mod clock;
+mod error;
 pub mod fold;
 pub mod gate;
 pub mod gradient;
@@ -13,20 +16,22 @@ mod limits;
 pub mod masks;
 pub mod memory;
 pub mod model;
+mod named;
 mod numbers;
 pub mod onnx;
 pub mod ops;
 pub mod paths;
-mod pipeline;
 pub mod plan;
 pub mod recover;
 pub mod reduction;
-mod replan;
+mod refusal;
 pub mod report;
 pub mod rewrite;
 pub mod rotate;
+mod run;
 pub mod runtime;
 pub mod score;
+pub mod session;
 pub mod settings;
 pub mod staging;
 pub mod stats;
@@ -38,6 +43,9 @@ pub mod verify;
 mod warning;
 pub mod widths;
 
-pub use pipeline::{Error, Options, Progress, Typed, run};
-pub use replan::Refusal;
+pub use error::Error;
+pub use named::{Named, UnknownName};
+pub use refusal::Refusal;
+pub use run::{Options, run};
+pub use session::{Cancel, Progress, Pruner, Settings};
 pub use warning::{Warning, WarningCode};

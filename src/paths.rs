@@ -36,10 +36,10 @@ impl fmt::Display for Role {
             Self::Model => "the model",
             Self::Weights => "the weights of the model",
             Self::Calibration => "the calibration data",
-            Self::Scores => "the scores (--scores)",
+            Self::Scores => "the scores",
             Self::Output => "the output",
-            Self::SavedScores => "the saved scores (--save-scores)",
-            Self::Report => "the report (--report)",
+            Self::SavedScores => "the scores to be saved",
+            Self::Report => "the report",
         })
     }
 }
@@ -58,7 +58,7 @@ pub enum PathError {
     #[error("{first} and {second} are one file, `{path}`: give them different paths")]
     Same { first: Role, second: Role, path: PathBuf },
     /// The output is the input.
-    #[error("the output `{path}` is the model itself; say --in-place if it is to be replaced")]
+    #[error("the output `{path}` is the model itself, which is replaced only where that is asked for")]
     InPlace { path: PathBuf },
     /// Something else would be replaced.
     #[error("{role} would replace `{path}`, which is not {expected}: remove it first, or name another file")]

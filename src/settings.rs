@@ -1,4 +1,4 @@
-//! Settings of scorers and recoveries. Each is declared once, beside the code that reads it; flags, help, and what saved scores say
+//! SettingValues of scorers and recoveries. Each is declared once, beside the code that reads it; flags, help, and what saved scores say
 //! of how they were made come from there.
 
 use std::collections::BTreeMap;
@@ -84,9 +84,9 @@ pub fn shown(value: &Value) -> String {
 /// Values of settings by name; settings that it does not hold have their default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Settings(BTreeMap<String, Value>);
+pub struct SettingValues(BTreeMap<String, Value>);
 
-impl Settings {
+impl SettingValues {
     /// Gives a setting a value.
     pub fn set<T: Serialize>(&mut self, setting: &Setting<T>, to: T) {
         self.insert(setting.name, value(&to));
@@ -178,12 +178,12 @@ mod tests {
 
     #[test]
     fn what_is_not_given_is_the_default() {
-        let settings = Settings::default().with(&RIDGE, Some(0.1));
+        let settings = SettingValues::default().with(&RIDGE, Some(0.1));
         assert_eq!((settings.get(&SHARE), settings.get(&RIDGE)), (30.0, Some(0.1)));
         let resolved = settings.resolved(&[&SHARE, &RIDGE]);
         let text = serde_json::to_string(&resolved).unwrap();
         assert_eq!(text, r#"{"ridge":0.1,"share":30.0}"#);
-        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), resolved);
+        assert_eq!(serde_json::from_str::<SettingValues>(&text).unwrap(), resolved);
         assert_eq!(resolved.resolved(&[&SHARE]).iter().count(), 1);
     }
 

@@ -21,7 +21,7 @@ use optin_onnx::{
     },
     recover::{BIAS, LeftReason, Outcome, REFIT, RIDGE, RecoverOptions, Recovered, RecoveryReport, recover},
     runtime::{Engine, RuntimeChoice},
-    settings::Settings,
+    settings::SettingValues,
     tensor::{DType, Tensor},
     typing::{Dimension, Granularity},
     widths::Kept,
@@ -143,7 +143,7 @@ fn least_squares(x: &Array2<f64>, e: &Array2<f64>, ridge: f64) -> (Array2<f64>, 
 }
 
 fn refit(ridge: Option<f64>) -> RecoverOptions<'static> {
-    let settings = Settings::default().with(&RIDGE, ridge);
+    let settings = SettingValues::default().with(&RIDGE, ridge);
     RecoverOptions { mode: REFIT, settings, ..Default::default() }
 }
 

@@ -164,7 +164,7 @@ fn a_sample_that_takes_more_than_the_memory_is_said() {
         let options = SketchOptions { probes: 1, memory: MemoryBudget(memory), ..Default::default() };
         sketch(&*tract(), fixture.0.view(2), &options, &|_| true, &mut |_, _| {}).unwrap().notes
     };
-    assert!(notes(1 << 10)[0].contains("--memory (1.0 KiB)"));
+    assert!(notes(1 << 10)[0].contains("memory budget (1.0 KiB)"));
     assert_eq!(notes(1 << 30), [""; 0]);
 }
 

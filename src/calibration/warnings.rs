@@ -22,7 +22,7 @@ impl Samples {
     pub fn warnings(&self) -> Vec<Warning> {
         if *self.origin() == Origin::Synthetic {
             let message = "the inputs are made up: what depends on data comes from noise, and nothing is recovered; give \
-                           samples by --calib";
+                           calibration samples";
             return vec![Warning::new(WarningCode::SyntheticData, message)];
         }
         let mut warnings = Vec::new();

@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use crate::{
     catalog::{self, Catalog, Choice},
-    settings::{Declared, Settings, shown},
+    settings::{Declared, SettingValues, shown},
 };
 
 /// The identifiers of a list's entries, with what they say of themselves.
 pub(super) fn values<T: ?Sized + Catalog>() -> impl Iterator<Item = PossibleValue> {
-    Choice::<T>::all().map(|entry| PossibleValue::new(entry.id()).help(entry.about()))
+    Choice::<T>::all().map(|entry| PossibleValue::new(entry.id()).help(entry.about().trim_end_matches('.')))
 }
 
 /// Reads the identifier of an entry.
@@ -29,7 +29,7 @@ pub(super) struct OrOff<C>(pub(super) Option<C>);
 
 /// Reads the identifier of an entry, or `off` for none.
 pub(super) fn choice_or_off<T: ?Sized + Catalog>() -> impl TypedValueParser<Value = OrOff<Choice<T>>> {
-    let off = PossibleValue::new(OFF).help("Nothing");
+    let off = PossibleValue::new(OFF).help("Nothing is changed after units are removed");
     let values = std::iter::once(off).chain(values::<T>());
     PossibleValuesParser::new(values).try_map(|id| match id.as_str() {
         OFF => Ok(OrOff(None)),
@@ -43,7 +43,7 @@ const OFF: &str = "off";
 /// The settings of a list's entries that are given, as flags of their names.
 pub(super) struct SettingFlags<T: ?Sized + Catalog> {
     /// Those that are given.
-    pub(super) given: Settings,
+    pub(super) given: SettingValues,
     list: PhantomData<&'static T>,
 }
 
@@ -85,7 +85,7 @@ impl<T: ?Sized + Catalog> Args for SettingFlags<T> {
 
 impl<T: ?Sized + Catalog> FromArgMatches for SettingFlags<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let mut given = Settings::default();
+        let mut given = SettingValues::default();
         for setting in catalog::settings::<T>() {
             let name = setting.name();
             let value = match setting.metavar() {

@@ -6,6 +6,7 @@ use clap::Args;
 use regex::Regex;
 
 use super::{
+    budgets::BudgetFlags,
     declared::{self, OrOff, SettingFlags},
     parse,
 };
@@ -13,7 +14,7 @@ use crate::{
     Options,
     calibration::{CalibrationOptions, Synthetic},
     memory::MemoryBudget,
-    plan::{Budget, Limits},
+    plan::Limits,
     recover::{Mode, Recovery},
     reduction::{Kind, Reduction},
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
@@ -21,7 +22,6 @@ use crate::{
     typing::Granularity,
 };
 
-const BUDGET: &str = "Budget";
 const DATA: &str = "Calibration data";
 const LIMITS: &str = "What may go";
 const SCORES: &str = "Scores";
@@ -41,18 +41,8 @@ pub(super) struct Prune {
     /// The same, by a flag.
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with = "output", help_heading = FILES)]
     output_flag: Option<PathBuf>,
-    /// FLOPs to keep: a share (0.5, 50%) or a number (4.2G). FLOPs count two per multiply-accumulate [default: 0.5].
-    #[arg(
-        long,
-        value_name = "BUDGET",
-        conflicts_with = "params",
-        allow_negative_numbers = true,
-        help_heading = BUDGET
-    )]
-    flops: Option<Budget>,
-    /// Parameters to keep, instead of FLOPs.
-    #[arg(long, value_name = "BUDGET", allow_negative_numbers = true, help_heading = BUDGET)]
-    params: Option<Budget>,
+    #[command(flatten)]
+    budgets: BudgetFlags,
     #[command(flatten)]
     data: DataFlags,
     #[command(flatten)]
@@ -97,8 +87,7 @@ impl Prune {
             output,
             in_place: self.in_place,
             report: self.report.clone(),
-            flops: self.flops,
-            params: self.params,
+            budgets: self.budgets.0.clone(),
             calibration: self.data.options(),
             runtime: self.engine.options(),
             score: self.scoring.options(self.data.seed),
@@ -176,7 +165,7 @@ impl DataFlags {
 #[command(next_help_heading = SCORES)]
 struct ScoreFlags {
     /// How units are scored [default: sketch].
-    #[arg(long, value_parser = declared::choice::<dyn Scorer>())]
+    #[arg(long, value_name = "HOW", value_parser = declared::choice::<dyn Scorer>())]
     score: Option<Method>,
     #[command(flatten)]
     settings: SettingFlags<dyn Scorer>,
@@ -223,10 +212,15 @@ impl ScoreFlags {
 pub(super) struct LimitFlags {
     /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
     /// first. Some fused attention kernels know certain head sizes only.
-    #[arg(long, value_enum, default_value_t = Granularity::default(), value_name = "UNITS")]
+    #[arg(
+        long,
+        value_parser = parse::named::<Granularity>(),
+        default_value_t = Granularity::default(),
+        value_name = "UNITS"
+    )]
     pub(super) granularity: Granularity,
     /// Prune only these kinds.
-    #[arg(long, value_parser = declared::choice::<dyn Reduction>(), value_delimiter = ',')]
+    #[arg(long, value_parser = declared::choice::<dyn Reduction>(), value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(
@@ -271,10 +265,10 @@ impl LimitFlags {
 #[command(next_help_heading = ENGINE)]
 pub(super) struct RuntimeFlags {
     /// Runtime for calibration and proof.
-    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    #[arg(long, value_parser = parse::named::<RuntimeChoice>(), default_value_t = RuntimeChoice::Auto)]
     runtime: RuntimeChoice,
     /// Where ONNX Runtime computes.
-    #[arg(long, value_enum, default_value_t = Provider::Auto)]
+    #[arg(long, value_parser = parse::named::<Provider>(), default_value_t = Provider::Auto)]
     provider: Provider,
     /// ONNX Runtime's library.
     #[arg(long, value_name = "FILE")]

@@ -1,8 +1,20 @@
 //! What people write after flags.
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use regex::Regex;
 
 pub(super) use crate::settings::count;
+use crate::{Named, UnknownName};
+
+/// One of the choices that the library has a table of.
+pub(super) fn named<T>() -> impl TypedValueParser<Value = T>
+where
+    T: Named + Send + Sync + std::str::FromStr<Err = UnknownName>,
+{
+    let values =
+        T::ALL.iter().map(|(_, name, about)| PossibleValue::new(*name).help(about.trim_end_matches('.')));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
+}
 
 /// `NAME=1x3x224x224`, or as other tools have it, `NAME:1,3,224,224`.
 pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {

@@ -25,9 +25,9 @@ mod visit;
 pub use error::OnnxError;
 pub(crate) use footprint::check_decoded_tensor;
 pub use inline::inline_functions;
-pub use load::{Source, load};
+pub use load::{Source, load, read};
 pub use packed::Packed;
-pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files};
+pub use save::{Staged, encode, is_model, own_weight_files, save, stage, weight_files, written_bytes};
 pub use single::single;
 pub use validate::validate;
 

@@ -129,6 +129,22 @@ impl Staged {
     }
 }
 
+/// How many bytes [`stage`] would take for `model` at `path`, external data included, without writing anything.
+pub fn written_bytes(model: &ModelProto, path: &Path, external: bool) -> u64 {
+    let alone = model.encoded_len();
+    if !external && alone <= MAX_ENCODED {
+        return alone as u64;
+    }
+    let mut model = model.clone();
+    let mut data = Data { out: &mut io::sink(), length: 0, hash: None };
+    // A sink takes everything.
+    model.graph.iter_mut().try_for_each(|graph| detach_graph(graph, &mut data)).ok();
+    let length = data.length;
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    relocate(&mut model, &data_name(name, &"0".repeat(DIGITS)));
+    (model.encoded_len() as u64).saturating_add(length)
+}
+
 /// Whether there is an ONNX model at `path`, as far as the file itself tells.
 pub fn is_model(path: &Path) -> bool {
     load::map(path).is_ok_and(|file| load::decode(path, &file).is_ok())
@@ -215,35 +231,49 @@ fn detach(model: &mut ModelProto, stage: &Stage) -> Result<Option<String>, OnnxE
     let name = name.ok_or_else(|| staging::WriteError::NoFileName { path: stage.target().into() })?;
     let draft = format!("{name}.data");
     let (length, digest) = stage.write(draft.as_ref(), |out| {
-        let mut out = Data { out, length: 0, hash: Sha256::new() };
+        let mut out = Data { out, length: 0, hash: Some(Sha256::new()) };
         model.graph.iter_mut().try_for_each(|graph| detach_graph(graph, &mut out))?;
-        Ok((out.length, out.hash.finalize()))
+        Ok((out.length, out.hash.unwrap_or_default().finalize()))
     })?;
     if length == 0 {
         return Ok(None);
     }
     let digits = hash::hex(digest);
-    let data = format!("{name}.{}.data", &digits.get(..DIGITS).unwrap_or(&digits));
+    let data = data_name(name, digits.get(..DIGITS).unwrap_or(&digits));
     stage.rename(draft.as_ref(), data.as_ref())?;
-    visit::tensors(model, &mut |tensor| {
-        let locations = tensor.external_data.iter_mut().filter(|entry| entry.key() == "location");
-        locations.for_each(|entry| entry.value = Some(data.clone()));
-        Ok(())
-    })?;
+    relocate(model, &data);
     Ok(Some(data))
+}
+
+/// What the file of weights of the model called `model` is called.
+fn data_name(model: &str, digits: &str) -> String {
+    format!("{model}.{digits}.data")
+}
+
+/// Lets all external data of a model lie in the file called `data`.
+fn relocate(model: &mut ModelProto, data: &str) {
+    let visited = visit::tensors(model, &mut |tensor| {
+        let locations = tensor.external_data.iter_mut().filter(|entry| entry.key() == "location");
+        locations.for_each(|entry| entry.value = Some(data.to_owned()));
+        Ok(())
+    });
+    visited.ok();
 }
 
 /// A file of weights that is being written.
 struct Data<'a> {
     out: &'a mut dyn Write,
     length: u64,
-    hash: Sha256,
+    /// Of what was written, if anybody asks for it.
+    hash: Option<Sha256>,
 }
 
 impl Write for Data<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
-        self.hash.update(bytes.get(..written).unwrap_or(bytes));
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes.get(..written).unwrap_or(bytes));
+        }
         self.length += written as u64;
         Ok(written)
     }

@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
+use super::cost::CostModel;
+
 /// A share of the dense model, or an absolute number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
     /// Of the dense model's cost, between 0 and 1.
     Share(f64),
-    /// FLOPs or parameters.
+    /// In the unit of the cost.
     Absolute(f64),
 }
 
@@ -23,6 +25,14 @@ pub enum ParseBudgetError {
     /// A share is at most 1.
     #[error("`{0}` is not a budget: a share is at most 1, as in 0.5 or 50%")]
     Share(String),
+    /// Of this cost, no share can be asked for.
+    #[error("`{text}` is not a budget of {unit}: write a number such as 4.2G, 300M or 1e9")]
+    Number {
+        /// What was written.
+        text: String,
+        /// What is counted.
+        unit: &'static str,
+    },
     /// A percentage without its sign.
     #[error("`{0}` is less than any model costs: did you mean {0}%?")]
     Percent(String),
@@ -59,6 +69,19 @@ impl FromStr for Budget {
 }
 
 impl Budget {
+    /// The budget of a cost that people write so.
+    ///
+    /// # Errors
+    /// When it is none, or none of this cost.
+    pub fn of(model: &dyn CostModel, text: &str) -> Result<Self, ParseBudgetError> {
+        match text.parse()? {
+            Self::Share(_) if !model.takes_share() => {
+                Err(ParseBudgetError::Number { text: text.to_owned(), unit: model.unit() })
+            }
+            budget => Ok(budget),
+        }
+    }
+
     /// The budget in absolute terms, for a dense model of cost `dense`.
     pub fn target(self, dense: u64) -> u64 {
         match self {

@@ -1,28 +1,24 @@
-//! Planning: which units stay, so that a budget is met and the least importance is lost.
+//! Planning: which units stay, so that every budget is met and the least importance is lost.
 //!
-//! Costs are polynomials in the widths, so they are exact after any pruning. Removal is greedy by importance per cost saved
+//! Costs are polynomials in the widths ([`cost`]), so they are known for any pruning. Removal is greedy by importance per cost saved
 //! at the current widths. Savings only fall as widths shrink, so a stale entry of the queue is never too dear: popping,
 //! recomputing and pushing back finds the true minimum.
 
 mod budget;
-mod cost;
+mod budgets;
+pub mod cost;
+mod search;
 
 pub use budget::{Budget, ParseBudgetError};
-pub use cost::Cost;
-
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-};
-
-use cost::Running;
+pub use budgets::{Asked, Bounded, Bounds, Budgets, Costs, OverBudget};
+pub use cost::{Bytes, COST_MODELS, Cost, CostModel, CostView, Flops, Parameters, PerCost, cost_model};
+pub use search::plan;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    numbers::importance,
-    score::Scores,
+    named::{Named, named},
     typing::{Dimension, Dimensions, Kind},
     widths::{Kept, WidthTable},
 };
@@ -81,47 +77,80 @@ impl Limits {
         let unmatched = |list: &[Regex], names: &[&str]| {
             list.iter().find(|regex| !names.iter().any(|name| regex.is_match(name))).cloned()
         };
-        let (flag, regex) = if let Some(regex) = unmatched(&self.only, &prunable().collect::<Vec<_>>()) {
-            ("--only", regex)
+        let (limit, regex) = if let Some(regex) = unmatched(&self.only, &prunable().collect::<Vec<_>>()) {
+            (Limit::Only, regex)
         } else if let Some(regex) = unmatched(&self.keep, &prunable().chain(pinned()).collect::<Vec<_>>()) {
-            ("--keep", regex)
+            (Limit::Keep, regex)
         } else {
             return Ok(());
         };
         let pattern = regex.as_str().to_owned();
-        Err(PlanError::Unmatched { flag, nearest: nearest(&pattern, prunable()), pattern })
+        Err(PlanError::Unmatched { limit, nearest: nearest(&pattern, prunable()), pattern })
     }
 
-    /// The flags that keep `asked` out of reach: without all of them it is in reach, and each of them alone holds something.
-    /// None if it is out of reach whatever the flags.
-    pub fn held_by(&self, cost: &Cost, dimensions: &[Dimension], asked: u64) -> Vec<&'static str> {
+    /// The limits that keep `asked` out of reach: without all of them it is in reach, and each of them alone holds something.
+    /// None if it is out of reach whatever the limits.
+    pub fn held_by(&self, cost: &Cost, dimensions: &[Dimension], asked: u64) -> Vec<Limit> {
         // The alignment last: it always holds a little, and has a default.
-        let flags: [Loosen; 5] = [
-            ("--only", |limits| limits.only.clear()),
-            ("--keep", |limits| limits.keep.clear()),
-            ("--kinds", |limits| limits.kinds.clear()),
-            ("--max-prune", |limits| limits.max_prune = 1.0),
-            ("--align", |limits| limits.align = 1),
+        let limits: [Loosen; 5] = [
+            (Limit::Only, |limits| limits.only.clear()),
+            (Limit::Keep, |limits| limits.keep.clear()),
+            (Limit::Kinds, |limits| limits.kinds.clear()),
+            (Limit::MaxPrune, |limits| limits.max_prune = 1.0),
+            (Limit::Align, |limits| limits.align = 1),
         ];
-        // The least cost without these flags, but for one of them.
-        let least = |flags: &[Loosen], but: Option<usize>| {
+        // The least cost without these limits, but for one of them.
+        let least = |loosened: &[Loosen], but: Option<usize>| {
             let mut limits = self.clone();
-            let dropped = flags.iter().enumerate().filter(|(i, _)| Some(*i) != but);
+            let dropped = loosened.iter().enumerate().filter(|(i, _)| Some(*i) != but);
             dropped.for_each(|(_, (_, drop))| drop(&mut limits));
             minimum(cost, dimensions, &limits)
         };
-        let reaching = [flags.len() - 1, flags.len()].map(|count| flags.get(..count).unwrap_or(&flags));
-        let Some(flags) = reaching.into_iter().find(|flags| least(flags, None) <= asked) else {
+        let reaching = [limits.len() - 1, limits.len()].map(|count| limits.get(..count).unwrap_or(&limits));
+        let Some(limits) = reaching.into_iter().find(|limits| least(limits, None) <= asked) else {
             return Vec::new();
         };
-        let free = least(flags, None);
-        let holding = flags.iter().enumerate().filter(|(i, _)| least(flags, Some(*i)) > free);
-        holding.map(|(_, (flag, _))| *flag).collect()
+        let free = least(limits, None);
+        let holding = limits.iter().enumerate().filter(|(i, _)| least(limits, Some(*i)) > free);
+        holding.map(|(_, (limit, _))| *limit).collect()
     }
 }
 
-/// A flag, and what limits are without it.
-type Loosen = (&'static str, fn(&mut Limits));
+/// One of the fields of [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Limit {
+    Only,
+    Keep,
+    Kinds,
+    MaxPrune,
+    Align,
+}
+
+named!(
+    Limit,
+    "a limit",
+    [
+        (Only, "only", "The layers that may be pruned."),
+        (Keep, "keep", "The layers that keep everything."),
+        (Kinds, "kinds", "The kinds of units that may be pruned."),
+        (MaxPrune, "max-prune", "The largest share of a layer that may go."),
+        (Align, "align", "What sizes stay in multiples of."),
+    ]
+);
+
+/// A limit, and what all of them are without it.
+type Loosen = (Limit, fn(&mut Limits));
+
+/// What keeps a budget out of reach: the limits, where they do, and otherwise what `pinned` says of the model.
+fn holding(limits: &[Limit], pinned: &str) -> String {
+    if limits.is_empty() {
+        return format!("what keeps its extent does so because: {pinned}");
+    }
+    let names: Vec<&str> = limits.iter().map(|limit| limit.name()).collect();
+    let noun = if names.len() == 1 { "the limit" } else { "the limits" };
+    format!("what holds it is {noun} {}: loosen or drop that", names.join(", "))
+}
 
 /// The three names most like `pattern`, the nearest first.
 fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
@@ -137,51 +166,67 @@ fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<Strin
 pub enum PlanError {
     /// Even with everything removed that may go, the budget is not met.
     #[error(
-        "the budget of {asked} {unit} cannot be met: {minimum} ({share:.1} % of the model) is the least that is reachable; {why}"
+        "the budget of {asked} {unit} cannot be met: {minimum} ({share:.1} % of the model) is the least that is reachable; {}",
+        holding(held_by, why)
     )]
     Infeasible {
         /// The budget.
         asked: u64,
-        /// FLOPs or parameters.
+        /// What it counts.
         unit: &'static str,
         /// The reachable minimum.
         minimum: u64,
         /// The minimum as a share of the dense model, in percent.
         share: f64,
-        /// What holds the rest.
+        /// The limits without which it could be met.
+        held_by: Vec<Limit>,
+        /// Why the rest of the model cannot be pruned.
         why: String,
     },
-    /// The model costs no more than it may.
-    #[error(
-        "the budget of {asked} {unit} leaves nothing to prune: the model has {before}; give a smaller one, such as 50%"
-    )]
-    Idle {
-        /// The budget.
-        asked: u64,
-        /// FLOPs or parameters.
-        unit: &'static str,
-        /// What the model costs.
-        before: u64,
-    },
+    /// The model costs no more than it may, by any budget.
+    #[error("{}", idle(.0))]
+    Idle(Vec<Asked>),
     /// The name of a layer that there is not.
     #[error(
-        "{flag} `{pattern}` matches no layer{}; `optin-onnx inspect` lists all",
+        "`{pattern}`, given for the limit {limit}, matches no layer{}",
         if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
     )]
     Unmatched {
         /// Where it was given.
-        flag: &'static str,
+        limit: Limit,
         /// The regular expression.
         pattern: String,
         /// Names like it.
         nearest: Vec<String>,
     },
+    /// A plan of another model, or of other settings.
+    #[error("the plan is of other dimensions than the model has: plan anew")]
+    Unfit,
     /// Nothing in the model can be pruned.
     #[error("nothing in this model can be pruned: {0}")]
     Nothing(String),
     /// The scores are of another model.
     #[error("the scores do not fit the model: {0}; score it again")]
     Scores(String),
+}
+
+/// Why budgets that the dense model keeps are none.
+fn idle(budgets: &[Asked]) -> String {
+    if let [Asked { model, at_most, dense, .. }] = budgets {
+        let unit = model.unit();
+        return format!(
+            "the budget of {at_most} {unit} leaves nothing to prune: the model has {dense}; give a smaller one, such as 50%"
+        );
+    }
+    let joined = |number: fn(&Asked) -> u64| {
+        let each = budgets.iter().map(|asked| format!("{} {}", number(asked), asked.model.unit()));
+        each.collect::<Vec<_>>().join(" and ")
+    };
+    format!(
+        "the budgets of {} leave nothing to prune: the model has {}; give a smaller one, such as 50%",
+        joined(|asked| asked.at_most),
+        joined(|asked| asked.dense)
+    )
 }
 
 /// What stays of one dimension.
@@ -205,6 +250,26 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How many units of each dimension stay.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.dimensions.iter().map(|dimension| dimension.kept.len()).collect()
+    }
+
+    /// Checks that the plan is of these dimensions.
+    ///
+    /// # Errors
+    /// [`PlanError::Unfit`].
+    pub fn check(&self, dimensions: &[Dimension]) -> Result<(), PlanError> {
+        let fits = |(plan, dimension): (&DimensionPlan, &Dimension)| {
+            let ascending = plan.kept.is_sorted_by(|a, b| a < b);
+            let inside = plan.kept.last().is_some_and(|last| *last < dimension.size);
+            (&plan.name, plan.size) == (&dimension.name, dimension.size) && ascending && inside
+        };
+        let found =
+            self.dimensions.len() == dimensions.len() && self.dimensions.iter().zip(dimensions).all(fits);
+        if found { Ok(()) } else { Err(PlanError::Unfit) }
+    }
+
     /// The plan in terms of widths. `dimensions` are those that it was made for.
     pub fn kept(&self, table: &WidthTable, dimensions: &[Dimension]) -> Kept {
         let mut kept = Kept::default();
@@ -219,163 +284,4 @@ impl Plan {
 pub fn minimum(cost: &Cost, dimensions: &[Dimension], limits: &Limits) -> u64 {
     let floors: Vec<usize> = dimensions.iter().map(|d| limits.floor(d)).collect();
     cost.total(&floors)
-}
-
-/// The first plan on the greedy path whose cost is at most `target`, and to it what went last of what `target` leaves room for.
-pub fn plan(
-    cost: &Cost,
-    dimensions: &[Dimension],
-    scores: &Scores,
-    limits: &Limits,
-    target: u64,
-) -> Result<Plan, PlanError> {
-    let mut search = Search::new(cost, dimensions, scores, limits)?;
-    let mut removals = Vec::new();
-    while search.cost.total() > target
-        && let Some(removal) = search.remove_next()
-    {
-        removals.push(removal);
-    }
-    search.give_back(removals, target);
-    Ok(search.finish())
-}
-
-/// A dimension that lost units, and how many it had before.
-type Removal = (usize, usize);
-
-struct Search<'a> {
-    /// What the model costs with what is left of each dimension.
-    cost: Running<'a>,
-    dimensions: &'a [Dimension],
-    /// The granule and the floor of each dimension.
-    steps: Vec<(usize, usize)>,
-    /// Units of each dimension, the least important first.
-    orders: Vec<Vec<usize>>,
-    scores: Vec<&'a [f64]>,
-    queue: BinaryHeap<Reverse<(Priority, usize)>>,
-}
-
-/// Importance per cost saved; ordered like the number.
-#[derive(Clone, Copy, PartialEq)]
-struct Priority(f64);
-
-impl Eq for Priority {}
-
-impl Ord for Priority {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-impl PartialOrd for Priority {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<'a> Search<'a> {
-    fn new(
-        cost: &'a Cost,
-        dimensions: &'a [Dimension],
-        scores: &'a Scores,
-        limits: &'a Limits,
-    ) -> Result<Self, PlanError> {
-        let mut orders = Vec::with_capacity(dimensions.len());
-        let mut values = Vec::with_capacity(dimensions.len());
-        let steps: Vec<_> = dimensions.iter().map(|d| (limits.granule(d), limits.floor(d))).collect();
-        let mut by_name = HashMap::new();
-        for scores in &scores.dimensions {
-            by_name.entry(scores.name.as_str()).or_insert(scores);
-        }
-        for (dimension, (_, floor)) in dimensions.iter().zip(&steps) {
-            let found = by_name.get(dimension.name.as_str()).copied();
-            if found.is_none() && *floor == dimension.size {
-                orders.push((0..dimension.size).collect());
-                values.push([].as_slice());
-                continue;
-            }
-            let found =
-                found.ok_or_else(|| PlanError::Scores(format!("{} has no scores", dimension.name)))?;
-            if found.scores.len() != dimension.size {
-                let (name, size, n) = (&dimension.name, dimension.size, found.scores.len());
-                return Err(PlanError::Scores(format!("{name} has {size} units and {n} scores")));
-            }
-            let mut order: Vec<usize> = (0..dimension.size).collect();
-            let important = |unit: &usize| importance(found.scores[*unit]);
-            order.sort_by(|a, b| important(a).total_cmp(&important(b)));
-            orders.push(order);
-            values.push(found.scores.as_slice());
-        }
-        let cost = Running::new(cost, dimensions.iter().map(|d| d.size).collect());
-        let queue = BinaryHeap::new();
-        let mut search = Self { cost, dimensions, steps, orders, scores: values, queue };
-        for dimension in 0..dimensions.len() {
-            search.enqueue(dimension);
-        }
-        Ok(search)
-    }
-
-    /// Units that a dimension has after its next removal; `None` at its floor.
-    fn next_size(&self, dimension: usize) -> Option<usize> {
-        let (granule, floor) = self.steps[dimension];
-        let next = (self.cost.sizes()[dimension] - 1) / granule * granule;
-        (next >= floor).then_some(next)
-    }
-
-    fn priority(&self, dimension: usize, next: usize) -> Priority {
-        let (order, size) = (&self.orders[dimension], self.cost.sizes()[dimension]);
-        let removed = &order[order.len() - size..order.len() - next];
-        let lost: f64 = removed.iter().map(|u| importance(self.scores[dimension][*u])).sum();
-        let saved = self.cost.saving(dimension, next);
-        Priority(if saved == 0 { f64::INFINITY } else { importance(lost / saved as f64) })
-    }
-
-    fn enqueue(&mut self, dimension: usize) {
-        if let Some(next) = self.next_size(dimension) {
-            self.queue.push(Reverse((self.priority(dimension, next), dimension)));
-        }
-    }
-
-    fn remove_next(&mut self) -> Option<Removal> {
-        while let Some(Reverse((stale, dimension))) = self.queue.pop() {
-            let Some(next) = self.next_size(dimension) else { continue };
-            let current = self.priority(dimension, next);
-            if current > stale {
-                self.queue.push(Reverse((current, dimension)));
-                continue;
-            }
-            let before = self.cost.resize(dimension, next);
-            self.enqueue(dimension);
-            return Some((dimension, before));
-        }
-        None
-    }
-
-    /// Takes removals back, the last first, where the budget is met without them: a large one may have met it by far.
-    fn give_back(&mut self, removals: Vec<Removal>, target: u64) {
-        let mut settled = vec![false; self.dimensions.len()];
-        for (dimension, before) in removals.into_iter().rev() {
-            if settled[dimension] {
-                continue;
-            }
-            let after = self.cost.resize(dimension, before);
-            if self.cost.total() > target {
-                self.cost.resize(dimension, after);
-                settled[dimension] = true;
-            }
-        }
-    }
-
-    fn finish(self) -> Plan {
-        let kept = self.orders.iter().zip(self.cost.sizes()).map(|(order, size)| {
-            let mut kept = order[order.len() - size..].to_vec();
-            kept.sort_unstable();
-            kept
-        });
-        let dimensions = self.dimensions.iter().zip(kept);
-        let dimensions = dimensions
-            .map(|(d, kept)| DimensionPlan { name: d.name.clone(), kind: d.kind, size: d.size, kept })
-            .collect();
-        Plan { dimensions }
-    }
 }

@@ -4,7 +4,7 @@ use super::{
     Corrected, Fit, Mode, RecoverContext, RecoverError, Recovery,
     layerwise::{self, LeastSquares},
 };
-use crate::{catalog::Entry, settings::Settings};
+use crate::{catalog::Entry, settings::SettingValues};
 
 /// Biases take over.
 pub const BIAS: Mode = Mode::of(&BiasRecovery);
@@ -17,7 +17,7 @@ impl Entry for BiasRecovery {
     }
 
     fn about(&self) -> &'static str {
-        "Biases: they take over the mean of what was removed"
+        "Biases alone are corrected: they take over the mean of what was removed."
     }
 }
 
@@ -25,7 +25,7 @@ impl Recovery for BiasRecovery {
     fn run(
         &self,
         cx: &RecoverContext<'_>,
-        _: &Settings,
+        _: &SettingValues,
         fit: Fit<'_>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Corrected, RecoverError> {

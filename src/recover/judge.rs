@@ -9,7 +9,7 @@ use crate::{
     model::ModelView,
     onnx::{is_float, proto::ModelProto},
     runtime::Engine,
-    settings::Settings,
+    settings::SettingValues,
     trajectory::{Output, output_distance, outputs},
     typing::observe,
     widths::Kept,
@@ -18,7 +18,7 @@ use crate::{
 /// One batch in so many is held out of a trial.
 const PARTS: usize = 4;
 
-/// Settings of a recovery and its judge.
+/// SettingValues of a recovery and its judge.
 #[derive(Clone, Debug)]
 pub struct RecoverOptions<'a> {
     /// Names of outputs that hold logits, beside those that can be told.
@@ -26,7 +26,7 @@ pub struct RecoverOptions<'a> {
     /// The recovery.
     pub mode: Mode,
     /// Its settings; others are ignored.
-    pub settings: Settings,
+    pub settings: SettingValues,
     /// Whether layers without a bias may be given one.
     pub grow: bool,
     /// Seed of the choice of positions.
@@ -40,7 +40,7 @@ impl Default for RecoverOptions<'_> {
         Self {
             logits: &[],
             mode: Mode::default(),
-            settings: Settings::default(),
+            settings: SettingValues::default(),
             grow: true,
             seed: 0,
             memory: MemoryBudget::default(),

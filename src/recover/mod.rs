@@ -39,7 +39,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The runtime failed.
-    #[error("recovery failed: {0}; --recover off does without")]
+    #[error("recovery failed: {0}")]
     Runtime(#[from] RuntimeError),
     /// A weight could not be read.
     #[error(transparent)]

@@ -8,7 +8,7 @@ use crate::{
     model::ModelView,
     onnx::proto::ModelProto,
     runtime::Engine,
-    settings::Settings,
+    settings::SettingValues,
     widths::Kept,
 };
 
@@ -84,14 +84,14 @@ pub trait Recovery: Entry {
     fn run(
         &self,
         cx: &RecoverContext<'_>,
-        settings: &Settings,
+        settings: &SettingValues,
         fit: Fit<'_>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Corrected, RecoverError>;
 }
 
 impl Catalog for dyn Recovery {
-    const ENTRY: &'static str = "recovery";
+    const ENTRY: &'static str = "a kind of recovery";
 
     fn entries() -> &'static [&'static Self] {
         RECOVERIES

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     catalog::Entry,
-    settings::{self, Declared, Setting, Settings},
+    settings::{self, Declared, Setting, SettingValues},
 };
 
 /// Weights and biases take over.
@@ -30,7 +30,7 @@ impl Entry for RefitRecovery {
     }
 
     fn about(&self) -> &'static str {
-        "Weights and biases, by least squares"
+        "Weights and biases are refitted, layer by layer, by least squares on the calibration samples."
     }
 
     fn settings(&self) -> &'static [&'static dyn Declared] {
@@ -46,7 +46,7 @@ impl Recovery for RefitRecovery {
     fn run(
         &self,
         cx: &RecoverContext<'_>,
-        settings: &Settings,
+        settings: &SettingValues,
         fit: Fit<'_>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Corrected, RecoverError> {

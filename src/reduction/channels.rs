@@ -14,7 +14,7 @@ impl Entry for Channels {
     }
 
     fn about(&self) -> &'static str {
-        "Channels of convolutions"
+        "Channels of convolutions."
     }
 }
 

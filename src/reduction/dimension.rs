@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     Kind,
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     graph::{Graph, NodeId},
+    named::named,
     widths::{Contraction, Pin, Place, Width, Widths},
 };
 
 /// The units that attention loses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Granularity {
     /// Whole heads.
     Head,
@@ -23,6 +23,15 @@ pub enum Granularity {
     #[default]
     HeadDim,
 }
+
+named!(
+    Granularity,
+    "a granularity of attention",
+    [
+        (Head, "head", "Attention loses whole heads alone."),
+        (HeadDim, "head-dim", "Attention loses whole heads, and dimensions of all heads of a layer."),
+    ]
+);
 
 /// A free width that can be pruned.
 #[derive(Clone, Debug)]

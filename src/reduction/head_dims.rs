@@ -14,7 +14,7 @@ impl Entry for HeadDims {
     }
 
     fn about(&self) -> &'static str {
-        "Dimensions of all heads of a layer: what queries and keys are compared by, and what values hold"
+        "Dimensions of attention heads, of which all heads of a layer lose as many."
     }
 }
 

@@ -14,7 +14,7 @@ impl Entry for Heads {
     }
 
     fn about(&self) -> &'static str {
-        "Attention heads"
+        "Attention heads."
     }
 }
 

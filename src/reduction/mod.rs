@@ -89,7 +89,7 @@ pub struct PaperPrior {
 }
 
 impl Catalog for dyn Reduction {
-    const ENTRY: &'static str = "kind of units";
+    const ENTRY: &'static str = "a kind of units";
 
     fn entries() -> &'static [&'static Self] {
         REDUCTIONS

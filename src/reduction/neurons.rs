@@ -14,7 +14,7 @@ impl Entry for Neurons {
     }
 
     fn about(&self) -> &'static str {
-        "Neurons between two projections"
+        "Neurons between two linear layers, as in feed-forward blocks."
     }
 }
 

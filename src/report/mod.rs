@@ -1,14 +1,15 @@
 //! What was done, for people and for programs.
 
-use std::{fmt::Write, io, path::Path, time::Duration};
+use std::{fmt::Write, io, path::Path};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
+    clock::Stage,
     gate::Gate,
     memory::Bytes,
-    plan::Plan,
+    plan::{COST_MODELS, PerCost, Plan},
     recover::{Outcome, RecoveryReport},
     rotate::Rotation,
     score::Stability,
@@ -18,21 +19,10 @@ use crate::{
     warning::Warning,
 };
 
-/// Time of one stage.
-#[derive(Clone, Debug, Serialize)]
-pub struct Stage {
-    /// Its name.
-    pub name: &'static str,
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
-    pub forwards: Option<f64>,
-}
-
 /// What the run held in memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Memory {
-    /// What the work might take beside the weights (`--memory`).
+    /// What the work might take beside the weights.
     pub budget: u64,
     /// The most that the process held at a time, pages of mapped files included; absent where the system does not tell.
     pub peak: Option<u64>,
@@ -85,12 +75,9 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// What was held in memory.
     pub memory: Memory,
-    /// FLOPs (two per multiply-accumulate) of one sample.
-    pub flops: Change,
-    /// Floating-point parameters.
-    pub params: Change,
-    /// Bytes of the file.
-    pub bytes: Change,
+    /// What the model costs: as counted on the written file, or in a dry run, as planned.
+    #[serde(flatten)]
+    pub costs: PerCost<Change>,
     /// Which heads were turned before their dimensions were scored; absent where none were to be.
     pub rotation: Option<Rotation>,
     /// What could be pruned, and what stays.
@@ -165,16 +152,14 @@ impl Report {
 
     fn totals_table(&self) -> Table {
         let mut totals = table(&["", "before", "after", "share", "least"]);
-        for (name, change) in [("FLOPs", self.flops), ("parameters", self.params), ("bytes", self.bytes)] {
-            let share = format!("{:.1} %", 100.0 * change.after as f64 / change.before.max(1) as f64);
-            // A dry run has no file to measure, and of bytes no least is known.
-            let known = |count: u64, text: String| if count == 0 { String::new() } else { text };
+        for (cost, change) in self.costs.iter() {
+            let share = 100.0 * change.after as f64 / change.before.max(1) as f64;
             totals.add_row([
-                name.to_owned(),
+                cost.name().to_owned(),
                 metric(change.before),
-                known(change.after, metric(change.after)),
-                known(change.after, share),
-                known(change.minimum, metric(change.minimum)),
+                metric(change.after),
+                format!("{share:.1} %"),
+                metric(change.minimum),
             ]);
         }
         totals
@@ -199,7 +184,11 @@ impl Report {
             stages.add_row([s.name.to_owned(), format!("{:.2}", s.seconds), forwards]);
         }
         let peak = self.memory.peak.map_or_else(String::new, |peak| {
-            format!("\n\npeak memory: {} (--memory {})", Bytes(peak), Bytes(self.memory.budget))
+            format!(
+                "\n\npeak memory: {} (budget beside the weights: {})",
+                Bytes(peak),
+                Bytes(self.memory.budget)
+            )
         });
         format!("{stages}{peak}")
     }
@@ -226,9 +215,16 @@ fn proof_text(proof: &Proof) -> String {
     let batches = proof.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let extents = extents_text(&proof.extents);
     format!(
-        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}{extents}; FLOPs recounted: {}",
-        metric(proof.flops)
+        "proof: pruned = masked original within {worst:.1e} (relative), at batch sizes {batches}{extents}; {}",
+        recounted(&proof.costs)
     )
+}
+
+/// The costs of which the plan was exact, and what was counted.
+fn recounted(costs: &PerCost<u64>) -> String {
+    let exact = costs.iter().filter(|(cost, _)| cost.is_exact());
+    let each = exact.map(|(cost, count)| format!("{} recounted: {}", cost.name(), metric(*count)));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// Extents of open axes beside those of the samples.
@@ -239,9 +235,11 @@ fn extents_text(extents: &[Extent]) -> String {
 
 fn gate_text(gate: &Gate) -> String {
     let batches = gate.batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let exact = COST_MODELS.iter().filter(|cost| cost.is_exact()).map(|cost| cost.name());
     let mut text = format!(
-        "written file: read back and run at batch sizes {batches}{}: finite, of the shapes that it declares, FLOPs as planned",
-        extents_text(&gate.extents)
+        "written file: read back and run at batch sizes {batches}{}: finite, of the shapes that it declares, {} as planned",
+        extents_text(&gate.extents),
+        exact.collect::<Vec<_>>().join(" and ")
     );
     if let Some(far) = gate.distance {
         let _ = write!(text, "; distance on the same samples: {}", distance(far));
@@ -319,35 +317,5 @@ pub(crate) fn metric(count: u64) -> String {
     match steps.iter().find(|(scale, _)| x >= *scale) {
         Some((scale, unit)) => format!("{:.3} {unit}", x / scale),
         None => count.to_string(),
-    }
-}
-
-/// Collects the time of stages.
-#[derive(Debug, Default)]
-pub struct Clock {
-    stages: Vec<(&'static str, Duration)>,
-}
-
-impl Clock {
-    /// Runs a stage and remembers how long it took; what runs twice, together.
-    pub fn time<T>(&mut self, name: &'static str, stage: impl FnOnce() -> T) -> T {
-        let start = std::time::Instant::now();
-        let result = stage();
-        match self.stages.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, total)) => *total += start.elapsed(),
-            None => self.stages.push((name, start.elapsed())),
-        }
-        result
-    }
-
-    /// The stages, as multiples of the one called `forward`.
-    pub fn stages(&self, forward: &str) -> Vec<Stage> {
-        let unit = self.stages.iter().find(|(name, _)| *name == forward).map(|(_, d)| d.as_secs_f64());
-        let unit = unit.filter(|u| *u > 0.0);
-        let rows = self.stages.iter().map(|(name, duration)| {
-            let seconds = duration.as_secs_f64();
-            Stage { name, seconds, forwards: unit.map(|u| seconds / u) }
-        });
-        rows.collect()
     }
 }

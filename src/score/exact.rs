@@ -19,7 +19,7 @@ use crate::{
     model::ModelView,
     onnx::{build, proto::ModelProto},
     runtime::{Engine, Session},
-    settings::{self, Declared, Setting, Settings},
+    settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
     trajectory::{self, Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Kind},
@@ -59,7 +59,7 @@ impl Entry for ExactScorer {
     }
 
     fn about(&self) -> &'static str {
-        "OPTIN's trajectory importance, one masked run per unit"
+        "OPTIN's importance as published, by one run of the model per unit: slow."
     }
 
     fn settings(&self) -> &'static [&'static dyn Declared] {
@@ -68,14 +68,14 @@ impl Entry for ExactScorer {
 }
 
 impl Scorer for ExactScorer {
-    fn orders(&self, settings: &Settings) -> bool {
+    fn orders(&self, settings: &SettingValues) -> bool {
         !settings.get(&PAPER_QUIRKS)
     }
 
     fn score(
         &self,
         cx: &ScoreContext<'_>,
-        settings: &Settings,
+        settings: &SettingValues,
         wanted: &dyn Fn(&Dimension) -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {
@@ -85,7 +85,7 @@ impl Scorer for ExactScorer {
     }
 }
 
-/// Settings of exact scoring.
+/// SettingValues of exact scoring.
 #[derive(Clone, Copy, Debug)]
 pub struct ExactOptions<'a> {
     /// Outputs that hold logits, beside those that can be told.
@@ -120,7 +120,7 @@ impl Default for ExactOptions<'_> {
 
 impl<'a> ExactOptions<'a> {
     /// By the formula, as a context and the weight among the settings have it.
-    pub(super) fn by(cx: &ScoreContext<'a>, settings: &Settings) -> Self {
+    pub(super) fn by(cx: &ScoreContext<'a>, settings: &SettingValues) -> Self {
         let &ScoreContext { seed, memory, logits, .. } = cx;
         Self { lambda: settings.get(&LAMBDA), seed, logits, memory, ..Self::default() }
     }

@@ -4,7 +4,7 @@ use super::{
     DimensionScores, Method, ScoreContext, ScoreError, Scored, Scorer,
     units::{add_to_units, squares_along},
 };
-use crate::{catalog::Entry, graph::Graph, ops, settings::Settings, typing::Dimension, widths::Widths};
+use crate::{catalog::Entry, graph::Graph, ops, settings::SettingValues, typing::Dimension, widths::Widths};
 
 /// Scores by the magnitude of weights.
 pub const MAGNITUDE: Method = Method::of(&MagnitudeScorer);
@@ -17,7 +17,7 @@ impl Entry for MagnitudeScorer {
     }
 
     fn about(&self) -> &'static str {
-        "Norm of the weights that make the unit (a baseline)"
+        "Size of the weights that make a unit; a baseline that needs no data."
     }
 }
 
@@ -29,7 +29,7 @@ impl Scorer for MagnitudeScorer {
     fn score(
         &self,
         cx: &ScoreContext<'_>,
-        _: &Settings,
+        _: &SettingValues,
         _: &dyn Fn(&Dimension) -> bool,
         _: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {

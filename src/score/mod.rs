@@ -16,7 +16,7 @@ pub use exact::{EXACT, ExactOptions, LAMBDA, PAPER_QUIRKS, exact};
 pub use magnitude::{MAGNITUDE, magnitude};
 pub use random::{RANDOM, random};
 pub(crate) use saved::write as save;
-pub use saved::{Provenance, SavedError, SavedScores};
+pub use saved::{Provenance, SavedError, SavedScores, ScoreInput};
 pub use scorer::{Method, ScoreContext, Scorer};
 pub use sketch::{PROBES, SKETCH, Sketch, SketchOptions, Unsound, sketch};
 pub use stability::{Stability, spearman};
@@ -31,7 +31,7 @@ use crate::{
     model::ModelView,
     numbers::{finite_or_null, importance},
     runtime::Engine,
-    settings::Settings,
+    settings::SettingValues,
     typing::{Dimension, Kind},
     warning::Warning,
 };
@@ -42,7 +42,7 @@ pub struct ScoreOptions {
     /// The scorer.
     pub method: Method,
     /// Its settings; others are ignored.
-    pub settings: Settings,
+    pub settings: SettingValues,
     /// Seed of every random choice.
     pub seed: u64,
     /// Bytes that may be held beside the model.

@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{DimensionScores, Method, ScoreContext, ScoreError, Scored, Scorer};
-use crate::{catalog::Entry, settings::Settings, typing::Dimension};
+use crate::{catalog::Entry, settings::SettingValues, typing::Dimension};
 
 /// Scores by chance.
 pub const RANDOM: Method = Method::of(&RandomScorer);
@@ -17,7 +17,7 @@ impl Entry for RandomScorer {
     }
 
     fn about(&self) -> &'static str {
-        "Chance (the baseline of baselines); `--seed` draws anew"
+        "Chance, drawn anew by another seed; the least that any way has to beat."
     }
 }
 
@@ -29,7 +29,7 @@ impl Scorer for RandomScorer {
     fn score(
         &self,
         cx: &ScoreContext<'_>,
-        _: &Settings,
+        _: &SettingValues,
         _: &dyn Fn(&Dimension) -> bool,
         _: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {

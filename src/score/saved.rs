@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     score::{Method, Scores},
-    settings::{Settings, shown},
+    settings::{SettingValues, shown},
     staging::{self, WriteError},
     typing::Granularity,
 };
@@ -23,12 +23,12 @@ pub struct Provenance {
     /// The scorer.
     pub score: Method,
     /// The values of all its settings, and of no others.
-    pub settings: Settings,
+    pub settings: SettingValues,
     /// Outputs that were said to hold logits.
     pub logits: Vec<String>,
     /// The units that attention loses.
     pub granularity: Granularity,
-    /// Whether the order was found in which units go when the weights are refitted (`--recover refit`).
+    /// Whether the order was found in which units go when the weights are refitted.
     pub refit: bool,
     /// SHA-256 of the model, its weights included.
     pub model: String,
@@ -50,7 +50,36 @@ pub struct SavedScores {
     /// The scorer that is to have made them.
     pub method: Option<Method>,
     /// The settings that it is to have had, as far as they are said.
-    pub settings: Settings,
+    pub settings: SettingValues,
+}
+
+/// What scores depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+#[non_exhaustive]
+pub enum ScoreInput {
+    Model,
+    Data,
+    Method,
+    /// A setting of the scorer, by its name.
+    Setting(String),
+    Granularity,
+    Logits,
+    Recovery,
+}
+
+impl fmt::Display for ScoreInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "the model (SHA-256)",
+            Self::Data => "the calibration data",
+            Self::Method => "the method",
+            Self::Setting(name) => return write!(f, "the setting `{name}`"),
+            Self::Granularity => "the granularity of attention",
+            Self::Logits => "the list of outputs that hold logits",
+            Self::Recovery => "the recovery that scores are made for",
+        })
+    }
 }
 
 /// Why saved scores are not planned by.
@@ -61,7 +90,7 @@ pub enum SavedError {
     #[error("cannot read the scores in `{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
     /// The file holds something else.
-    #[error("`{path}` does not hold scores that --save-scores wrote: {source}")]
+    #[error("`{path}` does not hold saved scores: {source}")]
     Format { path: PathBuf, source: serde_json::Error },
     /// The file is of another version of this program.
     #[error(
@@ -73,7 +102,7 @@ pub enum SavedError {
         "the scores in `{path}` do not fit: {what} was {theirs} when they were made, and is {ours} now; give what was given \
          then, or score anew"
     )]
-    Differs { path: PathBuf, what: String, theirs: String, ours: String },
+    Differs { path: PathBuf, what: ScoreInput, theirs: String, ours: String },
 }
 
 /// Writes scores to `path`, where what stands there stays whole until they are written.
@@ -110,10 +139,10 @@ impl SavedScores {
         }
         let scores: Scores = serde_json::from_str(&text).map_err(format)?;
         let made = &scores.made;
-        self.same("the method (--score)", &made.score, self.method.as_ref())?;
+        self.same(ScoreInput::Method, &made.score, self.method.as_ref())?;
         for (name, ours) in self.settings.iter() {
             let theirs = made.settings.given(name).map_or_else(|| "unused".to_owned(), shown);
-            self.same(&format!("--{name}"), &theirs, Some(&shown(ours)))?;
+            self.same(ScoreInput::Setting(name.to_owned()), &theirs, Some(&shown(ours)))?;
         }
         Ok(scores)
     }
@@ -124,17 +153,13 @@ impl SavedScores {
     /// # Errors
     /// The first difference that matters.
     pub fn check(&self, theirs: &Provenance, ours: &Provenance, rotated: bool) -> Result<(), SavedError> {
-        self.same("the model (SHA-256)", &theirs.model, Some(&ours.model))?;
-        let granularity = |made: &Provenance| match made.granularity {
-            Granularity::Head => "head",
-            Granularity::HeadDim => "head-dim",
-        };
-        self.same("--granularity", &granularity(theirs), Some(&granularity(ours)))?;
+        self.same(ScoreInput::Model, &theirs.model, Some(&ours.model))?;
+        self.same(ScoreInput::Granularity, &theirs.granularity, Some(&ours.granularity))?;
         let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
-        self.same("--logits", &theirs.logits.join(", "), logits.as_ref())?;
+        self.same(ScoreInput::Logits, &theirs.logits.join(", "), logits.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
         if ours.refit && theirs.score.orders(&theirs.settings) {
-            self.same("--recover", &recover(theirs), Some(&recover(ours)))?;
+            self.same(ScoreInput::Recovery, &recover(theirs), Some(&recover(ours)))?;
         }
         let data = |made: &Provenance| {
             let digits = made.calibration_sha256.get(..16).unwrap_or(&made.calibration_sha256);
@@ -142,7 +167,7 @@ impl SavedScores {
         };
         let matters = rotated || theirs.score.needs_data();
         if matters && theirs.calibration_sha256 != ours.calibration_sha256 {
-            return self.same("the calibration data", &data(theirs), Some(&data(ours)));
+            return self.same(ScoreInput::Data, &data(theirs), Some(&data(ours)));
         }
         Ok(())
     }
@@ -150,7 +175,7 @@ impl SavedScores {
     /// An error unless both are the same, where there is something to compare with.
     fn same<T: PartialEq + fmt::Display>(
         &self,
-        what: &str,
+        what: ScoreInput,
         theirs: &T,
         ours: Option<&T>,
     ) -> Result<(), SavedError> {
@@ -158,7 +183,7 @@ impl SavedScores {
             None => Ok(()),
             Some(ours) => Err(SavedError::Differs {
                 path: self.path.clone(),
-                what: what.to_owned(),
+                what,
                 theirs: theirs.to_string(),
                 ours: ours.to_string(),
             }),

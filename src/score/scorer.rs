@@ -9,7 +9,7 @@ use crate::{
     memory::MemoryBudget,
     model::ModelView,
     runtime::Engine,
-    settings::Settings,
+    settings::SettingValues,
     typing::Dimension,
 };
 
@@ -44,7 +44,7 @@ pub trait Scorer: Entry {
 
     /// Whether, by these settings, the order is found beside the scores in which units go when the weights are refitted
     /// (`score/elimination`). Baselines stay what they are.
-    fn orders(&self, settings: &Settings) -> bool {
+    fn orders(&self, settings: &SettingValues) -> bool {
         let _ = settings;
         false
     }
@@ -58,14 +58,14 @@ pub trait Scorer: Entry {
     fn score(
         &self,
         cx: &ScoreContext<'_>,
-        settings: &Settings,
+        settings: &SettingValues,
         wanted: &dyn Fn(&Dimension) -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError>;
 }
 
 impl Catalog for dyn Scorer {
-    const ENTRY: &'static str = "scorer";
+    const ENTRY: &'static str = "a way to score";
 
     fn entries() -> &'static [&'static Self] {
         SCORERS

@@ -25,7 +25,7 @@ use crate::{
     model::ModelView,
     onnx::{proto::ModelProto, single},
     runtime::{Engine, Session},
-    settings::{self, Declared, Setting, Settings},
+    settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
     trajectory::{Padding, RandomCotangents, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind, shapes},
@@ -54,7 +54,7 @@ impl Entry for SketchScorer {
     }
 
     fn about(&self) -> &'static str {
-        "OPTIN's trajectory importance to leading order, all units from a few backward passes"
+        "OPTIN's importance, estimated for all units at once by a few backward passes."
     }
 
     fn settings(&self) -> &'static [&'static dyn Declared] {
@@ -63,7 +63,7 @@ impl Entry for SketchScorer {
 }
 
 impl Scorer for SketchScorer {
-    fn orders(&self, _: &Settings) -> bool {
+    fn orders(&self, _: &SettingValues) -> bool {
         true
     }
 
@@ -71,7 +71,7 @@ impl Scorer for SketchScorer {
     fn score(
         &self,
         cx: &ScoreContext<'_>,
-        settings: &Settings,
+        settings: &SettingValues,
         wanted: &dyn Fn(&Dimension) -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {
@@ -101,7 +101,7 @@ impl Scorer for SketchScorer {
     }
 }
 
-/// Settings of the sketch.
+/// SettingValues of the sketch.
 #[derive(Clone, Copy, Debug)]
 pub struct SketchOptions<'a> {
     /// The most probes per sample.
@@ -380,7 +380,7 @@ impl Passes<'_> {
         Ok((!memory.holds(sample)).then(|| {
             let needed = Bytes(sample);
             format!(
-                "a forward and a backward pass over one sample take {needed}, more than --memory ({memory})"
+                "a forward and a backward pass over one sample take {needed}, more than the memory budget ({memory})"
             )
         }))
     }

@@ -15,7 +15,7 @@ use crate::{
     model::ModelView,
     ops,
     runtime::Engine,
-    settings::Settings,
+    settings::SettingValues,
     typing::Dimension,
     widths::{Contraction, Place},
 };
@@ -31,7 +31,7 @@ impl Entry for WandaScorer {
     }
 
     fn about(&self) -> &'static str {
-        "Norm of the weights that read the unit, times the norm of its activation (a baseline)"
+        "Size of the weights that read a unit, times the size of its activation; a baseline."
     }
 }
 
@@ -39,7 +39,7 @@ impl Scorer for WandaScorer {
     fn score(
         &self,
         cx: &ScoreContext<'_>,
-        _: &Settings,
+        _: &SettingValues,
         _: &dyn Fn(&Dimension) -> bool,
         _: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {

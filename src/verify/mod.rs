@@ -6,7 +6,7 @@ mod runs;
 pub use runs::Extent;
 pub(crate) use runs::Runs;
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,13 +14,11 @@ use serde::Serialize;
 
 use crate::{
     calibration::{CalibrationError, Samples},
-    graph::Graph,
     onnx::{self, OnnxError, proto::ModelProto},
     ops,
-    plan::Cost,
+    plan::cost::{CountError, PerCost, Pruned},
     runtime::{Engine, RuntimeError},
     tensor::{DType, Tensor},
-    typing::{infer, observe},
 };
 
 /// The largest difference between pruned and masked outputs, relative to the largest output, that rounding explains: some 800
@@ -42,8 +40,9 @@ pub struct Proof {
     pub extents: Vec<Extent>,
     /// Axes that the file leaves open, and of which the model takes no other extent.
     pub fixed: Vec<String>,
-    /// FLOPs of one sample, counted anew from the pruned model.
-    pub flops: u64,
+    /// What the pruned model costs, counted anew.
+    #[serde(flatten)]
+    pub costs: PerCost<u64>,
     /// Whether everything holds.
     pub holds: bool,
 }
@@ -81,21 +80,32 @@ pub enum VerifyError {
     Decode(#[from] prost::DecodeError),
 }
 
-/// Compares `pruned`, after a round through its encoding, with `masked` ([`Reference::compare`]), and counts its FLOPs anew, which
-/// runs it as it will be written.
+impl From<CountError> for VerifyError {
+    fn from(error: CountError) -> Self {
+        match error {
+            CountError::Runtime(error) => Self::Runtime(error),
+            CountError::Calibration(error) => Self::Calibration(error),
+        }
+    }
+}
+
+/// Compares `pruned`, after a round through its encoding, with `masked` ([`Reference::compare`]), and counts what it costs anew,
+/// which runs it as it will be written, in a file of
+/// `file_bytes`.
 pub fn verify(
     engine: &dyn Engine,
     masked: &ModelProto,
     pruned: &ModelProto,
     samples: &Samples,
     batch: usize,
+    file_bytes: u64,
 ) -> Result<Proof, VerifyError> {
     // Before the round trip, so that only one session and one copy of the weights are there at a time.
     let reference = Reference::new(engine, masked, samples, batch)?;
     let mut pruned = ModelProto::decode(Bytes::from(onnx::encode(pruned)))?;
     onnx::validate(&mut pruned)?;
     let outputs = reference.compare(engine, &pruned)?;
-    let flops = recount(engine, &pruned, samples, batch)?;
+    let costs = Pruned { engine, model: &pruned, samples, batch, file_bytes }.recount()?;
     let holds = outputs.iter().all(OutputProof::holds);
     let runs = &reference.runs;
     Ok(Proof {
@@ -103,7 +113,7 @@ pub fn verify(
         batches: runs.batches(),
         extents: runs.extents(),
         fixed: runs.fixed.clone(),
-        flops,
+        costs,
         holds,
     })
 }
@@ -173,20 +183,6 @@ fn comparable(model: &ModelProto) -> Cow<'_, ModelProto> {
 fn in_single(feed: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
     let single = |x: Tensor| if x.dtype().is_half() { x.cast_float(DType::F32).unwrap_or(x) } else { x };
     feed.into_iter().map(|(name, x)| (name, single(x))).collect()
-}
-
-/// FLOPs of one sample, from the model alone.
-pub fn recount(
-    engine: &dyn Engine,
-    model: &ModelProto,
-    samples: &Samples,
-    batch: usize,
-) -> Result<u64, VerifyError> {
-    let graph = Graph::new(model);
-    let Some(range) = samples.ranges(batch).next() else { return Ok(0) };
-    let facts = observe(engine, model, &graph, &samples.batch(range.start, range.end)?, range.len())?;
-    let widths = infer(&graph, &facts, &BTreeSet::new());
-    Ok(Cost::flops(&widths, &[], range.len()).total(&[]))
 }
 
 /// `max |a − b| / max |a|`; infinite when shapes differ or one side is not finite where the other is.

@@ -12,7 +12,7 @@ use optin_onnx::{
     graph::{Fact, Facts, Graph, drop_dead},
     masks, onnx,
     onnx::proto::ModelProto,
-    plan::{Cost, Limits, plan},
+    plan::{Bounded, COST_MODELS, Cost, CostView, Limits, plan},
     rewrite::rewrite,
     score::{DimensionScores, Scores},
     tensor::DType,
@@ -165,8 +165,14 @@ fn prune(seed: &Seed, model: &ModelProto, rng: &mut ChaCha8Rng) -> Outcome {
     let widths = typing::infer(&graph, &facts, &symbolic);
     let granularity = if rng.random() { Granularity::Head } else { Granularity::default() };
     let dimensions = typing::dimensions(&graph, &widths, granularity).prunable;
-    let flops = Cost::flops(&widths, &dimensions, facts.samples);
-    let parameters = Cost::parameters(&graph, &widths, &dimensions);
+    let view = CostView {
+        graph: &graph,
+        facts: &facts,
+        widths: &widths,
+        dimensions: &dimensions,
+        file_bytes: onnx::encode(model).len() as u64,
+    };
+    let costs: Vec<Cost> = COST_MODELS.iter().map(|model| model.cost(&view)).collect();
     let kept = if rng.random() {
         let mut kept = Kept::default();
         for dimension in &dimensions {
@@ -175,19 +181,22 @@ fn prune(seed: &Seed, model: &ModelProto, rng: &mut ChaCha8Rng) -> Outcome {
         }
         kept
     } else {
-        let cost = if rng.random() { &flops } else { &parameters };
         let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
-        let target = (cost.total(&sizes) as f64 * rng.random_range(0.0..1.0)) as u64;
+        let asked: Vec<&Cost> = costs.iter().filter(|_| rng.random()).collect();
+        let share = |cost: &Cost, rng: &mut ChaCha8Rng| {
+            (cost.total(&sizes) as f64 * rng.random_range(0.0..1.0)) as u64
+        };
+        let budgets: Vec<Bounded> =
+            asked.into_iter().map(|cost| Bounded { cost, at_most: share(cost, rng) }).collect();
         let scores = scores(&dimensions, rng);
         let limits = Limits { align: rng.random_range(0..9), ..Limits::default() };
-        match plan(cost, &dimensions, &scores, &limits, target) {
+        match plan(&budgets, &dimensions, &scores, &limits) {
             Ok(plan) => plan.kept(&widths.table, &dimensions),
             Err(_) => return Outcome::Typed,
         }
     };
     let sizes: Vec<usize> = dimensions.iter().map(|d| kept.size(&widths.table, d.width)).collect();
-    flops.total(&sizes);
-    parameters.total(&sizes);
+    costs.iter().for_each(|cost| _ = cost.total(&sizes));
     masks::constant(&graph, &facts, &widths, &kept).apply(model);
     let Ok(mut pruned) = rewrite(model, &graph, &facts, &widths, &kept) else { return Outcome::Typed };
     let written = onnx::encode(&pruned);

@@ -13,7 +13,7 @@ use optin_onnx::{
     masks,
     model::ModelView,
     onnx::{self, proto::ModelProto},
-    plan::Cost,
+    plan::{Cost, CostView, cost_model},
     rewrite::rewrite,
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
     tensor::Tensor,
@@ -52,8 +52,7 @@ impl Subject {
     ) -> Result<Self, String> {
         onnx::validate(&mut model).map_err(|e| e.to_string())?;
         let options = CalibrationOptions { samples: Some(3), ..Default::default() }.or_synthetic();
-        let samples = calibration::load(&model, Path::new("no/such/model.onnx"), &options)
-            .map_err(|e| e.to_string())?;
+        let samples = calibration::load(&model, None, &options).map_err(|e| e.to_string())?;
         Self::typed(engine, model, samples, granularity)
     }
 
@@ -64,7 +63,7 @@ impl Subject {
         edit(&mut model);
         let calib = Some(path.with_file_name("calib.npz"));
         let options = CalibrationOptions { calib, samples: Some(samples), ..Default::default() };
-        let samples = calibration::load(&model, &path, &options).unwrap();
+        let samples = calibration::load(&model, Some(&path), &options).unwrap();
         Self::typed(engine, model, samples, Granularity::Head).unwrap()
     }
 
@@ -96,6 +95,12 @@ impl Subject {
             samples: &self.samples,
             batch,
         }
+    }
+
+    /// What it costs by the cost model with this id, in a file of its own.
+    pub fn cost(&self, id: &str) -> Cost {
+        let file_bytes = onnx::encode(&self.model).len() as u64;
+        cost_model(id).unwrap().cost(&CostView::new(self.view(2), file_bytes))
     }
 
     /// All samples.
@@ -131,7 +136,9 @@ impl Subject {
     /// A pruned model computes what the masked one does, and costs what the plan says.
     pub fn check_pruned(&self, engine: &dyn Engine, kept: &Kept, pruned: &ModelProto) -> Result<(), String> {
         let masked = masks::constant(&self.graph, &self.facts, &self.widths, kept).apply(&self.model);
-        let proof = verify(engine, &masked, pruned, &self.samples, 2).map_err(|e| e.to_string())?;
+        let file_bytes = onnx::encode(pruned).len() as u64;
+        let proof =
+            verify(engine, &masked, pruned, &self.samples, 2, file_bytes).map_err(|e| e.to_string())?;
         let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
         if !proof.holds {
             return Err(format!(
@@ -141,10 +148,13 @@ impl Subject {
         }
         let prunable = &self.dimensions.prunable;
         let sizes: Vec<_> = prunable.iter().map(|d| kept.size(&self.widths.table, d.width)).collect();
-        let planned = Cost::flops(&self.widths, prunable, self.facts.samples).total(&sizes);
-        match proof.flops == planned {
-            true => Ok(()),
-            false => Err(format!("{} FLOPs were counted where {planned} were planned", proof.flops)),
+        for (model, found) in proof.costs.iter().filter(|(model, _)| model.is_exact()) {
+            let planned = self.cost(model.id()).total(&sizes);
+            if *found != planned {
+                let unit = model.unit();
+                return Err(format!("{found} {unit} were counted where {planned} were planned"));
+            }
         }
+        Ok(())
     }
 }

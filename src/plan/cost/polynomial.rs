@@ -1,21 +1,18 @@
-//! FLOPs and parameters as polynomials in the sizes of the prunable dimensions.
+//! Costs as polynomials in the sizes of the prunable dimensions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    graph::Graph,
-    ops,
-    typing::Dimension,
-    widths::{Form, Width, WidthTable, Widths},
-};
+use super::CostView;
+use crate::widths::{Form, Width, WidthTable};
 
-/// A sum of terms, each a constant times the product of extents.
+/// A sum of terms, each a constant times the product of extents, over a divisor; and what stays whatever the sizes.
 #[derive(Clone, Debug)]
 pub struct Cost {
     terms: Vec<Term>,
     /// Terms that mention each dimension.
     terms_of: Vec<Vec<usize>>,
     divisor: u64,
+    fixed: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -72,45 +69,38 @@ impl Term {
 }
 
 impl Cost {
-    /// FLOPs (two per multiply-accumulate of products and convolutions) of one sample, of `samples` that were observed.
-    pub fn flops(widths: &Widths, dimensions: &[Dimension], samples: usize) -> Self {
-        let terms = widths.macs.iter().map(|m| (2 * m.factor, m.widths.as_slice()));
-        Self::new(widths, dimensions, terms, samples.max(1) as u64)
-    }
-
-    /// Weights in constants, each constant counted once.
-    pub fn parameters(graph: &Graph, widths: &Widths, dimensions: &[Dimension]) -> Self {
-        let mut seen = BTreeSet::new();
-        let mut terms = Vec::new();
-        for (at, axes) in widths.constants() {
-            let Some(value) = graph.node(at.node).inputs[at.slot] else { continue };
-            if ops::holds_weights(graph, at) && seen.insert(value) {
-                terms.push((1, axes));
-            }
-        }
-        Self::new(widths, dimensions, terms.into_iter(), 1)
-    }
-
-    fn new<'a>(
-        widths: &Widths,
-        dimensions: &[Dimension],
-        terms: impl Iterator<Item = (u64, &'a [Width])>,
-        divisor: u64,
-    ) -> Self {
-        let table = &widths.table;
-        let dimension_of = dimensions.iter().enumerate().map(|(i, d)| (table.root(d.width), i)).collect();
+    /// The sum of `terms`: constants, and the widths whose extents multiply them.
+    pub fn sum<'a>(view: &CostView<'_>, terms: impl IntoIterator<Item = (u64, &'a [Width])>) -> Self {
+        let table = &view.widths.table;
+        let dimension_of =
+            view.dimensions.iter().enumerate().map(|(i, d)| (table.root(d.width), i)).collect();
         let extents = |widths: &[Width]| {
             widths.iter().map(|width| Extent::new(table, &dimension_of, *width)).collect::<Vec<_>>()
         };
-        let terms: Vec<Term> =
-            terms.map(|(factor, widths)| Term { factor, extents: extents(widths) }).collect();
-        let mut terms_of = vec![Vec::new(); dimensions.len()];
+        let terms = terms.into_iter().map(|(factor, widths)| Term { factor, extents: extents(widths) });
+        Self::of(terms.collect(), view.dimensions.len())
+    }
+
+    fn of(terms: Vec<Term>, dimensions: usize) -> Self {
+        let mut terms_of = vec![Vec::new(); dimensions];
         for (i, term) in terms.iter().enumerate() {
             let mut found = BTreeSet::new();
             term.extents.iter().for_each(|extent| extent.dimensions(&mut found));
             found.into_iter().for_each(|dimension| terms_of[dimension].push(i));
         }
-        Self { terms, terms_of, divisor }
+        Self { terms, terms_of, divisor: 1, fixed: 0 }
+    }
+
+    /// A share of it: of so many samples, the cost of one.
+    pub fn per(self, divisor: usize) -> Self {
+        Self { divisor: divisor.max(1) as u64, ..self }
+    }
+
+    /// The same and a part that no dimension changes, such that it comes to `total` at these sizes.
+    pub fn coming_to(self, total: u64, sizes: &[usize]) -> Self {
+        let varying = Self { fixed: 0, ..self.clone() }.total(sizes);
+        let fixed = i128::from(total) - i128::from(varying);
+        Self { fixed: i64::try_from(fixed).unwrap_or(if fixed < 0 { i64::MIN } else { i64::MAX }), ..self }
     }
 
     /// The cost when the dimensions have these sizes.
@@ -120,7 +110,7 @@ impl Cost {
 }
 
 /// A cost that is kept up to date while dimensions change one by one: only terms that mention a dimension are computed anew.
-pub(super) struct Running<'a> {
+pub(in crate::plan) struct Running<'a> {
     cost: &'a Cost,
     sizes: Vec<usize>,
     /// The value of each term.
@@ -131,37 +121,62 @@ pub(super) struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// The cost when the dimensions have these sizes.
-    pub(super) fn new(cost: &'a Cost, sizes: Vec<usize>) -> Self {
+    pub(in crate::plan) fn new(cost: &'a Cost, sizes: Vec<usize>) -> Self {
         let terms: Vec<u64> = cost.terms.iter().map(|term| term.value(&|d| sizes[d])).collect();
         let sum = terms.iter().map(|term| u128::from(*term)).sum();
         Self { cost, sizes, terms, sum }
     }
 
-    /// The sizes of the dimensions.
-    pub(super) fn sizes(&self) -> &[usize] {
-        &self.sizes
-    }
-
     /// The cost at these sizes.
-    pub(super) fn total(&self) -> u64 {
-        u64::try_from(self.sum).unwrap_or(u64::MAX) / self.cost.divisor
+    pub(in crate::plan) fn total(&self) -> u64 {
+        let varying = u64::try_from(self.sum).unwrap_or(u64::MAX) / self.cost.divisor;
+        varying.saturating_add_signed(self.cost.fixed)
     }
 
-    /// What it saves, before division by the samples, when one dimension shrinks to `next`.
-    pub(super) fn saving(&self, dimension: usize, next: usize) -> u64 {
+    /// What [`Running::saving`] has to be divided by.
+    pub(in crate::plan) fn divisor(&self) -> u64 {
+        self.cost.divisor
+    }
+
+    /// What it saves, before division by [`Running::divisor`], when one dimension shrinks to `next`.
+    pub(in crate::plan) fn saving(&self, dimension: usize, next: usize) -> u64 {
         let size_of = |d: usize| if d == dimension { next } else { self.sizes[d] };
         let mentioned = self.cost.terms_of[dimension].iter();
         mentioned.map(|i| self.terms[*i].saturating_sub(self.cost.terms[*i].value(&size_of))).sum()
     }
 
-    /// Gives a dimension another size, and returns the one that it had.
-    pub(super) fn resize(&mut self, dimension: usize, size: usize) -> usize {
-        let before = std::mem::replace(&mut self.sizes[dimension], size);
+    /// Gives a dimension another size.
+    pub(in crate::plan) fn resize(&mut self, dimension: usize, size: usize) {
+        self.sizes[dimension] = size;
         for &i in &self.cost.terms_of[dimension] {
             let new = self.cost.terms[i].value(&|d| self.sizes[d]);
             let old = std::mem::replace(&mut self.terms[i], new);
             self.sum = self.sum - u128::from(old) + u128::from(new);
         }
-        before
+    }
+}
+
+#[cfg(test)]
+pub(in crate::plan) mod tests {
+    use super::*;
+
+    /// A polynomial in `dimensions` sizes: constants, and the dimensions that multiply them.
+    pub(in crate::plan) fn polynomial(dimensions: usize, terms: &[(u64, Vec<usize>)]) -> Cost {
+        let term = |(factor, of): &(u64, Vec<usize>)| Term {
+            factor: *factor,
+            extents: of.iter().map(|dimension| Extent::Dimension(*dimension)).collect(),
+        };
+        Cost::of(terms.iter().map(term).collect(), dimensions)
+    }
+
+    #[test]
+    fn what_no_dimension_changes_is_added_after_the_division() {
+        let cost = polynomial(2, &[(3, vec![0, 1]), (2, vec![1])]).per(2);
+        assert_eq!([cost.total(&[4, 5]), cost.total(&[1, 5])], [35, 12]);
+        let cost = cost.coming_to(100, &[4, 5]);
+        assert_eq!([cost.total(&[4, 5]), cost.total(&[1, 5])], [100, 77]);
+        // Weights can take less than the file says, as where zeros are left out: a cost is never below nothing.
+        let cost = cost.coming_to(10, &[4, 5]);
+        assert_eq!([cost.total(&[4, 5]), cost.total(&[1, 5])], [10, 0]);
     }
 }

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    clock::Clock,
     model::ModelView,
     onnx::proto::ModelProto,
-    plan::{Cost, Plan},
+    plan::{Cost, PerCost, Plan},
     reduction,
-    report::Clock,
     rewrite::RewriteError,
     runtime::Engine,
     typing::Dimension,
@@ -33,9 +33,11 @@ pub enum Refusal {
         /// Relative to the output's largest value.
         difference: f64,
     },
-    /// The counted FLOPs are not the planned ones.
-    #[error("the pruned model needs {found} FLOPs where {planned} were planned")]
-    Flops {
+    /// It costs something else than was planned.
+    #[error("the pruned model needs {found} {unit} where {planned} were planned")]
+    Cost {
+        /// What was counted.
+        unit: &'static str,
         /// Counted.
         found: u64,
         /// Planned.
@@ -50,36 +52,42 @@ pub(crate) struct Blame {
 }
 
 /// A typed model and what it costs, ready to be pruned.
-pub(crate) struct Pruner<'a> {
+pub(crate) struct Trial<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
-    pub flops: &'a Cost,
+    pub costs: &'a PerCost<Cost>,
+    /// How large the file of a pruned model will be.
+    pub file_bytes: &'a dyn Fn(&ModelProto) -> u64,
 }
 
-impl Pruner<'_> {
+impl Trial<'_> {
     /// The pruned model, and the proof that it computes what the masked original does.
-    pub fn carry_out(&self, plan: &Plan, clock: &mut Clock) -> Result<(ModelProto, Proof), Refusal> {
+    pub fn carry_out(&self, plan: &Plan, clock: &Clock) -> Result<(ModelProto, Proof), Refusal> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned =
             clock.time("rewrite", || reduction::apply(model, graph, facts, widths, dimensions, &kept))?;
         self.engine.settle(&mut pruned);
         let masked = reduction::mask(graph, facts, widths, dimensions, &kept).apply(model);
-        let proof =
-            clock.time("verify", || verify::verify(self.engine, &masked, &pruned, samples, facts.samples))?;
+        let file_bytes = (self.file_bytes)(&pruned);
+        let proof = clock.time("verify", || {
+            verify::verify(self.engine, &masked, &pruned, samples, facts.samples, file_bytes)
+        })?;
         if let Some(worst) = proof.outputs.iter().find(|output| !output.holds()) {
             return Err(Refusal::Differs { output: worst.name.clone(), difference: worst.difference });
         }
-        let sizes: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.kept.len()).collect();
-        let planned = self.flops.total(&sizes);
-        if proof.flops != planned {
-            return Err(Refusal::Flops { found: proof.flops, planned });
+        let sizes = plan.sizes();
+        for ((model, cost), (_, &found)) in self.costs.iter().zip(proof.costs.iter()) {
+            let planned = cost.total(&sizes);
+            if model.is_exact() && found != planned {
+                return Err(Refusal::Cost { unit: model.unit(), found, planned });
+            }
         }
         Ok((pruned, proof))
     }
 
     /// The dimensions that a refusal of `plan` is due to; `None` where the plan has no part in it.
-    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &mut Clock) -> Option<Blame> {
+    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &Clock) -> Option<Blame> {
         if let Refusal::Rewrite(error) = refusal {
             let names = self.with_widths(error.widths());
             if !names.is_empty() {
@@ -100,10 +108,10 @@ impl Pruner<'_> {
 
     /// A dimension with which a plan is refused, and without which what comes before it in the network is not: by halving the
     /// list of dimensions that shrink, so that few models have to be tried. `None` if the fault is not with any.
-    fn culprit(&self, plan: &Plan, clock: &mut Clock) -> Option<String> {
+    fn culprit(&self, plan: &Plan, clock: &Clock) -> Option<String> {
         let shrinks = plan.dimensions.iter().enumerate().filter(|(_, d)| d.kept.len() < d.size);
         let shrinking: Vec<usize> = shrinks.map(|(i, _)| i).collect();
-        let mut holds = |count: usize| {
+        let holds = |count: usize| {
             let pruned: BTreeSet<usize> = shrinking.iter().take(count).copied().collect();
             let mut part = plan.clone();
             let whole = part.dimensions.iter_mut().enumerate().filter(|(i, _)| !pruned.contains(i));

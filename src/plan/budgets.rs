@@ -1,0 +1,250 @@
+//! Several budgets that hold together, and what a model that is to keep them costs.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{
+    Budget, Limits, PlanError,
+    cost::{COST_MODELS, Cost, CostModel, CostView, PerCost},
+    minimum,
+};
+use crate::{ops, typing::Dimensions, widths::Reason};
+
+/// What a pruned model may cost, all of it at once. Empty, it stands for half of the FLOPs.
+#[derive(Clone, Debug, Default)]
+pub struct Budgets(Vec<(&'static dyn CostModel, Budget)>);
+
+impl Budgets {
+    /// These, and another one; of a cost that has a budget already, in place of that.
+    pub fn and(mut self, model: &'static dyn CostModel, budget: Budget) -> Self {
+        self.0.retain(|(known, _)| known.id() != model.id());
+        self.0.push((model, budget));
+        self
+    }
+
+    /// A single budget.
+    pub fn one(model: &'static dyn CostModel, budget: Budget) -> Self {
+        Self::default().and(model, budget)
+    }
+
+    /// Every budget, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static dyn CostModel, Budget)> {
+        let default = COST_MODELS.first().filter(|_| self.0.is_empty());
+        self.0.iter().copied().chain(default.map(|model| (*model, Budget::Share(0.5))))
+    }
+
+    /// Whether recovery may add weights: no budget counts them.
+    pub fn leave_room_for_weights(&self) -> bool {
+        self.iter().all(|(model, _)| !model.counts_weights())
+    }
+}
+
+/// A single budget as it is, several by the ids of their costs.
+impl fmt::Display for Budgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let budgets: Vec<_> = self.iter().collect();
+        match budgets.as_slice() {
+            [(_, budget)] => budget.fmt(f),
+            several => {
+                let named: Vec<String> =
+                    several.iter().map(|(model, budget)| format!("{} {budget}", model.id())).collect();
+                f.write_str(&named.join(", "))
+            }
+        }
+    }
+}
+
+/// What one budget asks for, and what there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// What is counted.
+    pub model: &'static dyn CostModel,
+    /// The most that the pruned model may cost.
+    pub at_most: u64,
+    /// What the dense model costs.
+    pub dense: u64,
+    /// What it costs with everything removed that may go.
+    pub least: u64,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, at_most, dense, least } = self;
+        write!(f, "reachable: {least} to {dense} {}; asked: {at_most}", model.unit())
+    }
+}
+
+/// More than a budget allows.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "the pruned model has {found} {unit} where the budget is {asked}, as it needs more than was planned; ask for less"
+)]
+pub struct OverBudget {
+    /// What is counted.
+    pub unit: &'static str,
+    /// What the pruned model was found to have.
+    pub found: u64,
+    /// The budget.
+    pub asked: u64,
+}
+
+/// The most that a pruned model may cost.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    model: &'static dyn CostModel,
+    at_most: u64,
+    /// What models were counted to cost beyond what was planned.
+    beyond: u64,
+}
+
+/// The most that a pruned model may cost, by every budget.
+#[derive(Clone, Debug, Default)]
+pub struct Bounds(Vec<Bound>);
+
+impl Bounds {
+    /// Holds what was counted against the budgets.
+    ///
+    /// # Errors
+    /// The first budget that is exceeded.
+    pub fn check(&self, counted: &PerCost<u64>) -> Result<(), OverBudget> {
+        let over = self.0.iter().find_map(|Bound { model, at_most, .. }| {
+            let found = *counted.get(model.id())?;
+            (found > *at_most).then_some(OverBudget { unit: model.unit(), found, asked: *at_most })
+        });
+        over.map_or(Ok(()), Err)
+    }
+
+    /// Lets later plans leave room for what a model was counted to cost beyond its plan.
+    pub fn leave_room(&mut self, planned: &PerCost<u64>, counted: &PerCost<u64>) {
+        for bound in &mut self.0 {
+            let id = bound.model.id();
+            if let (Some(planned), Some(counted)) = (planned.get(id), counted.get(id)) {
+                bound.beyond = bound.beyond.max(counted.saturating_sub(*planned));
+            }
+        }
+    }
+}
+
+/// A cost, and the most that a plan may come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounded<'a> {
+    /// The cost.
+    pub cost: &'a Cost,
+    /// The most.
+    pub at_most: u64,
+}
+
+/// What a typed model costs, by every cost model, and the least that it can be brought to.
+pub struct Costs<'a> {
+    dimensions: &'a Dimensions,
+    limits: &'a Limits,
+    costs: PerCost<Cost>,
+}
+
+impl<'a> Costs<'a> {
+    /// `view` is of the prunable among `dimensions`.
+    pub fn new(view: &CostView<'_>, dimensions: &'a Dimensions, limits: &'a Limits) -> Self {
+        Self { dimensions, limits, costs: PerCost::of(|model| model.cost(view)) }
+    }
+
+    /// Each cost, as a polynomial.
+    pub fn each(&self) -> &PerCost<Cost> {
+        &self.costs
+    }
+
+    /// What the model costs when its dimensions have these sizes.
+    pub fn at(&self, sizes: &[usize]) -> PerCost<u64> {
+        self.costs.map(|cost| cost.total(sizes))
+    }
+
+    /// What the dense model costs.
+    pub fn dense(&self) -> PerCost<u64> {
+        self.at(&self.dimensions.prunable.iter().map(|d| d.size).collect::<Vec<_>>())
+    }
+
+    /// The least that each can be brought to. One plan brings all of them there: that which removes everything that may go.
+    pub fn least(&self) -> PerCost<u64> {
+        self.costs.map(|cost| minimum(cost, &self.dimensions.prunable, self.limits))
+    }
+
+    /// What each budget asks for.
+    pub fn asked(&self, budgets: &Budgets) -> Vec<Asked> {
+        let (dense, least) = (self.dense(), self.least());
+        let asked = budgets.iter().filter_map(|(model, budget)| {
+            let (&dense, &least) = (dense.get(model.id())?, least.get(model.id())?);
+            Some(Asked { model, at_most: budget.target(dense), dense, least })
+        });
+        asked.collect()
+    }
+
+    /// Whether the dense model costs more than it may.
+    pub fn exceed(&self, budgets: &Budgets) -> bool {
+        self.asked(budgets).iter().any(|asked| asked.at_most < asked.dense)
+    }
+
+    /// The most that the pruned model may cost.
+    ///
+    /// # Errors
+    /// When nothing can be pruned, when the dense model keeps all budgets, and when one cannot be met.
+    pub fn bounds(&self, budgets: &Budgets) -> Result<Bounds, PlanError> {
+        if self.dimensions.prunable.is_empty() {
+            return Err(PlanError::Nothing(why_pinned(self.dimensions)));
+        }
+        let asked = self.asked(budgets);
+        if asked.iter().all(|asked| asked.at_most >= asked.dense) {
+            return Err(PlanError::Idle(asked));
+        }
+        let bound = |asked: &Asked| Bound { model: asked.model, at_most: asked.at_most, beyond: 0 };
+        let bounds = Bounds(asked.iter().map(bound).collect());
+        self.check(&bounds)?;
+        Ok(bounds)
+    }
+
+    /// Whether all can be met, room for what plans do not count included.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn check(&self, bounds: &Bounds) -> Result<(), PlanError> {
+        let (dense, least) = (self.dense(), self.least());
+        for Bound { model, at_most, beyond } in &bounds.0 {
+            let known = (self.costs.get(model.id()), dense.get(model.id()), least.get(model.id()));
+            let (Some(cost), Some(dense), Some(least)) = known else { continue };
+            let minimum = least.saturating_add(*beyond);
+            if minimum > *at_most {
+                let share = 100.0 * minimum as f64 / (*dense).max(1) as f64;
+                let asked = at_most.saturating_sub(*beyond);
+                let held_by = self.limits.held_by(cost, &self.dimensions.prunable, asked);
+                let why = why_pinned(self.dimensions);
+                return Err(PlanError::Infeasible {
+                    asked: *at_most,
+                    unit: model.unit(),
+                    minimum,
+                    share,
+                    held_by,
+                    why,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the plan has to keep to.
+    pub fn bounded(&self, bounds: &Bounds) -> Vec<Bounded<'_>> {
+        let bounded = bounds.0.iter().filter_map(|bound| {
+            let cost = self.costs.get(bound.model.id())?;
+            Some(Bounded { cost, at_most: bound.at_most.saturating_sub(bound.beyond) })
+        });
+        bounded.collect()
+    }
+}
+
+/// Every reason for which an axis of a weight keeps its extent, once.
+fn why_pinned(dimensions: &Dimensions) -> String {
+    let first = || dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| &pin.reason);
+    let reasons: BTreeSet<String> = first().map(ToString::to_string).collect();
+    if reasons.is_empty() {
+        return "no weight has an axis that could shrink".to_owned();
+    }
+    let quantized = first().any(|reason| matches!(reason, Reason::Unsupported(op) if ops::is_quantized(op)));
+    let hint = if quantized { "; prune the model first, then quantise it" } else { "" };
+    reasons.into_iter().collect::<Vec<_>>().join("; ") + hint
+}
