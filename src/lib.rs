@@ -47,6 +47,7 @@
 //! `cli` (by default) is the program; `default-features = false` leaves out what it alone needs.
 
 pub mod calibration;
+pub mod catalog;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod clock;
@@ -68,6 +69,7 @@ pub mod ops;
 pub mod paths;
 pub mod plan;
 pub mod recover;
+pub mod reduction;
 mod refusal;
 pub mod report;
 pub mod rewrite;
@@ -76,6 +78,7 @@ mod run;
 pub mod runtime;
 pub mod score;
 pub mod session;
+pub mod settings;
 pub mod staging;
 pub mod stats;
 pub mod tensor;
