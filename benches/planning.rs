@@ -20,7 +20,7 @@ fn replanning(c: &mut Criterion) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/vit.onnx");
     let source = onnx::load(&path).unwrap();
     let options = CalibrationOptions { samples: Some(2), ..Default::default() }.or_synthetic();
-    let samples = calibration::load(&source.model, &path, &options).unwrap();
+    let samples = calibration::load(&source.model, Some(&path), &options).unwrap();
     let choice =
         RuntimeOptions { runtime: RuntimeChoice::Tract, provider: Provider::Cpu, threads: 1, ort_lib: None };
     let engine = runtime::open(&choice).unwrap();

@@ -39,7 +39,7 @@ fn main() {
     .unwrap();
     let source = onnx::load(&path).unwrap();
     let options = CalibrationOptions { calib: Some(calib), samples: Some(count), ..Default::default() };
-    let samples = calibration::load(&source.model, &path, &options).unwrap();
+    let samples = calibration::load(&source.model, Some(&path), &options).unwrap();
     let graph = Graph::new(&source.model);
     let first = samples.ranges(2).next().unwrap();
     let feed = samples.batch(first.start, first.end).unwrap();

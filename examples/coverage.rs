@@ -15,7 +15,7 @@ use std::{
 
 use ndarray_npy::NpzWriter;
 use optin_onnx::{
-    Options,
+    Cancel, Options,
     calibration::{self, CalibrationOptions, Samples},
     inspect::{self, Inspection, inspect},
     onnx, ops,
@@ -134,7 +134,7 @@ fn pruned(engine: &dyn Engine, path: &Path, share: f64) -> Result<String> {
         batch: 8,
         ..Options::default()
     };
-    let report = optin_onnx::run(&options, &mut |_| {})?;
+    let report = optin_onnx::run(&options, &Cancel::default(), drop)?;
     let percent = |id: &str| {
         let cost = report.costs.get(id);
         cost.map_or(100.0, |change| 100.0 * change.after as f64 / change.before.max(1) as f64)
@@ -155,11 +155,11 @@ fn pruned(engine: &dyn Engine, path: &Path, share: f64) -> Result<String> {
 fn data(path: &Path, folder: &Path) -> Result<(CalibrationOptions, Samples)> {
     let model = onnx::load(path)?.model;
     let options = CalibrationOptions { samples: Some(DRAWN), ..CalibrationOptions::default() };
-    if options.data(path).is_some() {
-        let samples = calibration::load(&model, path, &options)?;
+    if options.data(Some(path)).is_some() {
+        let samples = calibration::load(&model, Some(path), &options)?;
         return Ok((options, samples));
     }
-    let samples = calibration::load(&model, path, &options.clone().or_synthetic())?;
+    let samples = calibration::load(&model, Some(path), &options.clone().or_synthetic())?;
     let file = folder.join("drawn.npz");
     let mut writer = NpzWriter::new(fs::File::create(&file)?);
     for (name, tensor) in samples.inputs() {

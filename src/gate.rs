@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use prost::Message;
 use serde::Serialize;
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         cost::{CountError, PerCost, Pruned},
     },
     recover::{self, RecoverError},
+    refusal::Larger,
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
     verify::{Extent, Runs, VerifyError},
@@ -89,17 +89,9 @@ pub enum GateError {
         /// Type and shape that were found.
         found: String,
     },
-    /// It is larger than the dense model's: copies of weights that several layers share took more than pruning saved.
-    #[error(
-        "the model would take {found} bytes where the dense one takes {dense}, as layers that share weights were pruned \
-         differently; keep those layers by --keep, or ask for less by a budget of --params"
-    )]
-    Larger {
-        /// Bytes of the model to be written.
-        found: u64,
-        /// Bytes of the dense model.
-        dense: u64,
-    },
+    /// It is larger than the dense model's.
+    #[error(transparent)]
+    Larger(#[from] Larger),
     /// It costs more than it may.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
@@ -137,16 +129,6 @@ impl<'a> Gatekeeper<'a> {
     pub fn new(engine: &'a dyn Engine, view: ModelView<'a>, batch: usize) -> Result<Self, VerifyError> {
         let dense = Runs::of(&mut *engine.load(view.model)?, view.model, view.samples, batch, |feed| feed)?;
         Ok(Self { engine, view, dense, batch })
-    }
-
-    /// Refuses a model that takes more bytes than the dense one did in its file; what either says of its making does not count,
-    /// nor does the space between weights in files of their own.
-    ///
-    /// # Errors
-    /// [`GateError::Larger`].
-    pub fn check_size(model: &ModelProto, dense: u64) -> Result<(), GateError> {
-        let found = model.encoded_len() as u64;
-        if found > dense { Err(GateError::Larger { found, dense }) } else { Ok(()) }
     }
 
     /// Tries a model that was read back from a file of so many bytes, external data included. `planned` is what it was planned to

@@ -1,15 +1,21 @@
 //! Inspection: what a model could lose and what it could not, before anything is scored or removed.
 
+mod interface;
+
+pub use interface::{Extent, Interface, Port};
+
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 use serde::Serialize;
 
 use crate::{
+    Error,
     calibration::CalibrationOptions,
+    clock::Clock,
+    model::{SampleInput, Typed},
     onnx,
-    pipeline::{Error, ModelOptions, type_model},
     plan::{COST_MODELS, Costs, Limits, PerCost},
-    report::{Clock, metric, table},
+    report::{metric, table},
     runtime::{self, RuntimeOptions},
     typing::{self, Dimension, Granularity, Kind, Pinned},
     widths::Pin,
@@ -71,6 +77,9 @@ pub struct Unsupported {
 pub struct Inspection {
     /// SHA-256 of the file.
     pub source_sha256: String,
+    /// Inputs, outputs and operators, as the file has them.
+    #[serde(flatten)]
+    pub interface: Interface,
     /// The runtime that observed the shapes.
     pub runtime: String,
     /// Where the inputs came from.
@@ -95,16 +104,18 @@ pub struct Inspection {
 pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let engine = runtime::open(&options.runtime)?;
     let source = onnx::load(&options.input)?;
+    let interface = Interface::of(&source.model);
     let Options { input, calibration, granularity, .. } = options;
     // Shapes are the same whatever the inputs hold.
-    let calibration = &calibration.clone().or_synthetic();
-    let model = ModelOptions { input, calibration, batch: 2, granularity: *granularity };
-    let typed = type_model(&*engine, source, model, &mut Clock::default())?;
+    let calibration = calibration.clone().or_synthetic();
+    let samples = SampleInput::Files(calibration);
+    let typed = Typed::new(&*engine, source, Some(input), samples, 2, *granularity, &Clock::default())?;
     options.limits.check_names(&typed.dimensions)?;
     let costs = typed.costs(&options.limits);
     let (dense, least) = (costs.dense(), costs.least());
     Ok(Inspection {
         source_sha256: typed.source.sha256.clone(),
+        interface,
         runtime: engine.describe(),
         calibration: typed.samples.origin().to_string(),
         synthetic: typed.is_synthetic(),
@@ -158,7 +169,7 @@ fn because(pins: &[Pin]) -> String {
 impl Inspection {
     /// Tables for the terminal.
     pub fn text(&self) -> String {
-        let mut out = String::new();
+        let mut out = self.interface_text();
         let mut totals = table(&["", "dense", "least", "share"]);
         for (cost, reach) in self.costs.iter() {
             let share = 100.0 * reach.minimum as f64 / reach.total.max(1) as f64;
@@ -190,9 +201,26 @@ impl Inspection {
             let _ = writeln!(out, "\n{operators}");
         }
         if self.synthetic {
-            let _ = writeln!(out, "\nnote: shapes were observed on made-up inputs; give data by --calib");
+            let _ =
+                writeln!(out, "\nnote: shapes were observed on made-up inputs, for want of calibration data");
         }
         out
+    }
+
+    /// What goes in and comes out, and what the model is made of.
+    fn interface_text(&self) -> String {
+        let Interface { inputs, outputs, opsets, operators } = &self.interface;
+        let mut ports = table(&["", "name", "type", "shape"]);
+        let inputs = inputs.iter().map(|port| ("input", port));
+        for (role, port) in inputs.chain(outputs.iter().map(|port| ("output", port))) {
+            let dtype = port.dtype.as_deref().unwrap_or("?");
+            ports.add_row([role, &port.name, dtype, &port.shape_text()]);
+        }
+        let sets: Vec<String> = opsets.iter().map(|(set, version)| format!("{set} {version}")).collect();
+        let mut counts: Vec<_> = operators.iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+        format!("{ports}\n\noperators ({}): {}\n\n", sets.join(", "), counts.join(", "))
     }
 
     fn prunable_table(&self) -> impl std::fmt::Display {

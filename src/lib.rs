@@ -1,7 +1,10 @@
 //! Prunes trained ONNX models to a FLOPs budget: no retraining, no labels, no PyTorch.
 
 pub mod calibration;
+#[cfg(feature = "cli")]
 pub mod cli;
+mod clock;
+mod error;
 pub mod fold;
 pub mod gate;
 pub mod gradient;
@@ -12,19 +15,21 @@ mod limits;
 pub mod masks;
 pub mod memory;
 pub mod model;
+mod named;
 mod numbers;
 pub mod onnx;
 pub mod ops;
 pub mod paths;
-mod pipeline;
 pub mod plan;
 pub mod recover;
-mod replan;
+mod refusal;
 pub mod report;
 pub mod rewrite;
 pub mod rotate;
+mod run;
 pub mod runtime;
 pub mod score;
+pub mod session;
 pub mod staging;
 pub mod stats;
 pub mod tensor;
@@ -35,6 +40,9 @@ pub mod verify;
 mod warning;
 pub mod widths;
 
-pub use pipeline::{Error, Options, Progress, Typed, run};
-pub use replan::Refusal;
+pub use error::Error;
+pub use named::{Named, UnknownName};
+pub use refusal::{Larger, Refusal};
+pub use run::{Options, run};
+pub use session::{Cancel, Progress, Pruner, Settings};
 pub use warning::{Warning, WarningCode};

@@ -18,6 +18,9 @@ pub fn constant(graph: &Graph, facts: &Facts, widths: &Widths, kept: &Kept) -> P
     for contraction in &widths.contractions {
         let Some(mask) = entries_mask(widths, graph, contraction, kept) else { continue };
         let Some(mask) = shaped(graph, facts, contraction, &mask) else { continue };
+        // Without the axes before its own: an operand that Squeeze took the batch from, as it was one, is not to get it back.
+        let own = mask.shape().get(contraction.axis..).unwrap_or_default().to_vec();
+        let Some(mask) = mask.reshape(&own) else { continue };
         let name = patch.fresh(graph, "mask");
         patch.constant(from_tensor(&name, &mask));
         multiply(&mut patch, graph, contraction, name);

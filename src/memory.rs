@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 /// Bytes that may be held at a time beside the weights of models: activations, gradients, moments, and the work on them.
 ///
-/// One number for the whole run, `--memory`: each stage cuts its batches, groups and chunks down to it.
+/// One number for the whole run: each stage cuts its batches, groups and chunks down to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemoryBudget(pub u64);
 

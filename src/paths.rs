@@ -36,10 +36,10 @@ impl fmt::Display for Role {
             Self::Model => "the model",
             Self::Weights => "the weights of the model",
             Self::Calibration => "the calibration data",
-            Self::Scores => "the scores (--scores)",
+            Self::Scores => "the scores",
             Self::Output => "the output",
-            Self::SavedScores => "the saved scores (--save-scores)",
-            Self::Report => "the report (--report)",
+            Self::SavedScores => "the scores to be saved",
+            Self::Report => "the report",
         })
     }
 }
@@ -57,8 +57,13 @@ pub enum PathError {
     /// Two paths lead to one file.
     #[error("{first} and {second} are one file, `{path}`: give them different paths")]
     Same { first: Role, second: Role, path: PathBuf },
+    /// The shell has redirected a standard stream to it, or it is a name of such a stream.
+    #[error(
+        "{role} would replace `{path}`, which is the standard input, output or error of this program: name another file"
+    )]
+    Stream { role: Role, path: PathBuf },
     /// The output is the input.
-    #[error("the output `{path}` is the model itself; say --in-place if it is to be replaced")]
+    #[error("the output `{path}` is the model itself, which is replaced only where that is asked for")]
     InPlace { path: PathBuf },
     /// Something else would be replaced.
     #[error("{role} would replace `{path}`, which is not {expected}: remove it first, or name another file")]
@@ -126,15 +131,37 @@ fn check_target(role: Role, path: &Path) -> Result<(), PathError> {
         return Err(PathError::Dash { role });
     }
     staging::check(path).map_err(|source| PathError::Write { role, source })?;
+    let there = fs::metadata(path).ok();
+    if there.is_some_and(|there| streams().iter().any(|stream| same_metadata(&there, stream))) {
+        return Err(PathError::Stream { role, path: path.into() });
+    }
     let expected = match role {
         // An empty file holds nothing to lose: scripts make them to reserve a name.
         _ if fs::metadata(path).map_or(true, |found| found.len() == 0) => return Ok(()),
         Role::Output if onnx::is_model(path) => return Ok(()),
         Role::Output => "an ONNX model",
         _ if is_json(path).unwrap_or(false) => return Ok(()),
-        _ => "JSON",
+        _ => "a JSON object",
     };
     Err(PathError::Foreign { role, path: path.into(), expected })
+}
+
+/// What the standard streams are. Where they are files, `/dev/stdout` is a link to one, and would be replaced like any other.
+#[cfg(unix)]
+fn streams() -> Vec<fs::Metadata> {
+    use std::os::fd::AsFd;
+    let streams = [
+        io::stdin().as_fd().try_clone_to_owned(),
+        io::stdout().as_fd().try_clone_to_owned(),
+        io::stderr().as_fd().try_clone_to_owned(),
+    ];
+    streams.into_iter().flatten().filter_map(|stream| fs::File::from(stream).metadata().ok()).collect()
+}
+
+/// Streams have no names here.
+#[cfg(not(unix))]
+fn streams() -> Vec<fs::Metadata> {
+    Vec::new()
 }
 
 /// Refuses an output whose weights, which go with it, are read by the run.

@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::named::named;
+
 /// What a warning is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum WarningCode {
     /// The calibration inputs are made up: scores come from noise.
@@ -28,20 +29,20 @@ pub enum WarningCode {
     RecoveryFailed,
 }
 
-impl std::fmt::Display for WarningCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::SyntheticData => "synthetic-data",
-            Self::FewSamples => "few-samples",
-            Self::ConstantSamples => "constant-samples",
-            Self::ConstantOutputs => "constant-outputs",
-            Self::UnstableScores => "unstable-scores",
-            Self::NonFiniteGradients => "non-finite-gradients",
-            Self::FrozenDimension => "frozen-dimension",
-            Self::RecoveryFailed => "recovery-failed",
-        })
-    }
-}
+named!(
+    WarningCode,
+    "the code of a warning",
+    [
+        (SyntheticData, "synthetic-data", "The calibration inputs are made up."),
+        (FewSamples, "few-samples", "There are too few calibration samples."),
+        (ConstantSamples, "constant-samples", "Samples are the same over and over."),
+        (ConstantOutputs, "constant-outputs", "The outputs of the dense model do not vary with the sample."),
+        (UnstableScores, "unstable-scores", "The ranking of units is little better than chance."),
+        (NonFiniteGradients, "non-finite-gradients", "Gradients were not finite somewhere."),
+        (FrozenDimension, "frozen-dimension", "A dimension could not be pruned after all."),
+        (RecoveryFailed, "recovery-failed", "Layers could not be refitted."),
+    ]
+);
 
 /// One thing that the user has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

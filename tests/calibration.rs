@@ -152,7 +152,7 @@ fn write_set(folder: &Path, tensors: &[TensorProto]) {
 fn from(model: &ModelProto, calib: &Path) -> Result<Samples, CalibrationError> {
     load(
         model,
-        Path::new("absent/m.onnx"),
+        Some(Path::new("absent/m.onnx")),
         &CalibrationOptions { calib: Some(calib.into()), ..Default::default() },
     )
 }
@@ -160,7 +160,7 @@ fn from(model: &ModelProto, calib: &Path) -> Result<Samples, CalibrationError> {
 fn synthetic(model: &ModelProto, shapes: &[(&str, &[usize])], samples: Option<usize>, seed: u64) -> Samples {
     let shapes = shapes.iter().map(|(name, shape)| ((*name).into(), shape.to_vec())).collect();
     let options = CalibrationOptions { calib: None, shapes, samples, seed, synthetic: Synthetic::Always };
-    load(model, Path::new("absent/m.onnx"), &options).unwrap()
+    load(model, Some(Path::new("absent/m.onnx")), &options).unwrap()
 }
 
 fn shapes(samples: &Samples) -> Vec<&[usize]> {
@@ -321,6 +321,11 @@ fn damaged_files_are_refused() {
     let error = from(&image(), &path).unwrap_err().to_string();
     assert!(error.contains("cut short"), "{error}");
     let path = dir.path().join("c.npy");
+    for short in ["", "hello"] {
+        std::fs::write(&path, short).unwrap();
+        let error = from(&image(), &path).unwrap_err().to_string();
+        assert!(error.contains("empty or cut short"), "{error}");
+    }
     write_npy(&path, &counting(2)).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
@@ -477,7 +482,7 @@ fn data_beside_the_model_are_found() {
     let dir = TempDir::new().unwrap();
     let origin = || {
         let options = CalibrationOptions::default().or_synthetic();
-        load(&image(), &dir.path().join("m.onnx"), &options).unwrap().origin().clone()
+        load(&image(), Some(&dir.path().join("m.onnx")), &options).unwrap().origin().clone()
     };
     assert_eq!(origin(), Origin::Synthetic);
     let path = Npz::create(&dir, "m.calib.npz").add("x", counting(2)).finish();
@@ -488,7 +493,7 @@ fn data_beside_the_model_are_found() {
 
 #[test]
 fn without_data_there_is_an_error_that_says_how_to_give_some() {
-    let error = load(&image(), Path::new("no/m.onnx"), &CalibrationOptions::default()).unwrap_err();
+    let error = load(&image(), Some(Path::new("no/m.onnx")), &CalibrationOptions::default()).unwrap_err();
     assert!(matches!(error, CalibrationError::NoData { .. }));
     let text = error.to_string();
     for part in ["--calib", "`x` float32 [batch, 2, 3]", "no/m.calib.npz", "--synthetic"] {
@@ -626,7 +631,7 @@ fn inputs_must_have_equally_many_samples() {
 #[test]
 fn the_options_are_checked() {
     let load = |model: &ModelProto, options: CalibrationOptions| {
-        load(model, Path::new("m.onnx"), &options.or_synthetic())
+        load(model, Some(Path::new("m.onnx")), &options.or_synthetic())
     };
     let shape = |name: &str, shape: &[usize]| CalibrationOptions {
         shapes: vec![(name.into(), shape.to_vec())],
@@ -652,7 +657,7 @@ fn the_options_are_checked() {
 fn inputs_that_cannot_be_fed_are_named() {
     let load = |model: &ModelProto, shapes| {
         let options = CalibrationOptions { shapes, ..Default::default() };
-        load(model, Path::new("m.onnx"), &options.or_synthetic())
+        load(model, Some(Path::new("m.onnx")), &options.or_synthetic())
     };
     let retyped = |elem_type, shape| {
         let mut x = input("x", DType::F32, "");
@@ -741,9 +746,10 @@ fn the_number_of_samples_of_a_file_can_be_limited() {
     let dir = TempDir::new().unwrap();
     let calib = Some(Npz::create(&dir, "c.npz").add("x", counting(9)).finish());
     let options = CalibrationOptions { calib, samples: Some(4), ..Default::default() };
-    assert_eq!(load(&image(), Path::new("m.onnx"), &options).unwrap().len(), 4);
+    assert_eq!(load(&image(), Some(Path::new("m.onnx")), &options).unwrap().len(), 4);
     // More than there are: all, and a note.
-    let samples = load(&image(), Path::new("m.onnx"), &CalibrationOptions { samples: Some(10), ..options });
+    let samples =
+        load(&image(), Some(Path::new("m.onnx")), &CalibrationOptions { samples: Some(10), ..options });
     let samples = samples.unwrap();
     assert_eq!((samples.len(), samples.notes()), (9, [Note::Fewer { asked: 10, used: 9 }].as_slice()));
 }
@@ -758,7 +764,7 @@ fn made_up_samples_are_bounded() {
             ..Default::default()
         };
         let model = model(vec![input("x", DType::F32, "n,w")], vec![], vec![]);
-        load(&model, Path::new("m.onnx"), &options)
+        load(&model, Some(Path::new("m.onnx")), &options)
     };
     assert_eq!(draw(&[1, 4], 1024).unwrap().len(), 1024);
     assert!(matches!(draw(&[1, 4], 1_000_000), Err(CalibrationError::TooMany { asked: 1_000_000, .. })));

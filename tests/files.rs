@@ -97,15 +97,43 @@ fn what_is_no_regular_file_is_never_replaced() {
     }
     assert!(fs::metadata(folder.path("pipe")).unwrap().file_type().is_fifo());
     assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    for scores in ["pipe", "/dev/zero"] {
+        folder.refuses(&["m.onnx", "out.onnx", "--scores", scores], "is not a regular file");
+    }
     drop(socket);
     // The library refuses too.
     let model = onnx::load(&folder.path("m.onnx")).unwrap().model;
     assert!(onnx::save(&model, &folder.path("pipe"), false).is_err());
     // Nor does reading wait for a writer.
+    let (code, error) = folder.fails(&["m.onnx", "out.onnx", "--scores", "pipe"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("is not a regular file"), "{error}");
     fs::rename(folder.path("pipe"), folder.path("pipe.npz")).unwrap();
     let (code, error) = folder.fails(&["m.onnx", "out.onnx", "--calib", "pipe.npz"]);
     assert_eq!(code, 2);
     assert!(error.contains("is not a regular file"), "{error}");
+}
+
+#[test]
+fn what_a_standard_stream_is_redirected_to_is_not_replaced() {
+    let folder = Folder::new();
+    // As /dev/stdout is one; a link of our own, so that a failure of this test does no harm.
+    #[cfg(target_os = "linux")]
+    symlink("/proc/self/fd/1", folder.path("stdout")).unwrap();
+    #[cfg(not(target_os = "linux"))]
+    symlink("log", folder.path("stdout")).unwrap();
+    for target in ["stdout", "log"] {
+        for flag in ["--report", "--save-scores"] {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_optin-onnx"));
+            program.current_dir(folder.0.path()).args(["m.onnx", "out.onnx", flag, target]);
+            let log = fs::File::create(folder.path("log")).unwrap();
+            let output = program.stdout(log).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{error}");
+            assert!(error.contains("standard input, output or error"), "{error}");
+            assert!(folder.path("stdout").is_symlink());
+        }
+    }
 }
 
 #[test]
@@ -161,8 +189,10 @@ fn files_of_another_kind_are_not_replaced() {
     fs::write(folder.path("notes.txt"), "precious").unwrap();
     fs::copy(folder.path("m.onnx"), folder.path("other.onnx")).unwrap();
     folder.refuses(&["m.onnx", "notes.txt"], "which is not an ONNX model: remove it first");
-    folder.refuses(&["m.onnx", "out.onnx", "--report", "notes.txt"], "which is not JSON");
-    folder.refuses(&["m.onnx", "out.onnx", "--report", "other.onnx"], "which is not JSON");
+    folder.refuses(&["m.onnx", "out.onnx", "--report", "notes.txt"], "which is not a JSON object");
+    fs::write(folder.path("list.json"), "[1, 2]").unwrap();
+    folder.refuses(&["m.onnx", "out.onnx", "--report", "list.json"], "which is not a JSON object");
+    folder.refuses(&["m.onnx", "out.onnx", "--report", "other.onnx"], "which is not a JSON object");
     folder.refuses(&["m.onnx", "out.onnx", "--save-scores", "m.calib.npz"], "are one file");
     // A name that a script has reserved, an earlier model, an earlier report.
     fs::write(folder.path("reserved"), "").unwrap();
@@ -278,8 +308,33 @@ fn a_model_that_does_not_run_on_the_data_is_an_error_that_says_what_was_fed() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("`x` [2, 5, 4]"), "{error}");
-    // The runtime's own log stays out.
+    // The runtime's own log stays out, and so do the ends of its lines.
     assert!(error.starts_with("optin-onnx: ") && !error.contains("[E:onnxruntime"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let output = Command::new(env!("CARGO_BIN_EXE_optin-onnx"))
+        .current_dir(folder.0.path())
+        .args(["fixed.onnx", "out.onnx", "-q", "--synthetic"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("made-up inputs, of which it was fed `x` [2, "), "{error}");
+    assert!(error.contains("--shape") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_quantised_model_is_refused_with_the_order_in_which_to_do_it() {
+    let folder = Folder::new();
+    let text = "quantised (float[N, 4] x) => (float[N, 2] y) <float[4, 3] v = random, float[3, 2] w = random>
+        { a = MatMul (x, v) b, scale, zero = DynamicQuantizeLinear (a) c = DequantizeLinear (b, scale, zero) y = MatMul (c, w) }";
+    onnx::save(&support::text::parse(text).unwrap().0, &folder.path("q.onnx"), false).unwrap();
+    // By whichever runtime there is: not all of them run such models.
+    let mut program = Command::new(env!("CARGO_BIN_EXE_optin-onnx"));
+    let output =
+        program.current_dir(folder.0.path()).args(["q.onnx", "out.onnx", "--synthetic"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("prune the model first, then quantise it"), "{error}");
 }
 
 #[test]

@@ -205,6 +205,24 @@ mod round_trip {
     }
 
     #[test]
+    fn weights_that_view_the_same_bytes_are_written_once() {
+        let mut model = linear();
+        let first = onnx::tensor::from_tensor("w2", &Tensor::f32(&[300], vec![2.0; 300]).unwrap());
+        let second = TensorProto { name: Some("w3".into()), dims: vec![20, 15], ..first.clone() };
+        model.graph.as_mut().unwrap().initializer.extend([first, second]);
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("m.onnx");
+        for _ in 0..2 {
+            save(&model, &path, true).unwrap();
+            assert_eq!(fs::metadata(data_file(&directory)).unwrap().len(), 4096 + 1200);
+            let loaded = load(&path).unwrap().model;
+            assert_eq!(loaded, model);
+            // They share a stretch of the file now, and go on to do so.
+            model = loaded;
+        }
+    }
+
+    #[test]
     fn external_data_of_subgraphs_and_typed_fields() {
         let mut inner = graph(&[], vec![node("Identity", &["big"], &["r"])], &["r"]);
         inner.initializer = vec![TensorProto {

@@ -241,6 +241,8 @@ fn saved_scores_go_by_what_they_were_made_of_and_not_by_names() {
         (["--score", "sketch"], "--score"),
         (["--lambda", "2"], "--lambda"),
         (["--probes", "3"], "--probes"),
+        (["--seed", "3"], "--seed"),
+        (["--logits", "logits"], "--logits was not given"),
         (["--granularity", "head-dim"], "--granularity"),
         (["--samples", "31"], "the calibration data"),
     ] {
@@ -554,9 +556,50 @@ fn a_budget_that_leaves_nothing_to_prune_is_an_error() {
     for (budget, said) in
         [("1.5", "a share is at most 1"), ("50", "did you mean 50%?"), ("-0.5", "is not a budget")]
     {
+        for flag in ["--flops", "--macs", "--params"] {
+            let error = refused(&[flag, budget]);
+            assert!(error.contains(said), "{budget}: {error}");
+        }
+    }
+    for (budget, said) in [("-50%", "is not a budget"), ("150%", "at most 1"), ("0.7,0.5", "--save-scores")] {
         let error = refused(&["--flops", budget]);
         assert!(error.contains(said), "{budget}: {error}");
     }
+}
+
+#[test]
+fn multiply_accumulates_count_half_of_flops() {
+    let (flops, macs) = (refused(&["--flops", "1000"]), refused(&["--macs", "500"]));
+    assert_eq!(flops, macs);
+    assert!(flops.contains("the budget of 1000 FLOPs"), "{flops}");
+}
+
+#[test]
+fn an_output_that_there_is_not_holds_no_logits() {
+    let error = refused(&["--logits", "logit"]);
+    assert!(error.contains("`logit` is no output of the model; its outputs are logits"), "{error}");
+}
+
+#[test]
+fn large_numbers_are_taken_as_they_are_or_refused() {
+    for align in ["1000000000000", "18446744073709551615"] {
+        let error = refused(&["--align", align]);
+        assert!(error.contains("what holds it is --align"), "{error}");
+    }
+    for (flag, number) in [("--threads", "99999999"), ("--threads", "-1"), ("--seed", "-1")] {
+        let error = refused(&[flag, number]);
+        assert!(error.contains("is not a whole number from 0 to"), "{error}");
+    }
+    for flag in ["--max-prune", "--memory"] {
+        let error = refused(&[flag, "-50%"]);
+        assert!(error.contains("`-50%` is not a s"), "{error}");
+    }
+}
+
+#[test]
+fn names_that_other_tools_give_to_the_same_are_taken() {
+    let error = refused(&["--budget", "0.3", "--exclude", "blocks", "--round-to", "1"]);
+    assert!(error.contains("what holds it is --keep"), "{error}");
 }
 
 #[test]

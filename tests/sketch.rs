@@ -163,7 +163,7 @@ fn a_sample_that_takes_more_than_the_memory_is_said() {
         let options = SketchOptions { probes: 1, memory: MemoryBudget(memory), ..Default::default() };
         sketch(&*tract(), fixture.0.view(2), &options, &|_| true, &mut |_, _| {}).unwrap().notes
     };
-    assert!(notes(1 << 10)[0].contains("--memory (1.0 KiB)"));
+    assert!(notes(1 << 10)[0].contains("memory budget (1.0 KiB)"));
     assert_eq!(notes(1 << 30), [""; 0]);
 }
 
@@ -269,6 +269,27 @@ fn half_precision_is_scored_in_single() {
     assert!(single.iter().any(|s| *s > 0.0));
     for (a, b) in half.iter().zip(&single) {
         assert!((a - b).abs() <= 1e-2 * b.abs(), "{half:?} {single:?}");
+    }
+}
+
+#[test]
+fn operands_that_are_both_the_largest_share_the_cotangent() {
+    let through = |last: &str| {
+        scores_of(&format!(
+            r#"<ir_version: 10, opset_import: ["" : 17]>
+            largest (float[N, 6] x) => (float[N, 5] y)
+            <float[6, 16] w1 = random, float[16, 5] w2 = random>
+            {{
+                a = MatMul (x, w1)
+                {last}
+                y = MatMul (r, w2)
+            }}"#
+        ))
+    };
+    let whole = through("r = Identity (a)");
+    assert!(whole.iter().all(|score| *score > 0.0));
+    for equal in ["r = Max (a, a)", "r = Min (a, a, a)"] {
+        through(equal).iter().zip(&whole).for_each(|(a, b)| assert!((a - b).abs() <= 1e-5 * b, "{a} {b}"));
     }
 }
 

@@ -15,6 +15,7 @@ use ndarray_npy::NpzWriter;
 use optin_onnx::{
     calibration::Samples,
     gate::{GateError, Gatekeeper},
+    graph::{Graph, Patch},
     onnx::{
         self,
         proto::{ModelProto, tensor_shape_proto::dimension, type_proto},
@@ -302,6 +303,131 @@ fn a_model_that_would_grow_is_not_written() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("where the dense one takes"), "{said}");
     assert!(!folder.path().join("out.onnx").exists());
+}
+
+#[test]
+fn a_dimension_that_would_make_the_model_larger_is_frozen_and_the_rest_is_planned_anew() {
+    // The one matrix is an output too, so that pruning needs a copy of it.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        returned (float[N, 16] x) => (float[N, 4] y, float[16, 256] w)
+        <float[16, 256] v = random, float[256, 4] v2 = random, float[16, 256] u = random, float[256, 4] u2 = random>
+        {
+            w = Identity (v)
+            a = MatMul (x, v)
+            b = Relu (a)
+            c = MatMul (b, v2)
+            d = MatMul (x, u)
+            e = Relu (d)
+            f = MatMul (e, u2)
+            y = Add (c, f)
+        }"#;
+    let flags = ["--flops", "0.7", "--score", "magnitude", "--recover", "off"];
+    let (report, said, folder) = pruned(text, &noise(&[32, 16]), &flags);
+    assert!(said.contains("warning[frozen-dimension]: a keeps its extent"), "{said}");
+    assert!(said.contains("where the dense one takes"), "{said}");
+    assert!(report["bytes"]["after"].as_u64() < report["bytes"]["before"].as_u64());
+    let extents = |name: &str| {
+        let model = onnx::load(&folder.path().join("out.onnx")).unwrap().model;
+        let tensor = model.graph.unwrap().initializer.into_iter().find(|t| t.name() == name);
+        tensor.unwrap().dims
+    };
+    assert_eq!(extents("v"), [16, 256]);
+    assert!(extents("u")[1] < 128, "{said}");
+}
+
+#[test]
+fn a_model_of_a_few_weights_is_no_larger_for_its_description() {
+    let text = "few (float[N, 8] x) => (float[N, 4] y) <float[8, 8] v = random, float[8, 4] w = random>
+        { a = MatMul (x, v) b = Relu (a) y = MatMul (b, w) }";
+    let flags = ["--flops", "0.9", "--score", "magnitude", "--recover", "off"];
+    let (report, _, folder) = pruned(text, &noise(&[32, 8]), &flags);
+    assert!(report["bytes"]["after"].as_u64() <= report["bytes"]["before"].as_u64(), "{}", report["bytes"]);
+    assert_eq!(onnx::load(&folder.path().join("out.onnx")).unwrap().model.metadata_props, []);
+}
+
+#[test]
+fn a_recovery_that_does_not_pass_the_gate_is_undone() {
+    // The bias that recovery would add takes more than the one unit that goes.
+    let text = "few (float[N, 8] x) => (float[N, 2] y) <float[8, 16] v = random, float[16, 2] w = random>
+        { a = MatMul (x, v) b = Relu (a) y = MatMul (b, w) }";
+    let (report, said, folder) = pruned(text, &noise(&[64, 8]), &["--flops", "0.94"]);
+    assert!(said.contains("warning[recovery-failed]: recovery was undone"), "{said}");
+    assert_eq!((&report["recovery"]["undone"], &report["recovery"]["added"]), (&true.into(), &0.into()));
+    // What is written and reported is the model as it was proven.
+    let graph = onnx::load(&folder.path().join("out.onnx")).unwrap().model.graph.unwrap();
+    assert_eq!(graph.node.len(), 3);
+    assert_eq!(report["params"]["after"], 15 * 10);
+    assert_eq!(report["gate"]["distance"], report["recovery"]["before"]);
+    assert!(report["bytes"]["after"].as_u64() <= report["bytes"]["before"].as_u64());
+}
+
+#[test]
+fn an_axis_that_squeeze_would_take_away_keeps_two_entries() {
+    // Without a list Squeeze takes the batch too, where that is one.
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        squeezed (float[N, 1, 16] x) => (float[N, 4] y)
+        <float[16, 6] v = random, float[6, 4] w = random>
+        {
+            a = MatMul (x, v)
+            b = Relu (a)
+            s = Squeeze (b)
+            y = MatMul (s, w)
+        }"#;
+    let x = noise(&[32, 1, 16]);
+    let (report, said, _folder) = pruned(text, &x, &["--flops", "0.34", "--score", "magnitude"]);
+    assert_eq!(report["dimensions"][0]["kept"], 2, "{said}");
+    assert_eq!(report["gate"]["batches"], serde_json::json!([1, 2]));
+    let (output, _) = run(text, &x, &["--flops", "0.3", "--score", "magnitude"]);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn outputs_without_samples_do_not_keep_the_others_from_being_scored() {
+    let text = r#"<ir_version: 10, opset_import: ["" : 17]>
+        tables (float[N, S, 16] x) => (float[N, S, 4] y, float[K, L] table, float[S, 8] positions, float[4, 4] gram)
+        <float[16, 64] v = random, float[64, 4] w = random, float[6, 10] k = random, float[1, 8] p = random,
+         int64 zero = {0}, int64 one = {1}, int64[1] last = {1}, int64[2] rows = {-1, 4}>
+        {
+            a = MatMul (x, v)
+            b = Relu (a)
+            y = MatMul (b, w)
+            table = Mul (k, k)
+            extents = Shape (x)
+            length = Gather (extents, one)
+            counted = Range (zero, length, one)
+            numbers = Cast <to = 1> (counted)
+            column = Unsqueeze (numbers, last)
+            positions = MatMul (column, p)
+            flat = Reshape (y, rows)
+            turned = Transpose <perm = [1, 0]> (flat)
+            gram = MatMul (turned, flat)
+        }"#;
+    // As many positions as samples are observed at once.
+    for length in [2, 5] {
+        let (report, said, _folder) = pruned(text, &noise(&[32, length, 16]), &["--flops", "0.7"]);
+        assert_eq!(report["proof"]["holds"], true, "{said}");
+        assert_eq!(report["score"], "sketch");
+    }
+}
+
+#[test]
+fn new_values_have_no_name_that_a_subgraph_has() {
+    let text = r#"named (float[N, 2] x, bool c) => (float[N, 2] y)
+        <float[2, 2] w = random>
+        {
+            h = MatMul (x, w)
+            y = If <
+                then_branch = yes () => (float[N, 2] t) {
+                    t = If <
+                        then_branch = inner () => (float[N, 2] optin_1_shape) { optin_1_shape = Relu (h) },
+                        else_branch = other () => (float[N, 2] v) { v = Exp (h) }
+                    > (c)
+                },
+                else_branch = no () => (float[N, 2] optin_2_shape) { optin_2_shape = Tanh (h) }
+            > (c)
+        }"#;
+    let graph = Graph::new(&text::parse(text).unwrap().0);
+    assert_eq!(Patch::default().fresh(&graph, "shape"), "optin_3_shape");
 }
 
 #[test]

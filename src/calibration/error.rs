@@ -21,9 +21,7 @@ pub enum CalibrationError {
     #[error("model input `{input}` is not a tensor of numbers or truth values, which is all that can be fed")]
     UnsupportedInput { input: String },
     /// The number of axes is unknown.
-    #[error(
-        "the model does not declare the shape of its input `{input}`: give it, as in --shape {input}=1x3x224x224"
-    )]
+    #[error("the model does not declare the shape of its input `{input}`: give one, such as 1x3x224x224")]
     UnknownRank { input: String },
     /// A shape was given for something that is not an input.
     #[error("a shape was given for `{name}`, which is not an input of the model (inputs: {})", inputs.join(", "))]
@@ -33,10 +31,11 @@ pub enum CalibrationError {
     ShapeConflict { input: String, given: Vec<usize>, declared: String },
     /// There are no data, and none may be made up.
     #[error(
-        "there are no calibration data, and scores of made-up inputs mean nothing: give samples by --calib, a .npz file \
-         with the arrays {inputs}, or put that file beside the model as `{beside}`; --synthetic makes inputs up all the same"
+        "there are no calibration data, and scores of made-up inputs mean nothing: give samples, as a .npz file \
+         with the arrays {inputs}{}",
+        beside.as_ref().map_or(String::new(), |path| format!(", or put that file beside the model as `{}`", path.display()))
     )]
-    NoData { inputs: String, beside: PathBuf },
+    NoData { inputs: String, beside: Option<PathBuf> },
     /// The user asked for none.
     #[error("zero samples were asked for, and calibration needs at least one")]
     ZeroSamples,
@@ -45,8 +44,8 @@ pub enum CalibrationError {
     TooMany { asked: usize, most: usize },
     /// Random inputs of this shape take more memory than they may.
     #[error(
-        "made-up values for input `{input}` of shape {shape:?} take more than 1 GiB: ask for fewer samples by --samples, \
-         or for a smaller shape by --shape"
+        "made-up values for input `{input}` of shape {shape:?} take more than 1 GiB: ask for fewer samples, \
+         or for a smaller shape"
     )]
     TooLarge { input: String, shape: Vec<usize> },
 

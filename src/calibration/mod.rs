@@ -43,7 +43,7 @@ pub struct CalibrationOptions {
     /// A `.npz` file (arrays by input name), a `.npy` file (for a model with one input), or a folder with
     /// `test_data_set_N/input_I.pb` or just `input_I.pb`. The leading axis counts samples.
     pub calib: Option<PathBuf>,
-    /// Extents for dynamic axes by input name, as in `--shape name=1x3x224x224`. The extent of a dynamic batch axis is not
+    /// Extents for dynamic axes by input name. The extent of a dynamic batch axis is not
     /// used.
     pub shapes: Vec<(String, Vec<usize>)>,
     /// How many samples to use; all of a file, or 8 synthetic ones, by default.
@@ -66,17 +66,17 @@ impl CalibrationOptions {
 
     /// The data that are to be read: those that are named, or else, in this order, folders `test_data_set_N` beside the model or
     /// `<stem>.calib.npz` beside it. `None` where there are none, or none are wanted.
-    pub fn data(&self, model_path: &Path) -> Option<Origin> {
+    pub fn data(&self, model_path: Option<&Path>) -> Option<Origin> {
         match &self.calib {
             _ if self.synthetic == Synthetic::Always => None,
             Some(path) if path.is_dir() => Some(Origin::TestData(path.clone())),
             Some(path) => Some(Origin::File(path.clone())),
-            None => beside(model_path),
+            None => beside(model_path?),
         }
     }
 }
 
-/// Samples for `model`, which was read from `model_path`.
+/// Samples for `model`, which was read from `model_path`, if it was read from a file.
 ///
 /// They come from [`CalibrationOptions::data`], or, where `options` allow it, from a random generator.
 ///
@@ -84,7 +84,7 @@ impl CalibrationOptions {
 /// When there are no data, when they cannot be read, and when they do not fit the model.
 pub fn load(
     model: &ModelProto,
-    model_path: &Path,
+    model_path: Option<&Path>,
     options: &CalibrationOptions,
 ) -> Result<Samples, CalibrationError> {
     if options.samples == Some(0) {
@@ -94,7 +94,7 @@ pub fn load(
     let origin = match options.data(model_path) {
         Some(origin) => origin,
         None if options.synthetic == Synthetic::Never => {
-            let (inputs, beside) = (specs.declared(), calibration_file(model_path));
+            let (inputs, beside) = (specs.declared(), model_path.map(calibration_file));
             return Err(CalibrationError::NoData { inputs, beside });
         }
         None => Origin::Synthetic,

@@ -25,6 +25,9 @@ pub enum NpyError {
     /// It is something else.
     #[error("it does not begin as an array of NumPy does")]
     Magic,
+    /// It ends within its description, or before.
+    #[error("it is empty or cut short: it ends before its elements begin")]
+    Short,
     /// A version that came later.
     #[error("it is of version {0} of the format; versions 1 to 3 can be read")]
     Version(u8),
@@ -69,7 +72,10 @@ struct Header {
 
 /// Reads an array to the end of `reader`, if it takes at most `most` bytes.
 pub(super) fn read(mut reader: impl Read, most: u64) -> Result<Tensor, NpyError> {
-    let header = Header::read(&mut reader)?;
+    let header = Header::read(&mut reader).map_err(|error| match error {
+        NpyError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => NpyError::Short,
+        error => error,
+    })?;
     let mut array = Contents { reader, header, most };
     // The first character is the byte order.
     Ok(match array.header.descriptor.get(1..).unwrap_or_default() {

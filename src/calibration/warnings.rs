@@ -22,15 +22,16 @@ impl Samples {
     pub fn warnings(&self) -> Vec<Warning> {
         if *self.origin() == Origin::Synthetic {
             let message = "the inputs are made up: what depends on data comes from noise, and nothing is recovered; give \
-                           samples by --calib";
+                           calibration samples";
             return vec![Warning::new(WarningCode::SyntheticData, message)];
         }
         let mut warnings = Vec::new();
         if self.len() < FEW {
             let n = self.len();
+            let samples = if n == 1 { "sample" } else { "samples" };
             let message = format!(
-                "{n} samples rank units by little more than chance, and leave few to judge recovery by: 64 to 256 are a good \
-                 number"
+                "with {n} {samples}, units are ranked by little more than chance, and few are left to judge recovery by: 64 to \
+                 256 are a good number"
             );
             warnings.push(Warning::new(WarningCode::FewSamples, message));
         }
@@ -45,7 +46,10 @@ impl Samples {
         let message = if 2 * constant > count {
             format!("{constant} of {count} samples hold the same number all over")
         } else if 2 * distinct <= count && count > 1 {
-            format!("of {count} samples only {distinct} differ")
+            match distinct {
+                1 => format!("all {count} samples are the same"),
+                _ => format!("of {count} samples only {distinct} are different"),
+            }
         } else {
             return None;
         };

@@ -2,11 +2,14 @@
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use crate::plan::{Budget, Budgets, COST_MODELS, CostModel};
+use crate::plan::{Budget, Budgets, COST_MODELS, CostModel, Flops};
 
 /// What was asked for; all of it holds together.
 #[derive(Debug)]
 pub(super) struct BudgetFlags(pub(super) Budgets);
+
+const HEADING: &str = "Budgets, which hold together";
+const MACS: &str = "macs";
 
 fn flag(model: &'static dyn CostModel) -> Arg {
     let is_default = Budgets::default().iter().any(|(known, _)| known.id() == model.id());
@@ -16,14 +19,27 @@ fn flag(model: &'static dyn CostModel) -> Arg {
         .long(model.id())
         .value_name("BUDGET")
         .value_parser(move |text: &str| Budget::of(model, text))
-        .allow_negative_numbers(true)
-        .help_heading("Budgets, which hold together")
+        .allow_hyphen_values(true)
+        .help_heading(HEADING)
         .help(format!("What to keep of the {}: {shares}a number (4.2G){default}", model.about()))
+}
+
+/// FLOPs by the other way to count them, which many profilers have.
+fn macs() -> Arg {
+    Arg::new(MACS)
+        .long(MACS)
+        .value_name("BUDGET")
+        .value_parser(|text: &str| Budget::of(&Flops, text).map(Budget::of_macs))
+        .conflicts_with(Flops.id())
+        .allow_hyphen_values(true)
+        .help_heading(HEADING)
+        .help("The same as --flops in multiply-accumulates, as many profilers count: half as many")
 }
 
 impl Args for BudgetFlags {
     fn augment_args(command: Command) -> Command {
-        COST_MODELS.iter().fold(command, |command, model| command.arg(flag(*model)))
+        let flags = COST_MODELS.iter().map(|model| flag(*model)).chain([macs()]);
+        flags.fold(command, Command::arg)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -33,8 +49,10 @@ impl Args for BudgetFlags {
 
 impl FromArgMatches for BudgetFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let given =
-            COST_MODELS.iter().filter_map(|model| Some((*model, *matches.get_one::<Budget>(model.id())?)));
+        let given = |id: &str| matches.get_one::<Budget>(id).copied();
+        let flops: &'static dyn CostModel = &Flops;
+        let macs = given(MACS).map(|budget| (flops, budget));
+        let given = COST_MODELS.iter().filter_map(|model| Some((*model, given(model.id())?))).chain(macs);
         Ok(Self(given.fold(Budgets::default(), |budgets, (model, budget)| budgets.and(model, budget))))
     }
 

@@ -48,7 +48,7 @@ pub(super) struct Prune {
     #[command(flatten)]
     scoring: ScoreFlags,
     /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
-    #[arg(long, value_enum, default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
+    #[arg(long, value_parser = parse::named::<Mode>(), default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
     recover: Mode,
     /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
     #[arg(
@@ -99,11 +99,11 @@ impl Prune {
             budgets: self.budgets.0.clone(),
             calibration: self.data.options(),
             runtime: self.engine.options(),
-            score: self.scoring.options(self.data.seed),
+            score: self.scoring.options(self.data.seed.unwrap_or_default()),
             limits: self.limits.options(),
             recover: self.recover,
             ridge: self.ridge.0,
-            scores: self.scoring.saved(),
+            scores: self.scoring.saved(self.data.seed),
             save_scores: self.scoring.save_scores.clone(),
             batch: self.data.batch,
             granularity: self.limits.granularity,
@@ -136,9 +136,9 @@ pub(super) struct DataFlags {
         allow_negative_numbers = true
     )]
     batch: usize,
-    /// Seed of every random choice.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    /// Seed of every random choice [default: 0].
+    #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
+    seed: Option<u64>,
 }
 
 impl DataFlags {
@@ -147,7 +147,7 @@ impl DataFlags {
             calib: self.calib.clone(),
             shapes: self.shape.clone(),
             samples: self.samples,
-            seed: self.seed,
+            seed: self.seed.unwrap_or_default(),
             synthetic: if self.synthetic { Synthetic::Always } else { Synthetic::Never },
         }
     }
@@ -158,7 +158,7 @@ impl DataFlags {
 #[command(next_help_heading = SCORES)]
 struct ScoreFlags {
     /// How units are scored [default: sketch].
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "HOW", value_parser = parse::named::<Method>())]
     score: Option<Method>,
     /// Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1 [default: 30].
     #[arg(long, value_name = "X", value_parser = parse::weight, allow_negative_numbers = true)]
@@ -167,7 +167,7 @@ struct ScoreFlags {
     #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
     probes: Option<usize>,
     /// Memory that each stage may take beside the model; batches are cut down to fit.
-    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES")]
+    #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES", allow_hyphen_values = true)]
     memory: MemoryBudget,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long, value_name = "NAME")]
@@ -203,10 +203,10 @@ impl ScoreFlags {
     }
 
     /// The scores that are read, and what is said of them.
-    fn saved(&self) -> Option<SavedScores> {
+    fn saved(&self, seed: Option<u64>) -> Option<SavedScores> {
         let path = self.scores.clone()?;
         let &Self { lambda, probes, paper_quirks, .. } = self;
-        Some(SavedScores { path, method: self.method(), lambda, probes, paper_quirks })
+        Some(SavedScores { path, method: self.method(), lambda, probes, seed, paper_quirks })
     }
 }
 
@@ -216,14 +216,20 @@ impl ScoreFlags {
 pub(super) struct LimitFlags {
     /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
     /// first. Some fused attention kernels know certain head sizes only.
-    #[arg(long, value_enum, default_value_t = Granularity::default(), value_name = "UNITS")]
+    #[arg(
+        long,
+        value_parser = parse::named::<Granularity>(),
+        default_value_t = Granularity::default(),
+        value_name = "UNITS"
+    )]
     pub(super) granularity: Granularity,
     /// Prune only these kinds.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_parser = parse::named::<Kind>(), value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(
         long,
+        alias = "round-to",
         default_value_t = Limits::default().align,
         value_name = "N",
         value_parser = parse::count,
@@ -236,11 +242,11 @@ pub(super) struct LimitFlags {
         default_value_t = Limits::default().max_prune,
         value_name = "SHARE",
         value_parser = parse::share,
-        allow_negative_numbers = true
+        allow_hyphen_values = true
     )]
     max_prune: f64,
     /// Layers whose names match keep everything.
-    #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
+    #[arg(long, aliases = ["exclude", "ignore"], value_name = "REGEX", value_parser = parse::pattern)]
     keep: Vec<Regex>,
     /// Prune only layers whose names match.
     #[arg(long, value_name = "REGEX", value_parser = parse::pattern)]
@@ -264,16 +270,22 @@ impl LimitFlags {
 #[command(next_help_heading = ENGINE)]
 pub(super) struct RuntimeFlags {
     /// Runtime for calibration and proof.
-    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    #[arg(long, value_parser = parse::named::<RuntimeChoice>(), default_value_t = RuntimeChoice::Auto)]
     runtime: RuntimeChoice,
     /// Where ONNX Runtime computes.
-    #[arg(long, value_enum, default_value_t = Provider::Auto)]
+    #[arg(long, value_parser = parse::named::<Provider>(), default_value_t = Provider::Auto)]
     provider: Provider,
     /// ONNX Runtime's library.
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// Threads; 0 takes all cores.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "N",
+        value_parser = parse::threads,
+        allow_negative_numbers = true
+    )]
     threads: usize,
 }
 

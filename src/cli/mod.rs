@@ -2,6 +2,7 @@
 
 mod budgets;
 mod flags;
+mod hints;
 mod inspect;
 mod parse;
 
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 
 use crate::{
-    Error, Progress,
+    Cancel, Error, Progress,
     runtime::{self, RuntimeError, locate},
 };
 use flags::Prune;
@@ -72,20 +73,32 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            print_error(&failure.message);
+            print_note(&format!("error: {}", failure.message));
+            print_hint(failure.hint.as_deref());
             ExitCode::from(failure.code)
         }
     }
 }
 
+/// The command line as clap knows it.
+#[cfg(test)]
+fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 struct Failure {
     message: String,
+    hint: Option<String>,
     code: u8,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { code: if error.ran() { 1 } else { 2 }, message: error.to_string() }
+        Self {
+            code: if error.ran() { 1 } else { 2 },
+            message: error.to_string(),
+            hint: hints::of_error(&error),
+        }
     }
 }
 
@@ -97,7 +110,7 @@ impl From<RuntimeError> for Failure {
 
 /// What is asked for is not enough, or contradicts itself.
 fn usage(message: impl Into<String>) -> Failure {
-    Failure { message: message.into(), code: 2 }
+    Failure { message: message.into(), hint: None, code: 2 }
 }
 
 fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
@@ -112,13 +125,17 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     let options = prune.options().map_err(usage)?;
     let spinner = if prune.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    let report = crate::run(&options, &mut |event| match event {
-        Progress::Stage(stage) => spinner.set_message(stage),
-        Progress::Units { done, total } => spinner.set_message(format!("score {done}/{total}")),
-        Progress::Layers { done, total } => spinner.set_message(format!("recover {done}/{total}")),
-        Progress::Say(text) if prune.quiet => drop(text),
-        Progress::Say(text) => spinner.suspend(|| print_note(&text)),
-        Progress::Warn(warning) => spinner.suspend(|| print_note(&warning.to_string())),
+    let (shown, quiet) = (spinner.clone(), prune.quiet);
+    let report = crate::run(&options, &Cancel::default(), move |event| match event {
+        Progress::Stage(stage) => shown.set_message(stage),
+        Progress::Units { done, total } => shown.set_message(format!("score {done}/{total}")),
+        Progress::Layers { done, total } => shown.set_message(format!("recover {done}/{total}")),
+        Progress::Say(text) if quiet => drop(text),
+        Progress::Say(text) => shown.suspend(|| print_note(&text)),
+        Progress::Warn(warning) => shown.suspend(|| {
+            print_note(&warning.to_string());
+            print_hint(hints::of_warning(warning.code));
+        }),
     });
     spinner.finish_and_clear();
     let report = report?;
@@ -137,8 +154,10 @@ fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
-fn print_error(text: &str) {
-    print_note(&format!("error: {text}"));
+fn print_hint(hint: Option<&str>) {
+    if let Some(hint) = hint {
+        print_note(&format!("hint: {hint}"));
+    }
 }
 
 fn print_note(text: &str) {

@@ -1,12 +1,26 @@
 //! What people write after flags.
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use regex::Regex;
+
+use crate::{Named, UnknownName};
+
+/// One of the choices that the library has a table of.
+pub(super) fn named<T>() -> impl TypedValueParser<Value = T>
+where
+    T: Named + Send + Sync + std::str::FromStr<Err = UnknownName>,
+{
+    let values =
+        T::ALL.iter().map(|(_, name, about)| PossibleValue::new(*name).help(about.trim_end_matches('.')));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
+}
 
 /// `NAME=1x3x224x224`, or as other tools have it, `NAME:1,3,224,224`.
 pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let wrong = || format!("`{text}` is not NAME=1x3x224x224");
     let (name, sizes) = text.rsplit_once(['=', ':']).ok_or_else(wrong)?;
-    let sizes = sizes.split(['x', ',']).map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    let sizes =
+        sizes.split(['x', 'X', ',']).map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
     Ok((name.to_owned(), sizes))
 }
 
@@ -49,6 +63,19 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of threads, 0 for as many as there are cores. Each costs memory, so that there is a most.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    match text.parse() {
+        Ok(count) if count <= MOST => Ok(count),
+        _ => Err(format!("`{text}` is not a whole number from 0 to {MOST}")),
+    }
+}
+
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a whole number from 0 to {}", u64::MAX))
+}
+
 /// A regular expression. What shells take for names with wildcards is mostly none, and then the error says which would be.
 pub(super) fn pattern(text: &str) -> Result<Regex, String> {
     Regex::new(text).map_err(|error| {
@@ -78,7 +105,7 @@ mod tests {
 
     #[test]
     fn shapes_are_read_as_other_tools_write_them() {
-        for text in ["image=1x3x8x8", "image:1x3x8x8", "image:1,3,8,8"] {
+        for text in ["image=1x3x8x8", "image:1x3x8x8", "image:1,3,8,8", "image:1X3X8X8"] {
             assert_eq!(shape(text).unwrap(), ("image".to_owned(), vec![1, 3, 8, 8]), "{text}");
         }
         assert_eq!(shape("a:0=2").unwrap(), ("a:0".to_owned(), vec![2]));
@@ -103,5 +130,7 @@ mod tests {
     fn there_has_to_be_one() {
         assert_eq!(count("3"), Ok(3));
         assert!(count("0").is_err() && count("-1").is_err());
+        assert!(threads("0") == Ok(0) && threads("99999999").is_err() && threads("-1").is_err());
+        assert!(seed("7") == Ok(7) && seed("-1").unwrap_err().contains("whole number"));
     }
 }

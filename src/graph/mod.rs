@@ -173,6 +173,8 @@ pub struct Graph {
     /// For each value, its readers.
     readers: Vec<Readers>,
     by_name: HashMap<String, ValueId>,
+    /// Names that values of subgraphs have, at any depth.
+    inner: HashSet<String>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     /// Initializers are the first values.
@@ -213,7 +215,9 @@ impl Graph {
         let listed = listed.filter_map(|input| by_name.get(input.name()).copied());
         let defaults = listed.filter(|value| value.index() < initializers).collect();
         let opset = onnx::opset(model, "");
-        Self { dag, values, readers, by_name, inputs, outputs, initializers, defaults, opset }
+        let mut inner = HashSet::new();
+        proto.node.iter().for_each(|node| inner_names(node, &mut inner));
+        Self { dag, values, readers, by_name, inner, inputs, outputs, initializers, defaults, opset }
     }
 
     /// Brings the graph up to date with its model after `patch` was applied to it.
@@ -268,6 +272,11 @@ impl Graph {
     /// The value with this name.
     pub fn find(&self, name: &str) -> Option<ValueId> {
         self.by_name.get(name).copied()
+    }
+
+    /// Whether a value has this name, here or in a subgraph: names are unique over all of them.
+    pub fn is_taken(&self, name: &str) -> bool {
+        self.by_name.contains_key(name) || self.inner.contains(name)
     }
 
     /// The tensor, when the value is constant.
@@ -474,14 +483,26 @@ fn captured(node: &NodeProto, names: &mut BTreeSet<String>) {
             captured(node, &mut inner);
         }
         inner.extend(graph.output.iter().map(|output| output.name().to_owned()));
-        let defined = (graph.input.iter().map(|i| i.name()))
-            .chain(graph.initializer.iter().map(|i| i.name()))
-            .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
-        for name in defined {
+        for name in defined(graph) {
             inner.remove(name);
         }
         names.extend(inner);
     }
+}
+
+/// Adds the names of what the subgraphs of a node define.
+fn inner_names(node: &NodeProto, names: &mut HashSet<String>) {
+    for graph in node.attribute.iter().flat_map(subgraphs) {
+        names.extend(defined(graph).map(str::to_owned));
+        graph.node.iter().for_each(|node| inner_names(node, names));
+    }
+}
+
+/// The names of what a graph defines itself.
+fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
+    (graph.input.iter().map(|i| i.name()))
+        .chain(graph.initializer.iter().map(|i| i.name()))
+        .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)))
 }
 
 fn subgraphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {

@@ -28,13 +28,13 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// A name that no value of `graph` has: `hint` with a prefix of ours and a number. A model that was pruned before
+    /// A name that no value of `graph` or its subgraphs has: `hint` with a prefix of ours and a number. A model that was pruned before
     /// has such names already.
     pub fn fresh(&mut self, graph: &Graph, hint: &str) -> String {
         loop {
             self.names += 1;
             let name = format!("optin_{}_{hint}", self.names);
-            if graph.find(&name).is_none() {
+            if !graph.is_taken(&name) {
                 return name;
             }
         }

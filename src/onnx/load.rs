@@ -57,6 +57,20 @@ pub fn load(path: &Path) -> Result<Source, OnnxError> {
     Ok(Source { model, sha256, bytes, external: !external.is_empty(), packed: Packed::default() })
 }
 
+/// Reads a model from the bytes of a file, without external data.
+///
+/// # Errors
+/// As [`load`]; a model with external data is one.
+pub fn read(bytes: Vec<u8>) -> Result<Source, OnnxError> {
+    let file = Bytes::from(bytes);
+    let mut model = decode(Path::new("(memory)"), &file)?;
+    validate::versions(&model)?;
+    inline_functions(&mut model)?;
+    validate(&mut model)?;
+    let (sha256, bytes) = (hash::hex(Sha256::digest(&file)), file.len() as u64);
+    Ok(Source { model, sha256, bytes, external: false, packed: Packed::default() })
+}
+
 /// The model in the bytes of the file at `path`, as it is; its byte fields are views of `file`.
 pub(super) fn decode(path: &Path, file: &Bytes) -> Result<ModelProto, OnnxError> {
     let path = path.to_path_buf();

@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, buf::UninitSlice};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsStr,
     fs,
     io::{self, Read, Write},
@@ -136,7 +136,7 @@ pub fn written_bytes(model: &ModelProto, path: &Path, external: bool) -> u64 {
         return alone as u64;
     }
     let mut model = model.clone();
-    let mut data = Data { out: &mut io::sink(), length: 0, hash: None };
+    let mut data = Data { out: &mut io::sink(), length: 0, hash: None, written: HashMap::new() };
     // A sink takes everything.
     model.graph.iter_mut().try_for_each(|graph| detach_graph(graph, &mut data)).ok();
     let length = data.length;
@@ -231,7 +231,7 @@ fn detach(model: &mut ModelProto, stage: &Stage) -> Result<Option<String>, OnnxE
     let name = name.ok_or_else(|| staging::WriteError::NoFileName { path: stage.target().into() })?;
     let draft = format!("{name}.data");
     let (length, digest) = stage.write(draft.as_ref(), |out| {
-        let mut out = Data { out, length: 0, hash: Some(Sha256::new()) };
+        let mut out = Data { out, length: 0, hash: Some(Sha256::new()), written: HashMap::new() };
         model.graph.iter_mut().try_for_each(|graph| detach_graph(graph, &mut out))?;
         Ok((out.length, out.hash.unwrap_or_default().finalize()))
     })?;
@@ -266,6 +266,9 @@ struct Data<'a> {
     length: u64,
     /// Of what was written, if anybody asks for it.
     hash: Option<Sha256>,
+    /// Stretches of memory that tensors view, and where they were written: those that several view are written once. They
+    /// are kept, so that no other comes to lie in the same place.
+    written: HashMap<(usize, usize), (Bytes, u64)>,
 }
 
 impl Write for Data<'_> {
@@ -286,12 +289,33 @@ impl Write for Data<'_> {
 fn detach_graph(graph: &mut GraphProto, out: &mut Data<'_>) -> io::Result<()> {
     for tensor in &mut graph.initializer {
         let Some(data) = raw(tensor).filter(|data| data.len() >= MIN_EXTERNAL) else { continue };
+        if let Some((_, start)) = viewed(tensor).and_then(|place| out.written.get(&place)) {
+            refer(tensor, *start, data.len());
+            continue;
+        }
         let start = out.length.next_multiple_of(ALIGNMENT);
         io::copy(&mut io::repeat(0).take(start - out.length), out)?;
         out.write_all(&data)?;
+        if let Some(place) = viewed(tensor) {
+            out.written.insert(place, (data.clone(), start));
+        }
         refer(tensor, start, data.len());
     }
     graph.node.iter_mut().flat_map(visit::subgraphs_mut).try_for_each(|graph| detach_graph(graph, out))
+}
+
+/// Where in memory the raw bytes of a tensor are that would go to a file of weights, and how many.
+fn viewed(tensor: &TensorProto) -> Option<(usize, usize)> {
+    let raw = tensor.raw_data.as_ref().filter(|raw| raw.len() >= MIN_EXTERNAL)?;
+    Some((raw.as_ptr() as usize, raw.len()))
+}
+
+/// Bytes that a model takes in its file, or if `external` in that and a file of weights, the space between those left out.
+pub(crate) fn stored_bytes(model: &ModelProto, external: bool) -> u64 {
+    let mut seen = HashSet::new();
+    let places = model.graph.iter().flat_map(|graph| &graph.initializer).filter_map(viewed);
+    let again = places.filter(|place| external && !seen.insert(*place)).map(|(_, length)| length as u64);
+    (model.encoded_len() as u64).saturating_sub(again.sum())
 }
 
 /// The data of a tensor as raw bytes, if it can be had.

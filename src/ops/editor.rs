@@ -169,15 +169,6 @@ impl<'a> NodeEditor<'a> {
         self.set_attribute(onnx::ints_attribute(name, &values));
     }
 
-    /// Makes the node pass its first operand on as it is.
-    pub fn set_identity(&mut self) {
-        let mut node = self.proto();
-        node.op_type = Some("Identity".to_owned());
-        node.attribute.clear();
-        node.input.truncate(1);
-        self.patch.replace(self.cx.id, node);
-    }
-
     /// Removes an attribute.
     pub fn remove_attribute(&mut self, name: &str) {
         let mut node = self.proto();

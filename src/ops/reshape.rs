@@ -136,7 +136,12 @@ impl Operator for Squeeze {
         let removed: Vec<usize> = match node.ints_or_operand("axes", axes::AXES) {
             Some(listed) => listed.iter().map(|&a| node.axis(a, x.len())).collect::<Result<_, _>>()?,
             None if node.has(axes::AXES) => return Err(node.form("axes that were not observed")),
-            None => (0..x.len()).filter(|i| node.size(x[*i]) == 1).collect(),
+            None => {
+                let (removed, stay): (Vec<_>, Vec<_>) = (0..x.len()).partition(|i| node.size(x[*i]) == 1);
+                // A list could not say that an open axis goes where it has one entry, and one that shrank to one does not.
+                stay.iter().for_each(|i| node.plural(x[*i]));
+                removed
+            }
         };
         let result = x.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, a)| *a).collect();
         node.set(0, result);
@@ -147,21 +152,12 @@ impl Operator for Squeeze {
         restore(node)
     }
 
-    /// Without a list, the axes of extent one are removed, whichever they are: they are listed once another axis becomes one.
+    /// Without a list, the axes of extent one are removed, whichever they are: no other may become one.
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let x = node.axes(axes::DATA);
         let becomes_one = |axis: &Width| node.old_size(*axis) != 1 && node.new_size(*axis) == 1;
-        if node.ints_or_operand("axes", axes::AXES).is_some() || !x.iter().any(becomes_one) {
-            return Ok(());
-        }
-        let removed = (0..x.len()).filter(|axis| node.old_size(x[*axis]) == 1).map(|axis| axis as i64);
-        let removed: Vec<i64> = removed.collect();
-        if removed.is_empty() {
-            node.set_identity();
-        } else if node.opset() < 13 {
-            node.set_ints("axes", removed);
-        } else {
-            node.set_operand(axes::AXES, &removed);
+        if node.ints_or_operand("axes", axes::AXES).is_none() && node.axes(axes::DATA).iter().any(becomes_one)
+        {
+            return Err(node.error("an axis would have one entry, and be removed as such"));
         }
         Ok(())
     }

@@ -234,6 +234,11 @@ impl<'a> NodeTyper<'a> {
         self.widths.paired.insert(width);
     }
 
+    /// Notes an axis that has to keep two entries, as the operator takes axes of one for something else.
+    pub fn plural(&mut self, width: Width) {
+        self.widths.plural.insert(width);
+    }
+
     /// Says what the node costs: `factor` times the product of `widths` multiply-accumulates.
     pub fn macs(&mut self, factor: u64, widths: &[Width]) {
         self.widths.macs.push(Macs { node: self.cx.id, factor, widths: widths.to_vec() });

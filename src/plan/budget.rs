@@ -36,12 +36,20 @@ pub enum ParseBudgetError {
     /// A percentage without its sign.
     #[error("`{0}` is less than any model costs: did you mean {0}%?")]
     Percent(String),
+    /// Several budgets.
+    #[error(
+        "`{0}` is not one budget: a run has one of each cost; save its scores, and plan the others from them without scoring anew"
+    )]
+    Several(String),
 }
 
 impl FromStr for Budget {
     type Err = ParseBudgetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains([',', ';']) {
+            return Err(ParseBudgetError::Several(text.to_owned()));
+        }
         let error = || ParseBudgetError::Unknown(text.to_owned());
         let (number, scale) = match text.trim().char_indices().last() {
             Some((i, unit)) if unit.is_ascii_alphabetic() || unit == '%' => (&text.trim()[..i], Some(unit)),
@@ -62,6 +70,7 @@ impl FromStr for Budget {
         };
         match budget {
             Self::Share(share) if share > 0.0 && share <= 1.0 => Ok(budget),
+            Self::Share(share) if share > 1.0 => Err(ParseBudgetError::Share(text.to_owned())),
             Self::Absolute(count) if count >= 1.0 && count.is_finite() => Ok(budget),
             _ => Err(error()),
         }
@@ -87,6 +96,14 @@ impl Budget {
         match self {
             Self::Share(share) => (share * dense as f64).floor() as u64,
             Self::Absolute(count) => count as u64,
+        }
+    }
+
+    /// The budget in FLOPs that this is in multiply-accumulates: a share stays one.
+    pub fn of_macs(self) -> Self {
+        match self {
+            Self::Share(share) => Self::Share(share),
+            Self::Absolute(count) => Self::Absolute(2.0 * count),
         }
     }
 }
@@ -115,6 +132,10 @@ mod tests {
         let said = |text: &str| text.parse::<Budget>().unwrap_err().to_string();
         assert!(said("1.5").contains("a share is at most 1"), "{}", said("1.5"));
         assert!(said("50").contains("did you mean 50%?"), "{}", said("50"));
+        assert!(said("150%").contains("a share is at most 1"), "{}", said("150%"));
+        assert!(said("0.7,0.5").contains("save its scores"), "{}", said("0.7,0.5"));
+        assert_eq!(Budget::Absolute(1e9).of_macs(), Budget::Absolute(2e9));
+        assert_eq!(Budget::Share(0.5).of_macs(), Budget::Share(0.5));
         assert_eq!("101".parse::<Budget>().unwrap(), Budget::Absolute(101.0));
     }
 }

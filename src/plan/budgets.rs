@@ -7,11 +7,7 @@ use super::{
     cost::{COST_MODELS, Cost, CostModel, CostView, PerCost},
     minimum,
 };
-use crate::{
-    ops,
-    typing::{Dimension, Dimensions},
-    widths::Reason,
-};
+use crate::{ops, typing::Dimensions};
 
 /// What a pruned model may cost, all of it at once. Empty, it stands for half of the FLOPs.
 #[derive(Clone, Debug, Default)]
@@ -142,12 +138,17 @@ pub struct Costs<'a> {
     dimensions: &'a Dimensions,
     limits: &'a Limits,
     costs: PerCost<Cost>,
+    /// Whether operators compute with quantised weights.
+    quantized: bool,
 }
 
 impl<'a> Costs<'a> {
     /// `view` is of the prunable among `dimensions`.
     pub fn new(view: &CostView<'_>, dimensions: &'a Dimensions, limits: &'a Limits) -> Self {
-        Self { dimensions, limits, costs: PerCost::of(|model| model.cost(view)) }
+        // Weights of integers are none that are pruned: nothing but the operator says what they are.
+        let mut operators = view.graph.nodes().map(|(_, node)| ops::operator_name(&node.proto));
+        let quantized = operators.any(|operator| ops::is_quantized(&operator));
+        Self { dimensions, limits, costs: PerCost::of(|model| model.cost(view)), quantized }
     }
 
     /// Each cost, as a polynomial.
@@ -191,7 +192,7 @@ impl<'a> Costs<'a> {
     /// When nothing can be pruned, when the dense model keeps all budgets, and when one cannot be met.
     pub fn bounds(&self, budgets: &Budgets) -> Result<Bounds, PlanError> {
         if self.dimensions.prunable.is_empty() {
-            return Err(PlanError::Nothing(why_pinned(self.dimensions)));
+            return Err(PlanError::Nothing(self.why_pinned()));
         }
         let asked = self.asked(budgets);
         if asked.iter().all(|asked| asked.at_most >= asked.dense) {
@@ -215,12 +216,15 @@ impl<'a> Costs<'a> {
             let minimum = least.saturating_add(*beyond);
             if minimum > *at_most {
                 let share = 100.0 * minimum as f64 / (*dense).max(1) as f64;
-                let why = self.why(cost, at_most.saturating_sub(*beyond));
+                let asked = at_most.saturating_sub(*beyond);
+                let held_by = self.limits.held_by(cost, &self.dimensions.prunable, asked);
+                let why = self.why_pinned();
                 return Err(PlanError::Infeasible {
                     asked: *at_most,
                     unit: model.unit(),
                     minimum,
                     share,
+                    held_by,
                     why,
                 });
             }
@@ -237,24 +241,14 @@ impl<'a> Costs<'a> {
         bounded.collect()
     }
 
-    /// What keeps a cost from coming down to `asked`.
-    fn why(&self, cost: &Cost, asked: u64) -> String {
-        let dimensions: &[Dimension] = &self.dimensions.prunable;
-        match self.limits.held_by(cost, dimensions, asked).as_slice() {
-            [] => format!("what keeps its extent does so because: {}", why_pinned(self.dimensions)),
-            flags => format!("what holds it is {}: loosen or drop that", flags.join(", ")),
+    /// Every reason for which an axis of a weight keeps its extent, once.
+    fn why_pinned(&self) -> String {
+        let first = self.dimensions.pinned.iter().flat_map(|p| p.reasons.first());
+        let mut reasons: BTreeSet<String> = first.map(|pin| pin.reason.to_string()).collect();
+        if reasons.is_empty() {
+            reasons.insert("no weight has an axis that could shrink".to_owned());
         }
+        let hint = if self.quantized { "; prune the model first, then quantise it" } else { "" };
+        reasons.into_iter().collect::<Vec<_>>().join("; ") + hint
     }
-}
-
-/// Every reason for which an axis of a weight keeps its extent, once.
-fn why_pinned(dimensions: &Dimensions) -> String {
-    let first = || dimensions.pinned.iter().flat_map(|p| p.reasons.first()).map(|pin| &pin.reason);
-    let reasons: BTreeSet<String> = first().map(ToString::to_string).collect();
-    if reasons.is_empty() {
-        return "no weight has an axis that could shrink".to_owned();
-    }
-    let quantized = first().any(|reason| matches!(reason, Reason::Unsupported(op) if ops::is_quantized(op)));
-    let hint = if quantized { "; prune the model first, then quantise it" } else { "" };
-    reasons.into_iter().collect::<Vec<_>>().join("; ") + hint
 }

@@ -11,13 +11,14 @@ mod search;
 
 pub use budget::{Budget, ParseBudgetError};
 pub use budgets::{Asked, Bounded, Bounds, Budgets, Costs, OverBudget};
-pub use cost::{COST_MODELS, Cost, CostModel, CostView, PerCost, cost_model};
+pub use cost::{Bytes, COST_MODELS, Cost, CostModel, CostView, Flops, Parameters, PerCost, cost_model};
 pub use search::plan;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    named::{Named, named},
     typing::{Dimension, Dimensions, Kind},
     widths::{Kept, WidthTable},
 };
@@ -52,12 +53,12 @@ impl Limits {
             Kind::HeadDim => self.align.max(1),
             Kind::Neuron | Kind::Channel => {
                 let align = self.align.max(1);
-                (1..align).find(|n| (n * dimension.entries).is_multiple_of(align)).unwrap_or(align)
+                align / gcd(align, dimension.entries)
             }
         }
     }
 
-    /// The fewest units that a dimension keeps: one granule, or what `max_prune` asks for, rounded up to whole granules.
+    /// The fewest units that a dimension keeps: as many as it has to, or what `max_prune` asks for, rounded up to whole granules.
     pub fn floor(&self, dimension: &Dimension) -> usize {
         let named = |list: &[Regex]| list.iter().any(|r| r.is_match(&dimension.name));
         let open = (self.kinds.is_empty() || self.kinds.contains(&dimension.kind))
@@ -68,8 +69,15 @@ impl Limits {
         }
         let granule = self.granule(dimension);
         let asked = ((1.0 - self.max_prune) * dimension.size as f64).ceil() as usize;
-        asked.max(1).next_multiple_of(granule).min(dimension.size)
+        asked
+            .max(dimension.least)
+            .checked_next_multiple_of(granule)
+            .map_or(dimension.size, |n| n.min(dimension.size))
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Limits {
@@ -84,47 +92,80 @@ impl Limits {
         let unmatched = |list: &[Regex], names: &[&str]| {
             list.iter().find(|regex| !names.iter().any(|name| regex.is_match(name))).cloned()
         };
-        let (flag, regex) = if let Some(regex) = unmatched(&self.only, &prunable().collect::<Vec<_>>()) {
-            ("--only", regex)
+        let (limit, regex) = if let Some(regex) = unmatched(&self.only, &prunable().collect::<Vec<_>>()) {
+            (Limit::Only, regex)
         } else if let Some(regex) = unmatched(&self.keep, &prunable().chain(pinned()).collect::<Vec<_>>()) {
-            ("--keep", regex)
+            (Limit::Keep, regex)
         } else {
             return Ok(());
         };
         let pattern = regex.as_str().to_owned();
-        Err(PlanError::Unmatched { flag, nearest: nearest(&pattern, prunable()), pattern })
+        Err(PlanError::Unmatched { limit, nearest: nearest(&pattern, prunable()), pattern })
     }
 
-    /// The flags that keep `asked` out of reach: without all of them it is in reach, and each of them alone holds something.
-    /// None if it is out of reach whatever the flags.
-    pub fn held_by(&self, cost: &Cost, dimensions: &[Dimension], asked: u64) -> Vec<&'static str> {
+    /// The limits that keep `asked` out of reach: without all of them it is in reach, and each of them alone holds something.
+    /// None if it is out of reach whatever the limits.
+    pub fn held_by(&self, cost: &Cost, dimensions: &[Dimension], asked: u64) -> Vec<Limit> {
         // The alignment last: it always holds a little, and has a default.
-        let flags: [Loosen; 5] = [
-            ("--only", |limits| limits.only.clear()),
-            ("--keep", |limits| limits.keep.clear()),
-            ("--kinds", |limits| limits.kinds.clear()),
-            ("--max-prune", |limits| limits.max_prune = 1.0),
-            ("--align", |limits| limits.align = 1),
+        let limits: [Loosen; 5] = [
+            (Limit::Only, |limits| limits.only.clear()),
+            (Limit::Keep, |limits| limits.keep.clear()),
+            (Limit::Kinds, |limits| limits.kinds.clear()),
+            (Limit::MaxPrune, |limits| limits.max_prune = 1.0),
+            (Limit::Align, |limits| limits.align = 1),
         ];
-        // The least cost without these flags, but for one of them.
-        let least = |flags: &[Loosen], but: Option<usize>| {
+        // The least cost without these limits, but for one of them.
+        let least = |loosened: &[Loosen], but: Option<usize>| {
             let mut limits = self.clone();
-            let dropped = flags.iter().enumerate().filter(|(i, _)| Some(*i) != but);
+            let dropped = loosened.iter().enumerate().filter(|(i, _)| Some(*i) != but);
             dropped.for_each(|(_, (_, drop))| drop(&mut limits));
             minimum(cost, dimensions, &limits)
         };
-        let reaching = [flags.len() - 1, flags.len()].map(|count| flags.get(..count).unwrap_or(&flags));
-        let Some(flags) = reaching.into_iter().find(|flags| least(flags, None) <= asked) else {
+        let reaching = [limits.len() - 1, limits.len()].map(|count| limits.get(..count).unwrap_or(&limits));
+        let Some(limits) = reaching.into_iter().find(|limits| least(limits, None) <= asked) else {
             return Vec::new();
         };
-        let free = least(flags, None);
-        let holding = flags.iter().enumerate().filter(|(i, _)| least(flags, Some(*i)) > free);
-        holding.map(|(_, (flag, _))| *flag).collect()
+        let free = least(limits, None);
+        let holding = limits.iter().enumerate().filter(|(i, _)| least(limits, Some(*i)) > free);
+        holding.map(|(_, (limit, _))| *limit).collect()
     }
 }
 
-/// A flag, and what limits are without it.
-type Loosen = (&'static str, fn(&mut Limits));
+/// One of the fields of [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Limit {
+    Only,
+    Keep,
+    Kinds,
+    MaxPrune,
+    Align,
+}
+
+named!(
+    Limit,
+    "a limit",
+    [
+        (Only, "only", "The layers that may be pruned."),
+        (Keep, "keep", "The layers that keep everything."),
+        (Kinds, "kinds", "The kinds of units that may be pruned."),
+        (MaxPrune, "max-prune", "The largest share of a layer that may go."),
+        (Align, "align", "What sizes stay in multiples of."),
+    ]
+);
+
+/// A limit, and what all of them are without it.
+type Loosen = (Limit, fn(&mut Limits));
+
+/// What keeps a budget out of reach: the limits, where they do, and otherwise what `pinned` says of the model.
+fn holding(limits: &[Limit], pinned: &str) -> String {
+    if limits.is_empty() {
+        return format!("what keeps its extent does so because: {pinned}");
+    }
+    let names: Vec<&str> = limits.iter().map(|limit| limit.name()).collect();
+    let noun = if names.len() == 1 { "the limit" } else { "the limits" };
+    format!("what holds it is {noun} {}: loosen or drop that", names.join(", "))
+}
 
 /// The three names most like `pattern`, the nearest first.
 fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
@@ -140,7 +181,8 @@ fn nearest<'a>(pattern: &str, names: impl Iterator<Item = &'a str>) -> Vec<Strin
 pub enum PlanError {
     /// Even with everything removed that may go, the budget is not met.
     #[error(
-        "the budget of {asked} {unit} cannot be met: {minimum} ({share:.1} % of the model) is the least that is reachable; {why}"
+        "the budget of {asked} {unit} cannot be met: {minimum} ({share:.1} % of the model) is the least that is reachable; {}",
+        holding(held_by, why)
     )]
     Infeasible {
         /// The budget.
@@ -151,7 +193,9 @@ pub enum PlanError {
         minimum: u64,
         /// The minimum as a share of the dense model, in percent.
         share: f64,
-        /// What holds the rest.
+        /// The limits without which it could be met.
+        held_by: Vec<Limit>,
+        /// Why the rest of the model cannot be pruned.
         why: String,
     },
     /// The model costs no more than it may, by any budget.
@@ -159,17 +203,20 @@ pub enum PlanError {
     Idle(Vec<Asked>),
     /// The name of a layer that there is not.
     #[error(
-        "{flag} `{pattern}` matches no layer{}; `optin-onnx inspect` lists all",
+        "`{pattern}`, given for the limit {limit}, matches no layer{}",
         if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
     )]
     Unmatched {
         /// Where it was given.
-        flag: &'static str,
+        limit: Limit,
         /// The regular expression.
         pattern: String,
         /// Names like it.
         nearest: Vec<String>,
     },
+    /// A plan of another model, or of other settings.
+    #[error("the plan is of other dimensions than the model has: plan anew")]
+    Unfit,
     /// Nothing in the model can be pruned.
     #[error("nothing in this model can be pruned: {0}")]
     Nothing(String),
@@ -221,6 +268,21 @@ impl Plan {
     /// How many units of each dimension stay.
     pub fn sizes(&self) -> Vec<usize> {
         self.dimensions.iter().map(|dimension| dimension.kept.len()).collect()
+    }
+
+    /// Checks that the plan is of these dimensions.
+    ///
+    /// # Errors
+    /// [`PlanError::Unfit`].
+    pub fn check(&self, dimensions: &[Dimension]) -> Result<(), PlanError> {
+        let fits = |(plan, dimension): (&DimensionPlan, &Dimension)| {
+            let ascending = plan.kept.is_sorted_by(|a, b| a < b);
+            let inside = plan.kept.last().is_some_and(|last| *last < dimension.size);
+            (&plan.name, plan.size) == (&dimension.name, dimension.size) && ascending && inside
+        };
+        let found =
+            self.dimensions.len() == dimensions.len() && self.dimensions.iter().zip(dimensions).all(fits);
+        if found { Ok(()) } else { Err(PlanError::Unfit) }
     }
 
     /// The plan in terms of widths. `dimensions` are those that it was made for.

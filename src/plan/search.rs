@@ -237,6 +237,7 @@ mod tests {
             layer: index,
             width: table.fresh(size),
             size,
+            least: 1,
             entries: 1,
             owned: Vec::new(),
             consumers: Vec::new(),

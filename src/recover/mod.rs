@@ -23,6 +23,7 @@ use crate::{
     graph::{Graph, tidy},
     memory::MemoryBudget,
     model::ModelView,
+    named::named,
     onnx::{OnnxError, is_float, proto::ModelProto},
     runtime::{Engine, RuntimeError},
     tensor::DType,
@@ -32,8 +33,7 @@ use crate::{
 use pass::Pass;
 
 /// What recovery may change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Nothing.
     Off,
@@ -44,15 +44,19 @@ pub enum Mode {
     Refit,
 }
 
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::Bias => "bias",
-            Self::Refit => "refit",
-        })
-    }
-}
+named!(
+    Mode,
+    "a kind of recovery",
+    [
+        (Off, "off", "Nothing is changed after units are removed."),
+        (Bias, "bias", "Biases alone are corrected: they take over the mean of what was removed."),
+        (
+            Refit,
+            "refit",
+            "Weights and biases are refitted, layer by layer, by least squares on the calibration samples."
+        ),
+    ]
+);
 
 /// Settings of recovery.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +92,7 @@ impl Default for RecoverOptions<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The runtime failed.
-    #[error("recovery failed: {0}; --recover off does without")]
+    #[error("recovery failed: {0}")]
     Runtime(#[from] RuntimeError),
     /// A weight could not be read.
     #[error(transparent)]

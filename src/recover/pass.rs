@@ -151,7 +151,7 @@ impl<'a> Pass<'a> {
     pub fn notes(&self) -> impl Iterator<Item = String> {
         let memory = self.options.memory;
         self.tight.iter().map(move |(layer, count)| {
-            format!("{layer}: {count} positions of each batch are measured, as many as --memory ({memory}) has room for")
+            format!("{layer}: {count} positions of each batch are measured, as many as the memory budget ({memory}) has room for")
         })
     }
 
@@ -323,7 +323,7 @@ pub(super) fn too_large(layer: &Layer, memory: MemoryBudget) -> Option<String> {
     } else if memory.holds(bytes) {
         None
     } else {
-        Some(format!("its moments take {}, more than --memory ({memory})", Bytes(bytes)))
+        Some(format!("its moments take {}, more than the memory budget ({memory})", Bytes(bytes)))
     }
 }
 

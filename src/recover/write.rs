@@ -164,8 +164,5 @@ fn broadcast_sum(a: &ArrayD<f64>, b: &ArrayD<f64>) -> Option<ArrayD<f64>> {
 /// A name that no value has: `base`, with a number if need be.
 fn unused(graph: &Graph, base: &str) -> String {
     let numbered = (2..).map(|n| format!("{base}{n}"));
-    std::iter::once(base.to_owned())
-        .chain(numbered)
-        .find(|name| graph.find(name).is_none())
-        .unwrap_or_default()
+    std::iter::once(base.to_owned()).chain(numbered).find(|name| !graph.is_taken(name)).unwrap_or_default()
 }

@@ -1,11 +1,12 @@
 //! What was done, for people and for programs.
 
-use std::{fmt::Write, io, path::Path, time::Duration};
+use std::{fmt::Write, io, path::Path};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
+    clock::Stage,
     gate::Gate,
     memory::Bytes,
     plan::{COST_MODELS, PerCost, Plan},
@@ -18,21 +19,10 @@ use crate::{
     warning::Warning,
 };
 
-/// Time of one stage.
-#[derive(Clone, Debug, Serialize)]
-pub struct Stage {
-    /// Its name.
-    pub name: &'static str,
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
-    pub forwards: Option<f64>,
-}
-
 /// What the run held in memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Memory {
-    /// What the work might take beside the weights (`--memory`).
+    /// What the work might take beside the weights.
     pub budget: u64,
     /// The most that the process held at a time, pages of mapped files included; absent where the system does not tell.
     pub peak: Option<u64>,
@@ -194,7 +184,11 @@ impl Report {
             stages.add_row([s.name.to_owned(), format!("{:.2}", s.seconds), forwards]);
         }
         let peak = self.memory.peak.map_or_else(String::new, |peak| {
-            format!("\n\npeak memory: {} (--memory {})", Bytes(peak), Bytes(self.memory.budget))
+            format!(
+                "\n\npeak memory: {} (budget beside the weights: {})",
+                Bytes(peak),
+                Bytes(self.memory.budget)
+            )
         });
         format!("{stages}{peak}")
     }
@@ -323,35 +317,5 @@ pub(crate) fn metric(count: u64) -> String {
     match steps.iter().find(|(scale, _)| x >= *scale) {
         Some((scale, unit)) => format!("{:.3} {unit}", x / scale),
         None => count.to_string(),
-    }
-}
-
-/// Collects the time of stages.
-#[derive(Debug, Default)]
-pub struct Clock {
-    stages: Vec<(&'static str, Duration)>,
-}
-
-impl Clock {
-    /// Runs a stage and remembers how long it took; what runs twice, together.
-    pub fn time<T>(&mut self, name: &'static str, stage: impl FnOnce() -> T) -> T {
-        let start = std::time::Instant::now();
-        let result = stage();
-        match self.stages.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, total)) => *total += start.elapsed(),
-            None => self.stages.push((name, start.elapsed())),
-        }
-        result
-    }
-
-    /// The stages, as multiples of the one called `forward`.
-    pub fn stages(&self, forward: &str) -> Vec<Stage> {
-        let unit = self.stages.iter().find(|(name, _)| *name == forward).map(|(_, d)| d.as_secs_f64());
-        let unit = unit.filter(|u| *u > 0.0);
-        let rows = self.stages.iter().map(|(name, duration)| {
-            let seconds = duration.as_secs_f64();
-            Stage { name, seconds, forwards: unit.map(|u| seconds / u) }
-        });
-        rows.collect()
     }
 }

@@ -58,7 +58,7 @@ impl fmt::Display for Reason {
             Self::Shared => "its weights are shared",
             Self::Precision => "its weights are not in single precision",
             Self::Moments => "the samples show no finite second moments",
-            Self::Memory => "its second moments take more than --memory",
+            Self::Memory => "its second moments take more than the memory budget",
             Self::Outputs => "something works on single dimensions, such as a rotary embedding",
         })
     }
@@ -74,7 +74,7 @@ pub enum RotateError {
     #[error(transparent)]
     Moments(#[from] ScoreError),
     /// The turned model could not be compared.
-    #[error("the model with turned heads cannot be compared: {0}; --granularity head does without")]
+    #[error("the model with turned heads cannot be compared: {0}; pruning whole heads alone does without")]
     Verify(#[from] VerifyError),
 }
 

@@ -8,17 +8,19 @@ use crate::tensor::DType;
 /// Why a runtime could not be used, or a model not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
+    /// The work was to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// No place holds a usable ONNX Runtime library.
     #[error(
-        "ONNX Runtime was not found; run `optin-onnx runtime install`, or name a library with --ort-lib; \
-         these places were searched:\n{search}"
+        "ONNX Runtime was not found: install it, or name its library; these places were searched:\n{search}"
     )]
     NotFound {
         /// Every place with its outcome.
         search: Search,
     },
     /// A library was named that does not exist.
-    #[error("the ONNX Runtime library `{}` given by {origin} does not exist", path.display())]
+    #[error("the ONNX Runtime library `{}` does not exist ({origin})", path.display())]
     LibraryMissing {
         /// Who named it.
         origin: Origin,
@@ -46,8 +48,8 @@ pub enum RuntimeError {
     },
     /// CUDA was asked for and cannot be had.
     #[error(
-        "CUDA was asked for, but `{}` cannot use it: {reason}; name the library of an `onnxruntime-gpu` package \
-         with --ort-lib and have the CUDA and cuDNN libraries on the loader path, or choose --provider cpu",
+        "CUDA was asked for, but `{}` cannot use it: {reason}; name the library of an `onnxruntime-gpu` package, \
+         with the CUDA and cuDNN libraries on the loader path, or compute on the CPU",
         path.display()
     )]
     CudaUnavailable {
@@ -57,7 +59,7 @@ pub enum RuntimeError {
         reason: String,
     },
     /// CUDA was asked for together with tract.
-    #[error("CUDA was asked for, but tract runs on the CPU only; choose --runtime ort or --provider cpu")]
+    #[error("CUDA was asked for, but tract runs on the CPU only; choose ONNX Runtime or the CPU")]
     CudaOnTract,
     /// ONNX Runtime could not be installed.
     #[error("ONNX Runtime could not be installed: {reason}")]
@@ -86,10 +88,7 @@ pub enum RuntimeError {
         reason: String,
     },
     /// The engine cannot be trusted with an operator.
-    #[error(
-        "tract does not run this `{op}` operator correctly; use ONNX Runtime: `optin-onnx runtime install`, then \
-         --runtime ort"
-    )]
+    #[error("tract does not run this `{op}` operator correctly: use ONNX Runtime")]
     OperatorOnTract {
         /// Type of the node.
         op: String,

@@ -98,7 +98,7 @@ fn wheel_for(os: &str, arch: &str) -> Result<&'static Wheel, RuntimeError> {
     WHEELS.iter().find(|wheel| wheel.os == os && wheel.arch == arch).ok_or_else(|| {
         failed(format!(
             "no library is known for {os} on {arch}; get one of version 1.22 or newer (a release of ONNX Runtime, or \
-             the `onnxruntime` Python package) and name it with --ort-lib"
+             the `onnxruntime` Python package) and name it"
         ))
     })
 }
@@ -130,7 +130,7 @@ fn isolated() -> Command {
 
 fn run(command: &mut Command) -> Result<(), RuntimeError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let by_hand = "install the Python package `onnxruntime`, or name a library with --ort-lib";
+    let by_hand = "install the Python package `onnxruntime`, or name a library";
     let output = command
         .output()
         .map_err(|e| failed(format!("`{program}`, which fetches it, does not start ({e}); {by_hand}")))?;
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn an_unknown_platform_is_told_what_to_do() {
         let message = wheel_for("plan9", "mips").err().unwrap().to_string();
-        assert!(message.contains("plan9") && message.contains("--ort-lib"), "{message}");
+        assert!(message.contains("plan9") && message.contains("name it"), "{message}");
     }
 
     #[test]

@@ -23,8 +23,8 @@ const FIND_PACKAGE: &str = "import importlib.util as u\n\
 pub enum Origin {
     /// This process has loaded a library already.
     Process,
-    /// Named on the command line.
-    Flag,
+    /// Named by the caller ([`RuntimeOptions::ort_lib`](super::RuntimeOptions::ort_lib)).
+    Named,
     /// Named by [`LIBRARY_VARIABLE`].
     Variable,
     /// Where [`install`](super::install()) puts it.
@@ -43,7 +43,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Process => "this process",
-            Self::Flag => "--ort-lib",
+            Self::Named => "named library",
             Self::Variable => LIBRARY_VARIABLE,
             Self::DataDir => "data folder",
             Self::Executable => "beside the program",
@@ -109,15 +109,15 @@ impl fmt::Display for Search {
 /// Finds the ONNX Runtime library and loads it into the process, as only that shows whether it is of use.
 ///
 /// # Errors
-/// A library that `flag` or [`LIBRARY_VARIABLE`] names must exist and load. Finding none elsewhere is no error: then
+/// A library that is `named` or that [`LIBRARY_VARIABLE`] names must exist and load. Finding none elsewhere is no error: then
 /// [`Search::library`] is `None`.
-pub fn find(flag: Option<&Path>) -> Result<Search, RuntimeError> {
+pub fn find(named: Option<&Path>) -> Result<Search, RuntimeError> {
     match ort::loaded() {
-        Some(path) if flag.is_none() => Ok(Search {
+        Some(path) if named.is_none() => Ok(Search {
             places: vec![Place { origin: Origin::Process, path: Some(path.clone()), outcome: Outcome::Used }],
             library: Some(path),
         }),
-        _ => search(flag, &|name| env::var_os(name), &ort::load),
+        _ => search(named, &|name| env::var_os(name), &ort::load),
     }
 }
 
@@ -141,9 +141,9 @@ type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 type Folders = fn(Variables<'_>) -> Vec<PathBuf>;
 type Load<'a> = &'a dyn Fn(&Path) -> Result<(), RuntimeError>;
 
-fn search(flag: Option<&Path>, variable: Variables<'_>, load: Load<'_>) -> Result<Search, RuntimeError> {
+fn search(named: Option<&Path>, variable: Variables<'_>, load: Load<'_>) -> Result<Search, RuntimeError> {
     let named = [
-        (Origin::Flag, flag.map(Path::to_path_buf)),
+        (Origin::Named, named.map(Path::to_path_buf)),
         (Origin::Variable, variable(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from)),
     ];
     let mut places = vec![];
@@ -289,8 +289,8 @@ mod tests {
     #[test]
     fn a_named_library_must_exist() {
         let missing = Path::new("no/such/library.so");
-        let by_flag = search(Some(missing), &|_| None, &|_| Ok(())).unwrap_err();
-        assert!(matches!(by_flag, RuntimeError::LibraryMissing { origin: Origin::Flag, .. }));
+        let by_name = search(Some(missing), &|_| None, &|_| Ok(())).unwrap_err();
+        assert!(matches!(by_name, RuntimeError::LibraryMissing { origin: Origin::Named, .. }));
         let by_variable = search(None, &|_| Some(missing.into()), &|_| Ok(())).unwrap_err();
         assert!(matches!(by_variable, RuntimeError::LibraryMissing { origin: Origin::Variable, .. }));
     }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub use error::RuntimeError;
 pub use install::install;
 
-use crate::{onnx::proto::ModelProto, tensor::Tensor};
+use crate::{named::named, onnx::proto::ModelProto, tensor::Tensor};
 
 /// Something that runs ONNX models.
 pub trait Engine {
@@ -39,7 +39,7 @@ pub trait Session {
 }
 
 /// Which engine runs the models.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RuntimeChoice {
     /// ONNX Runtime when a library is found, else tract.
     #[default]
@@ -51,7 +51,7 @@ pub enum RuntimeChoice {
 }
 
 /// Where ONNX Runtime computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Provider {
     /// CUDA when the library supports it and a device answers, else the CPU.
     #[default]
@@ -61,6 +61,26 @@ pub enum Provider {
     /// The first CUDA device.
     Cuda,
 }
+
+named!(
+    RuntimeChoice,
+    "a runtime",
+    [
+        (Auto, "auto", "ONNX Runtime where its library is found, else tract."),
+        (Ort, "ort", "ONNX Runtime, loaded from a shared library."),
+        (Tract, "tract", "tract, which is compiled in; on the CPU, one thread."),
+    ]
+);
+
+named!(
+    Provider,
+    "a place to compute",
+    [
+        (Auto, "auto", "CUDA where the library supports it and a device answers, else the CPU."),
+        (Cpu, "cpu", "The CPU."),
+        (Cuda, "cuda", "The first CUDA device."),
+    ]
+);
 
 /// What [`open`] is to open.
 #[derive(Clone, Debug, Default)]

@@ -162,7 +162,7 @@ impl Ort {
     }
 
     fn commit(&self, model: &ModelProto) -> Result<(OrtSession, Option<Arc<Scratch>>), RuntimeError> {
-        let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: e.to_string() };
+        let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: said(&e) };
         let mut builder = self.builder(self.cuda).map_err(refused)?;
         let Some(Detached { model, scratch }) = self.store().detach(model)? else {
             let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
@@ -203,6 +203,11 @@ impl Engine for Ort {
     }
 }
 
+/// What ONNX Runtime says, in one line.
+fn said(error: &::ort::Error) -> String {
+    error.to_string().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 struct Loaded {
     session: OrtSession,
     signature: Signature,
@@ -215,12 +220,12 @@ impl Session for Loaded {
         let failed = |reason: String| RuntimeError::Run { engine: NAME, reason };
         let tensors = self.signature.arrange(inputs)?;
         let values = self.signature.inputs.iter().zip(tensors).map(|(input, tensor)| {
-            let value = value_of(tensor).map_err(|e| failed(e.to_string()))?;
+            let value = value_of(tensor).map_err(|e| failed(said(&e)))?;
             Ok((input.name.as_str(), value))
         });
         let values = values.collect::<Result<Vec<_>, RuntimeError>>()?;
         // On CUDA the copies from and to the host are ONNX Runtime's: inputs and outputs are small beside the work.
-        let results = self.session.run(values).map_err(|e| failed(e.to_string()))?;
+        let results = self.session.run(values).map_err(|e| failed(said(&e)))?;
         let outputs = &self.signature.outputs;
         outputs
             .iter()

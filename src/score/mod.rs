@@ -12,7 +12,7 @@ mod weights;
 pub use exact::{ExactOptions, exact};
 pub use random::random;
 pub(crate) use saved::write as save;
-pub use saved::{Provenance, SavedError, SavedScores};
+pub use saved::{Provenance, SavedError, SavedScores, Setting};
 pub use sketch::{Sketch, SketchOptions, Unsound, sketch};
 pub use stability::{Stability, spearman};
 pub use weights::{magnitude, wanda};
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     memory::MemoryBudget,
     model::ModelView,
+    named::named,
     numbers::{finite_or_null, importance},
     runtime::Engine,
     typing::{Dimension, Kind},
@@ -31,8 +32,7 @@ use crate::{
 };
 
 /// How units are scored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Method {
     /// OPTIN's trajectory importance to leading order, all units from a few backward passes.
     #[default]
@@ -43,7 +43,7 @@ pub enum Method {
     Magnitude,
     /// Norm of the weights that read the unit, times the norm of its activation (a baseline).
     Wanda,
-    /// Chance (the baseline of baselines); `--seed` draws anew.
+    /// Chance (the baseline of baselines); another seed draws anew.
     Random,
 }
 
@@ -59,17 +59,21 @@ impl Method {
     }
 }
 
-impl std::fmt::Display for Method {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Sketch => "sketch",
-            Self::Exact => "exact",
-            Self::Magnitude => "magnitude",
-            Self::Wanda => "wanda",
-            Self::Random => "random",
-        })
-    }
-}
+named!(
+    Method,
+    "a way to score",
+    [
+        (Sketch, "sketch", "OPTIN's importance, estimated for all units at once by a few backward passes."),
+        (Exact, "exact", "OPTIN's importance as published, by one run of the model per unit: slow."),
+        (Magnitude, "magnitude", "Size of the weights that make a unit; a baseline that needs no data."),
+        (
+            Wanda,
+            "wanda",
+            "Size of the weights that read a unit, times the size of its activation; a baseline."
+        ),
+        (Random, "random", "Chance, drawn anew by another seed; the least that any way has to beat."),
+    ]
+);
 
 /// Settings of all ways to score.
 #[derive(Clone, Debug)]

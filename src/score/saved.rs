@@ -31,7 +31,7 @@ pub struct Provenance {
     pub logits: Vec<String>,
     /// The units that attention loses.
     pub granularity: Granularity,
-    /// Whether the order was found in which units go when the weights are refitted (`--recover refit`).
+    /// Whether the order was found in which units go when the weights are refitted.
     pub refit: bool,
     /// SHA-256 of the model, its weights included.
     pub model: String,
@@ -56,8 +56,44 @@ pub struct SavedScores {
     pub lambda: Option<f64>,
     /// With at most this many probes per sample.
     pub probes: Option<usize>,
+    /// With this seed.
+    pub seed: Option<u64>,
     /// As the paper's released code makes them; if not, it is not said.
     pub paper_quirks: bool,
+}
+
+/// What scores depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+#[non_exhaustive]
+pub enum Setting {
+    Model,
+    Data,
+    Method,
+    Lambda,
+    Probes,
+    Seed,
+    PaperQuirks,
+    Granularity,
+    Logits,
+    Recovery,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "the model (SHA-256)",
+            Self::Data => "the calibration data",
+            Self::Method => "the method",
+            Self::Lambda => "the weight of the outputs (lambda)",
+            Self::Probes => "the number of probes",
+            Self::Seed => "the seed",
+            Self::PaperQuirks => "whether scores have the quirks of the paper's code",
+            Self::Granularity => "the granularity of attention",
+            Self::Logits => "the list of outputs that hold logits",
+            Self::Recovery => "the recovery that scores are made for",
+        })
+    }
 }
 
 /// Why saved scores are not planned by.
@@ -67,8 +103,11 @@ pub enum SavedError {
     /// The file could not be read.
     #[error("cannot read the scores in `{path}`: {source}")]
     Io { path: PathBuf, source: io::Error },
+    /// There is a folder, a device or a pipe.
+    #[error("`{path}` is not a regular file, so no scores can be read from it")]
+    NotAFile { path: PathBuf },
     /// The file holds something else.
-    #[error("`{path}` does not hold scores that --save-scores wrote: {source}")]
+    #[error("`{path}` does not hold saved scores: {source}")]
     Format { path: PathBuf, source: serde_json::Error },
     /// The file is of another version of this program.
     #[error(
@@ -80,7 +119,7 @@ pub enum SavedError {
         "the scores in `{path}` do not fit: {what} was {theirs} when they were made, and is {ours} now; give what was given \
          then, or score anew"
     )]
-    Differs { path: PathBuf, what: &'static str, theirs: String, ours: String },
+    Differs { path: PathBuf, what: Setting, theirs: String, ours: String },
 }
 
 /// Writes scores to `path`, where what stands there stays whole until they are written.
@@ -109,18 +148,23 @@ impl SavedScores {
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
-        let text =
-            fs::read_to_string(&self.path).map_err(|source| SavedError::Io { path: path(), source })?;
+        let io = |source| SavedError::Io { path: path(), source };
+        // A pipe would wait for a writer, and a device may have no end.
+        if !fs::metadata(&self.path).map_err(io)?.is_file() {
+            return Err(SavedError::NotAFile { path: path() });
+        }
+        let text = fs::read_to_string(&self.path).map_err(io)?;
         match serde_json::from_str::<Head>(&text).map_err(format)?.version {
             VERSION => {}
             found => return Err(SavedError::Version { path: path(), found }),
         }
         let scores: Scores = serde_json::from_str(&text).map_err(format)?;
         let made = &scores.made;
-        self.same("the method (--score)", &made.score, self.method.as_ref())?;
-        self.same("the weight of the outputs (--lambda)", &made.lambda, self.lambda.as_ref())?;
-        self.same("the number of probes (--probes)", &made.probes, self.probes.as_ref())?;
-        self.same("--paper-quirks", &made.paper_quirks, self.paper_quirks.then_some(&true))?;
+        self.same(Setting::Method, &made.score, self.method.as_ref())?;
+        self.same(Setting::Lambda, &made.lambda, self.lambda.as_ref())?;
+        self.same(Setting::Probes, &made.probes, self.probes.as_ref())?;
+        self.same(Setting::PaperQuirks, &made.paper_quirks, self.paper_quirks.then_some(&true))?;
+        self.same(Setting::Seed, &made.seed, self.seed.as_ref())?;
         Ok(scores)
     }
 
@@ -130,17 +174,17 @@ impl SavedScores {
     /// # Errors
     /// The first difference that matters.
     pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
-        self.same("the model (SHA-256)", &theirs.model, Some(&ours.model))?;
-        let granularity = |made: &Provenance| match made.granularity {
-            Granularity::Head => "head",
-            Granularity::HeadDim => "head-dim",
+        self.same(Setting::Model, &theirs.model, Some(&ours.model))?;
+        self.same(Setting::Granularity, &theirs.granularity, Some(&ours.granularity))?;
+        let logits = |made: &Provenance| match made.logits.is_empty() {
+            true => "not given".to_owned(),
+            false => made.logits.join(", "),
         };
-        self.same("--granularity", &granularity(theirs), Some(&granularity(ours)))?;
-        let logits = (!ours.logits.is_empty()).then(|| ours.logits.join(", "));
-        self.same("--logits", &theirs.logits.join(", "), logits.as_ref())?;
+        let said = (!ours.logits.is_empty()).then(|| logits(ours));
+        self.same(Setting::Logits, &logits(theirs), said.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
         if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
-            self.same("--recover", &recover(theirs), Some(&recover(ours)))?;
+            self.same(Setting::Recovery, &recover(theirs), Some(&recover(ours)))?;
         }
         let data = |made: &Provenance| {
             let digits = made.calibration_sha256.get(..16).unwrap_or(&made.calibration_sha256);
@@ -148,7 +192,7 @@ impl SavedScores {
         };
         let matters = turned || theirs.score.needs_data();
         if matters && theirs.calibration_sha256 != ours.calibration_sha256 {
-            return self.same("the calibration data", &data(theirs), Some(&data(ours)));
+            return self.same(Setting::Data, &data(theirs), Some(&data(ours)));
         }
         Ok(())
     }
@@ -156,7 +200,7 @@ impl SavedScores {
     /// An error unless both are the same, where there is something to compare with.
     fn same<T: PartialEq + fmt::Display>(
         &self,
-        what: &'static str,
+        what: Setting,
         theirs: &T,
         ours: Option<&T>,
     ) -> Result<(), SavedError> {

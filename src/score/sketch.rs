@@ -294,7 +294,7 @@ impl Passes<'_> {
         Ok((!memory.holds(sample)).then(|| {
             let needed = Bytes(sample);
             format!(
-                "a forward and a backward pass over one sample take {needed}, more than --memory ({memory})"
+                "a forward and a backward pass over one sample take {needed}, more than the memory budget ({memory})"
             )
         }))
     }

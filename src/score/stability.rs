@@ -53,7 +53,7 @@ impl Stability {
     pub fn warning(&self) -> Option<Warning> {
         let message = format!(
             "two halves of the evidence rank units with a correlation of {:.3}, which is little better than chance: give more or \
-             better samples, or more --probes",
+             better samples, or draw more probes",
             self.agreement
         );
         (self.agreement.is_nan() || self.agreement < CHANCE)

@@ -13,7 +13,7 @@ use crate::{
     numbers::DEAD,
     onnx::build::value_info,
     tensor::{DType, Tensor},
-    widths::Widths,
+    widths::{Reason, Widths},
 };
 
 /// Summands of a random matrix `Z = Σ u vᵀ`. One would do for `E[vec Z vec Zᵀ] = I`; more make its fourth moments, and so
@@ -85,9 +85,13 @@ impl Trajectory<'_> {
                 probe.seeds.push((waypoint.value, seed));
             }
         }
+        let dynamic = self.graph.dynamic();
         for output in self.outputs {
-            let sample = samples(output.value).unwrap_or(0);
-            if let Some(layout) = self.layout(output.value, sample, output.classes) {
+            let sample = match self.widths.batch {
+                Some(_) => samples(output.value).or_else(|| self.first_axis(output.value, &dynamic)),
+                None => Some(0),
+            };
+            if let Some(layout) = sample.and_then(|s| self.layout(output.value, s, output.classes)) {
                 let seed = self.output(output.head, &layout, tail, patch, &mut probe);
                 probe.seeds.push((output.value, seed));
             }
@@ -151,6 +155,15 @@ impl Trajectory<'_> {
             Head::Embedding => over_length(xi(relative), z, z.scalar(0.0)),
         };
         layout.restore(cotangent, tail)
+    }
+
+    /// The first axis of an output of which typing does not know what samples lead, if it seems to count them. Constants, tables
+    /// of positions and what compares features have no samples.
+    fn first_axis(&self, output: ValueId, dynamic: &[bool]) -> Option<usize> {
+        let extent = *self.facts.get(output)?.shape.first()?;
+        let axis = *self.widths.value(output)?.first()?;
+        let counts = self.widths.table.pins(axis).any(|pin| pin.reason == Reason::Counted);
+        (extent == self.facts.samples && !counts && dynamic[output.index()]).then_some(0)
     }
 
     /// A random input.

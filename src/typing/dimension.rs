@@ -2,19 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     graph::{Graph, NodeId, Use},
+    named::named,
     ops,
     widths::{Contraction, Pin, Place, Reason, Width, Widths},
 };
 
 /// What people call a dimension's units.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Attention heads: a batch axis of a product of activations beside a softmax, or what an attention operator calls so.
     Head,
@@ -27,8 +25,7 @@ pub enum Kind {
 }
 
 /// The units that attention loses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Granularity {
     /// Whole heads.
     Head,
@@ -37,16 +34,25 @@ pub enum Granularity {
     HeadDim,
 }
 
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Head => "head",
-            Self::Neuron => "neuron",
-            Self::Channel => "channel",
-            Self::HeadDim => "head-dim",
-        })
-    }
-}
+named!(
+    Kind,
+    "a kind of units",
+    [
+        (Head, "head", "Attention heads."),
+        (Neuron, "neuron", "Neurons between two linear layers, as in feed-forward blocks."),
+        (Channel, "channel", "Channels of convolutions."),
+        (HeadDim, "head-dim", "Dimensions of attention heads, of which all heads of a layer lose as many."),
+    ]
+);
+
+named!(
+    Granularity,
+    "a granularity of attention",
+    [
+        (Head, "head", "Attention loses whole heads alone."),
+        (HeadDim, "head-dim", "Attention loses whole heads, and dimensions of all heads of a layer."),
+    ]
+);
 
 /// A free width that can be pruned.
 #[derive(Clone, Debug)]
@@ -61,6 +67,8 @@ pub struct Dimension {
     pub width: Width,
     /// Number of units.
     pub size: usize,
+    /// The fewest units that it can keep.
+    pub least: usize,
     /// The fewest entries that a unit has along an axis of a weight: more than one for heads, and for channels that go in
     /// groups.
     pub entries: usize,
@@ -146,7 +154,9 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
         if reasons.is_empty() {
             let name = names.unique(&name, kind);
             let entries = entries(widths, width, &owned);
-            let dimension = Dimension { name, kind, layer: 0, width, size, entries, owned, consumers: ends };
+            let least = if index.plural.contains(&width) { 2 } else { 1 };
+            let (layer, consumers) = (0, ends);
+            let dimension = Dimension { name, kind, layer, width, size, least, entries, owned, consumers };
             found.prunable.push(dimension);
         } else {
             found.pinned.push(Pinned { name, size, reasons });
@@ -182,6 +192,8 @@ struct Index<'a> {
     inner: BTreeSet<Width>,
     /// Widths for each entry of which a softmax runs by itself.
     under_softmax: BTreeSet<Width>,
+    /// Widths that have to keep two entries.
+    plural: BTreeSet<Width>,
     /// Nodes that cost something.
     costly: BTreeSet<NodeId>,
     /// Nodes that convolve: that sum over the second axis of an operand with positions.
@@ -210,6 +222,7 @@ impl<'a> Index<'a> {
             batched: atoms(&mut widths.batched.iter().map(|(_, width)| *width)),
             inner: atoms(&mut widths.paired.iter().copied()),
             under_softmax: atoms(&mut normalised_axes(graph, widths)),
+            plural: atoms(&mut widths.plural.iter().copied()),
             costly: widths.macs.iter().map(|m| m.node).collect(),
             convolving: widths.contractions.iter().filter(convolves).map(|c| c.node).collect(),
         }

@@ -205,7 +205,7 @@ mod tests {
                 let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
                 let model = onnx::load(&path).unwrap().model;
                 let options = CalibrationOptions { samples: Some(2), ..Default::default() }.or_synthetic();
-                let samples = calibration::load(&model, &path, &options).unwrap();
+                let samples = calibration::load(&model, Some(&path), &options).unwrap();
                 let (graph, batch) = (Graph::new(&model), samples.batch(0, 2).unwrap());
                 let expected = at_once(&*engine, &model, &graph, &batch);
                 for returned in [1 << 15, 1 << 18, RETURNED] {

@@ -122,6 +122,8 @@ pub struct Widths {
     pub heads: BTreeSet<Width>,
     /// Widths contracted or produced between two activations: the inside of attention heads.
     pub paired: BTreeSet<Width>,
+    /// Axes that would be taken for another kind of axis if they had one entry.
+    pub(crate) plural: BTreeSet<Width>,
     /// The batch: the first axis of the first input, where that is symbolic.
     pub batch: Option<Width>,
 }
@@ -141,6 +143,7 @@ impl Widths {
             batched: BTreeSet::new(),
             heads: BTreeSet::new(),
             paired: BTreeSet::new(),
+            plural: BTreeSet::new(),
             batch: None,
         }
     }

@@ -36,7 +36,7 @@ struct Subject {
 impl Subject {
     fn new(engine: &dyn Engine, path: &Path, options: &CalibrationOptions) -> Result<Self, String> {
         let source = onnx::load(path).map_err(|e| e.to_string())?;
-        let samples = calibration::load(&source.model, path, options).map_err(|e| e.to_string())?;
+        let samples = calibration::load(&source.model, Some(path), options).map_err(|e| e.to_string())?;
         let batch = |start, end| samples.batch(start, end);
         // Some models run on one sample at a time only.
         let pair =

@@ -141,8 +141,11 @@ fn prune(engine: &dyn Engine, case: &Case, made: &[Made], path: &Path) -> Result
     subject.check_identity()?;
     let prunable = &subject.dimensions.prunable;
     for what in ["one", "rest"] {
-        let stay = |size: usize| if what == "one" { vec![0] } else { (1..size).collect() };
-        let units: Vec<Vec<usize>> = prunable.iter().map(|d| stay(d.size)).collect();
+        let units: Vec<Vec<usize>> = prunable
+            .iter()
+            .map(|d| if what == "one" { 0..d.least } else { usize::from(d.size > d.least)..d.size })
+            .map(Iterator::collect)
+            .collect();
         let kept = subject.kept(&units);
         let mut pruned = subject.prune(&kept)?;
         onnx::validate(&mut pruned).map_err(|e| format!("keeping {what}: {e}"))?;

@@ -52,8 +52,7 @@ impl Subject {
     ) -> Result<Self, String> {
         onnx::validate(&mut model).map_err(|e| e.to_string())?;
         let options = CalibrationOptions { samples: Some(3), ..Default::default() }.or_synthetic();
-        let samples = calibration::load(&model, Path::new("no/such/model.onnx"), &options)
-            .map_err(|e| e.to_string())?;
+        let samples = calibration::load(&model, None, &options).map_err(|e| e.to_string())?;
         Self::typed(engine, model, samples, granularity)
     }
 
@@ -64,7 +63,7 @@ impl Subject {
         edit(&mut model);
         let calib = Some(path.with_file_name("calib.npz"));
         let options = CalibrationOptions { calib, samples: Some(samples), ..Default::default() };
-        let samples = calibration::load(&model, &path, &options).unwrap();
+        let samples = calibration::load(&model, Some(&path), &options).unwrap();
         Self::typed(engine, model, samples, Granularity::Head).unwrap()
     }
 

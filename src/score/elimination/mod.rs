@@ -58,7 +58,7 @@ pub(super) fn order(
             let (dimension, _, sums) = &rest[0];
             let (held, needed) = bytes(sums);
             notes.push(format!(
-                "{} goes by its scores alone, as the covariance of what it sums over takes {}: more than --memory ({memory})",
+                "{} goes by its scores alone, as the covariance of what it sums over takes {}: more than the memory budget ({memory})",
                 dimension.name,
                 Bytes(held + needed)
             ));

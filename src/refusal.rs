@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    clock::Clock,
     masks,
     model::ModelView,
-    onnx::proto::ModelProto,
+    onnx::{self, Source, proto::ModelProto},
     plan::{Cost, PerCost, Plan},
-    report::Clock,
     rewrite::{self, RewriteError},
     runtime::Engine,
     typing::Dimension,
@@ -33,6 +33,9 @@ pub enum Refusal {
         /// Relative to the output's largest value.
         difference: f64,
     },
+    /// It is larger than the dense model's.
+    #[error(transparent)]
+    Larger(#[from] Larger),
     /// It costs something else than was planned.
     #[error("the pruned model needs {found} {unit} where {planned} were planned")]
     Cost {
@@ -45,6 +48,28 @@ pub enum Refusal {
     },
 }
 
+/// A model takes more bytes than the dense one: what is read whole elsewhere stays beside the copies that shrink.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the model would take {found} bytes where the dense one takes {dense}: weights that something else reads as they are stay beside \
+     the copies that are pruned"
+)]
+pub struct Larger {
+    /// Bytes of the model to be written.
+    pub found: u64,
+    /// Bytes of the dense model.
+    pub dense: u64,
+}
+
+impl Larger {
+    /// Refuses a model that would take more bytes than the dense one does; the space between weights in files of their own does not
+    /// count.
+    pub(crate) fn check(model: &ModelProto, source: &Source) -> Result<(), Self> {
+        let (found, dense) = (onnx::stored_bytes(model, source.external), source.bytes);
+        if found > dense { Err(Self { found, dense }) } else { Ok(()) }
+    }
+}
+
 /// Dimensions that have to keep their extent, and why.
 pub(crate) struct Blame {
     pub names: BTreeSet<String>,
@@ -52,20 +77,23 @@ pub(crate) struct Blame {
 }
 
 /// A typed model and what it costs, ready to be pruned.
-pub(crate) struct Pruner<'a> {
+pub(crate) struct Trial<'a> {
     pub engine: &'a dyn Engine,
     pub view: ModelView<'a>,
     pub costs: &'a PerCost<Cost>,
     /// How large the file of a pruned model will be.
     pub file_bytes: &'a dyn Fn(&ModelProto) -> u64,
+    /// Where the dense model comes from.
+    pub source: &'a Source,
 }
 
-impl Pruner<'_> {
+impl Trial<'_> {
     /// The pruned model, and the proof that it computes what the masked original does.
-    pub fn carry_out(&self, plan: &Plan, clock: &mut Clock) -> Result<(ModelProto, Proof), Refusal> {
+    pub fn carry_out(&self, plan: &Plan, clock: &Clock) -> Result<(ModelProto, Proof), Refusal> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
         let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        Larger::check(&pruned, self.source)?;
         self.engine.settle(&mut pruned);
         let masked = masks::constant(graph, facts, widths, &kept).apply(model);
         let file_bytes = (self.file_bytes)(&pruned);
@@ -86,7 +114,7 @@ impl Pruner<'_> {
     }
 
     /// The dimensions that a refusal of `plan` is due to; `None` where the plan has no part in it.
-    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &mut Clock) -> Option<Blame> {
+    pub fn blame(&self, plan: &Plan, refusal: &Refusal, clock: &Clock) -> Option<Blame> {
         if let Refusal::Rewrite(error) = refusal {
             let names = self.with_widths(error.widths());
             if !names.is_empty() {
@@ -107,10 +135,10 @@ impl Pruner<'_> {
 
     /// A dimension with which a plan is refused, and without which what comes before it in the network is not: by halving the
     /// list of dimensions that shrink, so that few models have to be tried. `None` if the fault is not with any.
-    fn culprit(&self, plan: &Plan, clock: &mut Clock) -> Option<String> {
+    fn culprit(&self, plan: &Plan, clock: &Clock) -> Option<String> {
         let shrinks = plan.dimensions.iter().enumerate().filter(|(_, d)| d.kept.len() < d.size);
         let shrinking: Vec<usize> = shrinks.map(|(i, _)| i).collect();
-        let mut holds = |count: usize| {
+        let holds = |count: usize| {
             let pruned: BTreeSet<usize> = shrinking.iter().take(count).copied().collect();
             let mut part = plan.clone();
             let whole = part.dimensions.iter_mut().enumerate().filter(|(i, _)| !pruned.contains(i));

@@ -1,0 +1,184 @@
+//! A run from file to file: what the program does.
+
+use std::path::PathBuf;
+
+use crate::{
+    Error,
+    calibration::{CalibrationOptions, Origin},
+    onnx::Staged,
+    paths::{Paths, Role},
+    plan::{Budgets, Limits},
+    recover::{Mode, RecoverOptions},
+    report::Report,
+    runtime::{self, RuntimeOptions},
+    score::{self, Method, SavedError, SavedScores, ScoreOptions},
+    session::{Cancel, Progress, Pruner, Scored, Settings},
+    staging::StagedFile,
+    typing::Granularity,
+};
+
+/// What the user asks for. The default prunes to half of the FLOPs, by sketched scores, with recovery.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The dense model.
+    pub input: PathBuf,
+    /// Where the pruned model goes; `None` for a dry run.
+    pub output: Option<PathBuf>,
+    /// Whether the pruned model may replace the dense one.
+    pub in_place: bool,
+    /// Where the report goes, as JSON.
+    pub report: Option<PathBuf>,
+    /// What the pruned model may cost.
+    pub budgets: Budgets,
+    /// Calibration data.
+    pub calibration: CalibrationOptions,
+    /// The runtime.
+    pub runtime: RuntimeOptions,
+    /// How units are scored.
+    pub score: ScoreOptions,
+    /// What may be removed.
+    pub limits: Limits,
+    /// What recovery may change.
+    pub recover: Mode,
+    /// The ridge of recovery; `None`: chosen per layer on held-out samples.
+    pub ridge: Option<f64>,
+    /// Scores of an earlier run to plan from.
+    pub scores: Option<SavedScores>,
+    /// Where scores are saved.
+    pub save_scores: Option<PathBuf>,
+    /// Samples per run of the model.
+    pub batch: usize,
+    /// The units that attention loses.
+    pub granularity: Granularity,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            input: PathBuf::new(),
+            output: None,
+            in_place: false,
+            report: None,
+            budgets: Budgets::default(),
+            calibration: CalibrationOptions::default(),
+            runtime: RuntimeOptions::default(),
+            score: ScoreOptions::default(),
+            limits: Limits::default(),
+            recover: Mode::default(),
+            ridge: None,
+            scores: None,
+            save_scores: None,
+            batch: 16,
+            granularity: Granularity::default(),
+        }
+    }
+}
+
+impl Options {
+    /// What samples to take. Where nothing is learnt from them, made-up ones do: they show shapes, and prove the result.
+    fn data(&self, method: Method) -> CalibrationOptions {
+        let options = self.calibration.clone();
+        if method.needs_data() { options } else { options.or_synthetic() }
+    }
+
+    /// All that is read and written.
+    fn paths(&self) -> Paths {
+        let data = match self.calibration.data(Some(&self.input)) {
+            Some(Origin::File(path) | Origin::TestData(path)) => Some((Role::Calibration, path)),
+            _ => None,
+        };
+        let scores = self.scores.iter().map(|saved| (Role::Scores, saved.path.clone()));
+        let writes = [
+            (Role::Output, &self.output),
+            (Role::SavedScores, &self.save_scores),
+            (Role::Report, &self.report),
+        ];
+        Paths {
+            reads: [(Role::Model, self.input.clone())].into_iter().chain(data).chain(scores).collect(),
+            writes: writes.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))).collect(),
+            in_place: self.in_place,
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            limits: self.limits.clone(),
+            granularity: self.granularity,
+            batch: self.batch,
+            memory: self.score.memory,
+            refit: self.recover == Mode::Refit,
+        }
+    }
+
+    fn recovery(&self) -> RecoverOptions<'_> {
+        RecoverOptions {
+            logits: &self.score.logits,
+            mode: self.recover,
+            ridge: self.ridge,
+            grow: self.budgets.leave_room_for_weights(),
+            seed: self.calibration.seed,
+            memory: self.score.memory,
+        }
+    }
+}
+
+/// Prunes a model. `listener` is told how the work goes on, and `cancel` ends it.
+///
+/// # Errors
+/// When what was asked for cannot be done. What was there before is still there then.
+pub fn run(
+    options: &Options,
+    cancel: &Cancel,
+    listener: impl FnMut(Progress) + 'static,
+) -> Result<Report, Error> {
+    let (report, model) = prune_file(options, cancel, listener)?;
+    // Both are complete before either replaces what was there.
+    let file = options.report.as_ref().map(|path| report.stage(path)).transpose()?;
+    model.map(Staged::publish).transpose()?;
+    file.map(StagedFile::publish).transpose()?;
+    Ok(report)
+}
+
+/// Makes the pruned model ready; it is not in its place yet. There is none in a dry run.
+fn prune_file(
+    options: &Options,
+    cancel: &Cancel,
+    listener: impl FnMut(Progress) + 'static,
+) -> Result<(Report, Option<Staged>), Error> {
+    options.paths().check()?;
+    let saved = options.scores.as_ref().map(|saved| Ok::<_, SavedError>((saved, saved.read()?)));
+    let saved = saved.transpose()?;
+    let method = saved.as_ref().map_or(options.score.method, |(_, scores)| scores.made.score);
+    let engine = runtime::open(&options.runtime)?;
+    let pruner = Pruner::builder(engine)
+        .settings(options.settings())
+        .on_progress(listener)
+        .cancel(cancel.clone())
+        .open(options.input.as_path(), options.data(method))?;
+    pruner.check(&options.budgets)?;
+    let scored = match saved {
+        Some((saved, scores)) => {
+            saved.check(&scores.made, &pruner.provenance(&options.score, true), pruner.is_rotated())?;
+            pruner.with_scores(scores)
+        }
+        None => pruner.score(&options.score)?,
+    };
+    if let Some(path) = &options.save_scores {
+        save_scores(&pruner, &scored, options, path)?;
+    }
+    let planned = scored.plan(&options.budgets)?;
+    let Some(output) = &options.output else { return Ok((planned.report(), None)) };
+    let (staged, report) = planned.apply()?.recover(&options.recovery())?.stage(output)?;
+    Ok((report, Some(staged)))
+}
+
+/// Saves scores, with the hash of the data that they were made of.
+fn save_scores(
+    pruner: &Pruner,
+    scored: &Scored<'_>,
+    options: &Options,
+    path: &std::path::Path,
+) -> Result<(), Error> {
+    let made = pruner.provenance(&options.score, true);
+    Ok(score::save(&score::Scores { made, ..scored.scores().clone() }, path)?)
+}

@@ -1,0 +1,305 @@
+//! A session: one model on one engine, pruned stage by stage. Each stage is a value, and none reaches back.
+//!
+//!     Pruner::open ─► score ─► plan ─► apply ─► recover ─► save
+//!     type, rotate    Scored   Planned Applied  Recovered  gate, Report
+//!
+//! A stage can be gone on from as often as one likes: many budgets from one scoring, which is what takes the time. [`Scores`]
+//! and [`Plan`] are plain data that can be kept and returned to ([`Pruner::with_scores`], [`Scored::with_plan`]).
+
+mod applied;
+mod event;
+mod planned;
+mod recovered;
+mod scored;
+
+pub use applied::Applied;
+pub use event::{Cancel, Progress};
+pub use planned::Planned;
+pub use recovered::Recovered;
+pub use scored::Scored;
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    Error,
+    calibration::Variation,
+    clock::Clock,
+    memory::MemoryBudget,
+    model::{SampleInput, Typed},
+    onnx::{self, OnnxError, Source, proto::ModelProto},
+    plan::{Budgets, Limits},
+    rotate::{self, Rotation},
+    runtime::Engine,
+    score::{ScoreOptions, Scores},
+    typing::{Dimension, Granularity, Kind},
+    warning::Warning,
+    widths::{Pin, Reason},
+};
+use event::{Cancellable, Monitor};
+
+#[cfg(doc)]
+use crate::plan::Plan;
+
+/// A model to be pruned.
+#[derive(Clone, Debug)]
+pub enum ModelInput {
+    /// A file. Calibration data that lie beside it can be found.
+    File(PathBuf),
+    /// The bytes of a file, without external data.
+    Bytes(Vec<u8>),
+    /// A message, without external data.
+    Message(Box<ModelProto>),
+}
+
+impl From<&Path> for ModelInput {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<&str> for ModelInput {
+    fn from(path: &str) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<Vec<u8>> for ModelInput {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<ModelProto> for ModelInput {
+    fn from(message: ModelProto) -> Self {
+        Self::Message(Box::new(message))
+    }
+}
+
+impl ModelInput {
+    fn load(&self) -> Result<Source, OnnxError> {
+        match self {
+            Self::File(path) => onnx::load(path),
+            Self::Bytes(bytes) => onnx::read(bytes.clone()),
+            Self::Message(message) => onnx::read(onnx::encode(message)),
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Bytes(_) | Self::Message(_) => None,
+        }
+    }
+}
+
+/// What holds for a whole session.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// What may be removed.
+    pub limits: Limits,
+    /// The units that attention loses.
+    pub granularity: Granularity,
+    /// Samples per run of the model, at most.
+    pub batch: usize,
+    /// What each stage may hold beside the model.
+    pub memory: MemoryBudget,
+    /// Whether weights are going to be refitted: then scoring finds, too, in which order units go best.
+    pub refit: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            granularity: Granularity::default(),
+            batch: 16,
+            memory: MemoryBudget::default(),
+            refit: true,
+        }
+    }
+}
+
+/// Settings on the way to a [`Pruner`].
+pub struct Builder {
+    engine: Box<dyn Engine>,
+    settings: Settings,
+    monitor: Monitor,
+}
+
+impl Builder {
+    /// What holds for the whole session.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Tells `listener` how the work goes on.
+    #[must_use]
+    pub fn on_progress(mut self, listener: impl FnMut(Progress) + 'static) -> Self {
+        self.monitor = Monitor::new(listener);
+        self
+    }
+
+    /// Ends the work with [`Error::Cancelled`], at the next run of a model, once `cancel` is set.
+    #[must_use]
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.engine = Box::new(Cancellable::new(self.engine, cancel.clone()));
+        self.monitor.watch(cancel);
+        self
+    }
+
+    /// Loads a model and its samples, types every axis, and turns the dimensions of heads if any may be removed.
+    ///
+    /// # Errors
+    /// When the model cannot be read, the samples do not suit it, or it does not run on them.
+    pub fn open(
+        self,
+        model: impl Into<ModelInput>,
+        samples: impl Into<SampleInput>,
+    ) -> Result<Pruner, Error> {
+        let Self { engine, settings, monitor } = self;
+        let model = model.into();
+        let clock = Clock::default();
+        monitor.tell(Progress::Stage("load"));
+        let source = clock.time("load", || model.load())?;
+        monitor.tell(Progress::Stage("type"));
+        let typed = Typed::new(
+            &*engine,
+            source,
+            model.path(),
+            samples.into(),
+            settings.batch,
+            settings.granularity,
+            &clock,
+        );
+        let mut typed = monitor.unless_cancelled(typed)?;
+        let notes: Vec<String> = typed.fit_batch(settings.memory).into_iter().collect();
+        let (count, origin) = (typed.samples.len(), typed.samples.origin());
+        monitor.tell(Progress::Say(format!("calibration: {count} samples, {origin}")));
+        let mut warnings = typed.samples.warnings();
+        warnings.iter().for_each(|warning| monitor.warn(warning));
+        settings.limits.check_names(&typed.dimensions)?;
+        let (typed, rotation) =
+            monitor.unless_cancelled(turn_heads(&*engine, typed, &settings, &clock, &monitor))?;
+        let variation = monitor.unless_cancelled(measure_forward(&*engine, &typed, &clock))?;
+        if let Some(warning) = variation.warning() {
+            monitor.warn(&warning);
+            warnings.push(warning);
+        }
+        Ok(Pruner { engine, typed, rotation, settings, monitor, clock, notes, warnings })
+    }
+}
+
+/// A model that has been typed and can be pruned.
+pub struct Pruner {
+    engine: Box<dyn Engine>,
+    typed: Typed,
+    /// Which heads were turned; `None` where none were to be.
+    rotation: Option<Rotation>,
+    settings: Settings,
+    monitor: Monitor,
+    clock: Clock,
+    notes: Vec<String>,
+    warnings: Vec<Warning>,
+}
+
+impl Pruner {
+    /// Opens a model with the default settings: [`Builder::open`].
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(
+        model: impl Into<ModelInput>,
+        engine: Box<dyn Engine>,
+        samples: impl Into<SampleInput>,
+    ) -> Result<Self, Error> {
+        Self::builder(engine).open(model, samples)
+    }
+
+    /// Settings to be made before a model is opened. All models run on `engine`.
+    pub fn builder(engine: Box<dyn Engine>) -> Builder {
+        Builder { engine, settings: Settings::default(), monitor: Monitor::default() }
+    }
+
+    /// The model and what is known of its axes: the widths that can shrink, and why the others cannot.
+    pub fn typed(&self) -> &Typed {
+        &self.typed
+    }
+
+    /// Whether budgets can be met at all: before anything is scored, which takes the time. Tells how far they reach.
+    ///
+    /// # Errors
+    /// When one cannot, or all leave nothing to prune.
+    pub fn check(&self, budgets: &Budgets) -> Result<(), Error> {
+        let costs = self.typed.costs(&self.settings.limits);
+        if !self.typed.dimensions.prunable.is_empty() {
+            let asked = costs.asked(budgets);
+            asked.iter().for_each(|asked| self.monitor.tell(Progress::Say(asked.to_string())));
+        }
+        costs.bounds(budgets)?;
+        Ok(())
+    }
+
+    /// Scores every unit that may go.
+    ///
+    /// # Errors
+    /// When the engine fails, or [`Error::Cancelled`].
+    pub fn score(&self, options: &ScoreOptions) -> Result<Scored<'_>, Error> {
+        Scored::new(self, options)
+    }
+
+    /// Goes on from scores that were made before, of the same model, samples and settings.
+    pub fn with_scores(&self, scores: Scores) -> Scored<'_> {
+        Scored::of(self, scores)
+    }
+
+    /// Whether heads were turned, which depends on the samples.
+    pub fn is_rotated(&self) -> bool {
+        self.rotation.as_ref().is_some_and(|rotation| !rotation.turned.is_empty())
+    }
+
+    /// Whether weights are going to be refitted: not on made-up inputs, which say nothing of what removed units did.
+    fn refits(&self) -> bool {
+        self.settings.refit && !self.typed.is_synthetic()
+    }
+}
+
+/// Turns the dimensions of heads to principal axes, if any may be removed. Those that cannot be turned stay: in each head
+/// another one would be the least important.
+fn turn_heads(
+    engine: &dyn Engine,
+    typed: Typed,
+    settings: &Settings,
+    clock: &Clock,
+    monitor: &Monitor,
+) -> Result<(Typed, Option<Rotation>), Error> {
+    let may_go = |d: &Dimension| d.kind == Kind::HeadDim && settings.limits.floor(d) < d.size;
+    if !typed.dimensions.prunable.iter().any(may_go) {
+        return Ok((typed, None));
+    }
+    monitor.tell(Progress::Stage("rotate"));
+    let rotated = clock.time("rotate", || rotate::rotate(engine, typed.view(), settings.memory))?;
+    let mut typed = typed.replaced(engine, rotated.model, clock)?;
+    let turned = &rotated.report.turned;
+    typed.dimensions.freeze(
+        |d| d.kind == Kind::HeadDim && !turned.contains(&d.name),
+        |d| Pin::new(&d.name, Reason::HeadDimension),
+    );
+    Ok((typed, Some(rotated.report)))
+}
+
+/// One forward pass over all samples: the unit that the time of the stages is given in. What it shows is whether the outputs
+/// vary.
+fn measure_forward(engine: &dyn Engine, typed: &Typed, clock: &Clock) -> Result<Variation, Error> {
+    let (samples, mut session) = (&typed.samples, engine.load(&typed.source.model)?);
+    let mut variation = Variation::default();
+    clock.time("forward", || {
+        samples.ranges(typed.batch).try_for_each(|r| {
+            variation.add(&session.run(&samples.batch(r.start, r.end)?)?, r.len());
+            Ok::<_, Error>(())
+        })
+    })?;
+    Ok(variation)
+}

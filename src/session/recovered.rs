@@ -1,0 +1,312 @@
+//! From the proven model to the file: recovery, the final gate on what is to be written, and the report.
+
+use std::{ops::Range, path::Path};
+
+use super::{Applied, Progress, Scored};
+use crate::{
+    Error,
+    gate::{Gate, GateError, Gatekeeper},
+    memory,
+    onnx::{
+        self, OnnxError, Staged,
+        proto::{ModelProto, StringStringEntryProto},
+    },
+    plan::{Budgets, Plan},
+    recover::{self, Mode, RecoverError, RecoverOptions, Recovery},
+    refusal::Larger,
+    report::{Change, Memory, Report},
+    typing::Dimensions,
+    warning::{Warning, WarningCode},
+};
+
+/// How far recovery may come out worse in the end than the trial on which it was judged, as a share of what it gained there.
+const SLACK: f64 = 0.25;
+
+/// A session with a pruned model that is ready to be written.
+pub struct Recovered<'s> {
+    applied: Applied<'s>,
+    /// The model with its weights corrected, and what was done; `None` where nothing was to be, or it failed as a whole.
+    recovered: Option<(ModelProto, Recovery)>,
+    /// The batches of samples that judge it.
+    held_out: Vec<Range<usize>>,
+    /// Outputs that were said to hold logits.
+    logits: Vec<String>,
+    warnings: Vec<Warning>,
+}
+
+impl<'s> Recovered<'s> {
+    pub(super) fn unrecovered(applied: Applied<'s>) -> Self {
+        Self { applied, recovered: None, held_out: Vec::new(), logits: Vec::new(), warnings: Vec::new() }
+    }
+
+    pub(super) fn new(applied: Applied<'s>, options: &RecoverOptions<'_>) -> Result<Self, Error> {
+        let pruner = applied.scored.pruner;
+        let mut new = Self { logits: options.logits.to_vec(), ..Self::unrecovered(applied) };
+        if options.mode == Mode::Off || pruner.typed.is_synthetic() {
+            return Ok(new);
+        }
+        pruner.monitor.tell(Progress::Stage("recover"));
+        let applied = &new.applied;
+        let view = pruner.typed.view_of(&applied.dimensions);
+        let kept = applied.plan.kept(&pruner.typed.widths.table, view.dimensions);
+        let mut tick = |done, total| pruner.monitor.tell(Progress::Layers { done, total });
+        let recovered = pruner.clock.time("recover", || {
+            recover::recover(&*pruner.engine, view, &kept, &applied.model, options, &mut tick)
+        });
+        let recovered = pruner.monitor.unless_cancelled(Ok::<_, Error>(recovered))?;
+        if let Some(warning) = trouble(&recovered) {
+            pruner.monitor.warn(&warning);
+            new.warnings.push(warning);
+        }
+        if let Ok(recovered) = recovered {
+            new.held_out = recovered.held_out;
+            new.recovered = Some((recovered.model, recovered.report));
+        }
+        Ok(new)
+    }
+
+    /// Writes the model to a file, once it has passed the gate: read back from the disk, it runs, is finite, of the shapes that it
+    /// declares, of the planned FLOPs, and as near to the dense model as recovery was judged by. What was there stays whole
+    /// until then.
+    ///
+    /// # Errors
+    /// When it cannot be written, or does not pass.
+    pub fn save(self, path: impl AsRef<Path>) -> Result<Report, Error> {
+        let (staged, report) = self.stage(path)?;
+        staged.publish()?;
+        Ok(report)
+    }
+
+    /// The same up to the last step: the file is complete, and is put in its place by [`Staged::publish`].
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn stage(self, path: impl AsRef<Path>) -> Result<(Staged, Report), Error> {
+        let external = self.applied.scored.pruner.typed.source.external;
+        self.finish(|model| onnx::stage(model, path.as_ref(), external))
+    }
+
+    /// The model as the bytes of a file, once they have passed the gate.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn to_bytes(self) -> Result<(Vec<u8>, Report), Error> {
+        self.finish(|model| Ok(onnx::encode(model)))
+    }
+
+    /// Drafts the model and tries the draft. Where recovery spoilt it, the model is drafted and tried as it was proven.
+    fn finish<D: Draft>(
+        self,
+        write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
+    ) -> Result<(D, Report), Error> {
+        let Self { applied, recovered, held_out, logits, mut warnings } = self;
+        let pruner = applied.scored.pruner;
+        pruner.monitor.tell(Progress::Stage("gate"));
+        let view = pruner.typed.view();
+        let keeper =
+            pruner.clock.time("gate", || Gatekeeper::new(&*pruner.engine, view, view.facts.samples))?;
+        let desk = Desk { applied: &applied, keeper: &keeper, logits: &logits, held_out: &held_out };
+        let mut recovery = None;
+        let mut passed = None;
+        if let Some((model, report)) = recovered {
+            let undone = match desk.recovered(model, &report, &write)? {
+                Ok(draft) => {
+                    passed = Some(draft);
+                    report.undone
+                }
+                Err(why) => {
+                    let message = format!("recovery was undone, and the model is as it was proven: {why}");
+                    let warning = Warning::new(WarningCode::RecoveryFailed, message);
+                    pruner.monitor.warn(&warning);
+                    warnings.push(warning);
+                    true
+                }
+            };
+            recovery =
+                Some(Recovery { added: if passed.is_some() { report.added } else { 0 }, undone, ..report });
+        }
+        let (draft, gate) = match passed {
+            Some(passed) => passed,
+            None => desk.draft(applied.model.clone(), None, &write)?,
+        };
+        pruner.monitor.unless_cancelled(Ok::<_, Error>(()))?;
+        let Applied { scored, plan, dimensions, proof, warnings: frozen, .. } = applied;
+        let mut report = report(scored, &plan, &dimensions);
+        report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
+        report.notes.extend(recovery.iter().flat_map(|recovery| recovery.notes.clone()));
+        report.warnings.extend(frozen.into_iter().chain(warnings));
+        let (proof, gate) = (Some(proof), Some(gate));
+        Ok((draft, Report { proof, gate, recovery, ..report }))
+    }
+}
+
+/// The warning that recovery, or some layers' of it, failed.
+fn trouble(recovered: &Result<recover::Recovered, RecoverError>) -> Option<Warning> {
+    let message = match recovered {
+        Ok(recovered) => {
+            let mut failed = recovered.report.failed();
+            let (layer, why) = failed.next()?;
+            let others = failed.count();
+            format!("{layer} and {others} other layers could not be recovered, and stay as proven: {why}")
+        }
+        Err(error) => format!("{error}; the model is as it was proven"),
+    };
+    Some(Warning::new(WarningCode::RecoveryFailed, message))
+}
+
+/// A model as it is about to be written.
+trait Draft {
+    /// What a reader will find.
+    fn reopen(&self) -> Result<ModelProto, OnnxError>;
+    /// In bytes.
+    fn size(&self) -> u64;
+}
+
+impl Draft for Staged {
+    fn reopen(&self) -> Result<ModelProto, OnnxError> {
+        onnx::load(&self.path()).map(|source| source.model)
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes()
+    }
+}
+
+impl Draft for Vec<u8> {
+    fn reopen(&self) -> Result<ModelProto, OnnxError> {
+        onnx::read(self.clone()).map(|source| source.model)
+    }
+
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+/// Where drafts are made and tried.
+struct Desk<'a> {
+    applied: &'a Applied<'a>,
+    keeper: &'a Gatekeeper<'a>,
+    logits: &'a [String],
+    held_out: &'a [Range<usize>],
+}
+
+impl Desk<'_> {
+    /// A draft of the recovered model, or why it is not to be had: it does not pass the gate, or what all samples made of it is
+    /// worse than the trial.
+    fn recovered<D: Draft>(
+        &self,
+        model: ModelProto,
+        report: &Recovery,
+        write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
+    ) -> Result<Result<(D, Gate), String>, Error> {
+        let (draft, gate) = match self.draft(model, Some(report), write) {
+            Ok(passed) => passed,
+            Err(Error::Gate(error)) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        if let (false, Some(distance)) = (report.undone, gate.distance) {
+            let limit = report.after + SLACK * (report.before - report.after);
+            if distance.is_nan() || distance > limit {
+                return Ok(Err(format!("by all samples its distance is {distance:.2e}, beyond {limit:.2e}")));
+            }
+        }
+        Ok(Ok((draft, gate)))
+    }
+
+    /// Drafts a model, and tries the draft.
+    fn draft<D: Draft>(
+        &self,
+        mut model: ModelProto,
+        recovery: Option<&Recovery>,
+        write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
+    ) -> Result<(D, Gate), Error> {
+        let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
+        let pruner = scored.pruner;
+        let source = &pruner.typed.source;
+        Larger::check(&model, source).map_err(GateError::from)?;
+        let undescribed = model.metadata_props.clone();
+        let mode = recovery.filter(|recovery| !recovery.undone).map_or(Mode::Off, |recovery| recovery.mode);
+        describe(&mut model, scored, budgets, mode);
+        // A model of a few weights can gain less than its description takes.
+        if Larger::check(&model, source).is_err() {
+            model.metadata_props = undescribed;
+        }
+        source.packed.unpack(&mut model);
+        let draft = pruner.clock.time("save", || write(&model))?;
+        drop(model);
+        let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
+        let planned = costs.at(&plan.sizes());
+        let gate = pruner.clock.time("gate", || {
+            let model = draft.reopen().map_err(GateError::Onnx)?;
+            self.keeper.check(&model, draft.size(), &planned, bounds, self.logits, self.held_out)
+        })?;
+        Ok((draft, gate))
+    }
+}
+
+/// What is known once there is a plan, for what is left of the dimensions.
+pub(super) fn report(scored: &Scored<'_>, plan: &Plan, dimensions: &Dimensions) -> Report {
+    let pruner = scored.pruner;
+    let typed = &pruner.typed;
+    let costs = typed.costs_of(dimensions, &pruner.settings.limits);
+    let change = |&before: &u64, &minimum: &u64| Change { before, after: before, minimum };
+    let planned = |change: &Change, &after: &u64| Change { after, ..*change };
+    let changes = costs.dense().zip(&costs.least(), change).zip(&costs.at(&plan.sizes()), planned);
+    let of_samples = typed.samples.notes().iter().map(ToString::to_string);
+    let notes = of_samples.chain(scored.scores.notes.iter().cloned()).chain(pruner.notes.iter().cloned());
+    Report {
+        tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
+        source_sha256: typed.source.sha256.clone(),
+        runtime: pruner.engine.describe(),
+        calibration: typed.samples.origin().to_string(),
+        synthetic: typed.is_synthetic(),
+        samples: typed.samples.len(),
+        score: scored.scores.made.score.to_string(),
+        stability: scored.scores.stability,
+        stages: pruner.clock.stages("forward"),
+        memory: Memory { budget: pruner.settings.memory.0, peak: memory::peak() },
+        costs: changes,
+        rotation: pruner.rotation.clone(),
+        dimensions: Report::dimensions_of(plan),
+        pinned: dimensions.pinned.clone(),
+        proof: None,
+        gate: None,
+        recovery: None,
+        warnings: pruner.warnings.iter().chain(&scored.warnings).cloned().collect(),
+        notes: notes.collect(),
+    }
+}
+
+/// A name of the file that is no shorter than most: external data are named after it.
+const NAME: &str = "a-model-with-a-name-that-is-as-long-as-names-of-files-of-models-come.onnx";
+
+/// How large the file of a pruned model will be, external data included.
+pub(super) fn file_bytes(scored: &Scored<'_>, budgets: &Budgets, model: &ModelProto) -> u64 {
+    let source = &scored.pruner.typed.source;
+    let mut model = model.clone();
+    let recovery = if scored.pruner.refits() { Mode::Refit } else { Mode::Off };
+    describe(&mut model, scored, budgets, recovery);
+    source.packed.unpack(&mut model);
+    onnx::written_bytes(&model, Path::new(NAME), source.external)
+}
+
+/// Notes in the model how it was made.
+fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Mode) {
+    let typed = &scored.pruner.typed;
+    // Keys have to be distinct, and the model may have been pruned before.
+    model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
+    for (key, value) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("source_sha256", &typed.source.sha256),
+        ("budget", &budgets.to_string()),
+        ("score", &scored.scores.made.score.to_string()),
+        ("recover", &recovery.to_string()),
+        ("calibration", if typed.is_synthetic() { "synthetic (noise)" } else { "data" }),
+        ("seed", &scored.scores.made.seed.to_string()),
+    ] {
+        model.metadata_props.push(StringStringEntryProto {
+            key: Some(format!("optin-onnx.{key}")),
+            value: Some(value.to_owned()),
+        });
+    }
+}
