@@ -561,7 +561,8 @@ fn a_budget_that_leaves_nothing_to_prune_is_an_error() {
             assert!(error.contains(said), "{budget}: {error}");
         }
     }
-    for (budget, said) in [("-50%", "is not a budget"), ("150%", "at most 1"), ("0.7,0.5", "--save-scores")] {
+    for (budget, said) in [("-50%", "is not a budget"), ("150%", "at most 1"), ("0.7,0.5", "save its scores")]
+    {
         let error = refused(&["--flops", budget]);
         assert!(error.contains(said), "{budget}: {error}");
     }
