@@ -561,7 +561,8 @@ fn a_budget_that_leaves_nothing_to_prune_is_an_error() {
             assert!(error.contains(said), "{budget}: {error}");
         }
     }
-    for (budget, said) in [("-50%", "is not a budget"), ("150%", "at most 1"), ("0.7,0.5", "--save-scores")] {
+    for (budget, said) in [("-50%", "is not a budget"), ("150%", "at most 1"), ("0.7,0.5", "save its scores")]
+    {
         let error = refused(&["--flops", budget]);
         assert!(error.contains(said), "{budget}: {error}");
     }
@@ -653,6 +654,56 @@ fn files_of_other_formats_are_recognised() {
         assert_eq!(output.status.code(), Some(2), "{error}");
         assert!(error.contains(said) && !error.contains("Protobuf"), "{path}: {error}");
     }
+}
+
+#[test]
+fn budgets_of_several_costs_hold_together_on_the_written_file() {
+    let flags = ["--flops", "0.7", "--params", "0.6", "--bytes", "230k", "--align", "1", "--score", "wanda"];
+    for recover in ["off", "refit"] {
+        let run = Run::new();
+        let report = run.prune("cnn.onnx", &[&flags[..], &["--recover", recover]].concat());
+        let [flops, params, bytes] = ["flops", "params", "bytes"].map(|id| {
+            let after = report[id]["after"].as_u64().unwrap();
+            assert_eq!(report["gate"][id], after, "{id}");
+            (after as f64 / report[id]["before"].as_f64().unwrap(), after)
+        });
+        assert!(flops.0 <= 0.7 && params.0 <= 0.6 && bytes.1 <= 230_000, "{flops:?} {params:?} {bytes:?}");
+        assert_eq!(fs::metadata(run.path("out.onnx")).unwrap().len(), bytes.1);
+        // One of them is what holds the rest back.
+        assert!(params.0 > 0.59 || bytes.1 > 227_000, "{params:?} {bytes:?}");
+        let noted = onnx::load(Path::new(&run.path("out.onnx"))).unwrap().model.metadata_props;
+        let budget = noted.iter().find(|p| p.key() == "optin-onnx.budget").unwrap();
+        assert_eq!(budget.value(), "flops 70%, params 60%, bytes 230000");
+    }
+}
+
+#[test]
+fn a_budget_of_bytes_counts_external_data() {
+    let run = Run::new();
+    let (dense, out) = (run.path("dense.onnx"), run.path("out.onnx"));
+    let model = onnx::load(&fixture("vit.onnx")).unwrap().model;
+    onnx::save(&model, dense.as_ref(), true).unwrap();
+    let flags = ["--bytes", "500k", "--score", "magnitude", "--recover", "off", "--synthetic"];
+    let output = optin(&[&[&dense[..], &out], &flags[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files = onnx::weight_files(out.as_ref()).into_iter().chain([PathBuf::from(&out)]);
+    let bytes: Vec<u64> = files.map(|file| fs::metadata(file).unwrap().len()).collect();
+    let total = bytes.iter().sum::<u64>();
+    assert!(bytes.len() == 2 && (480_000..=500_000).contains(&total), "{bytes:?}");
+}
+
+#[test]
+fn every_budget_that_cannot_be_met_is_named() {
+    for (flags, unit) in [
+        (["--flops", "0.5", "--params", "0.001"], "parameters"),
+        (["--flops", "0.001", "--params", "0.5"], "FLOPs"),
+        (["--flops", "0.5", "--bytes", "10k"], "bytes"),
+    ] {
+        let error = refused(&flags);
+        assert!(error.contains(&format!("{unit} cannot be met")), "{error}");
+    }
+    let idle = refused(&["--flops", "1", "--bytes", "100%"]);
+    assert!(idle.contains("leave nothing to prune") && idle.contains("872753 bytes"), "{idle}");
 }
 
 #[test]

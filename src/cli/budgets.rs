@@ -15,9 +15,9 @@ fn flag(model: &'static dyn CostModel) -> Arg {
     let is_default = Budgets::default().iter().any(|(known, _)| known.id() == model.id());
     let default = if is_default { " [default: 0.5, if no other budget is given]" } else { "" };
     let shares = if model.takes_share() { "a share (0.5, 50%) or " } else { "" };
-    Arg::new(model.id())
-        .long(model.id())
-        .value_name("BUDGET")
+    let arg = Arg::new(model.id()).long(model.id());
+    let arg = if is_default { arg.alias("budget") } else { arg };
+    arg.value_name("BUDGET")
         .value_parser(move |text: &str| Budget::of(model, text))
         .allow_hyphen_values(true)
         .help_heading(HEADING)
