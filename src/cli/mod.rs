@@ -1,6 +1,7 @@
 //! The command line: what is run, what is printed, and how it ends.
 
 mod budgets;
+mod declared;
 mod flags;
 mod hints;
 mod inspect;

@@ -9,6 +9,7 @@ use crate::{
     recover::Mode,
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, Provenance},
+    settings::SettingValues,
     typing::{Granularity, Kind},
 };
 
@@ -55,12 +56,8 @@ pub struct Seeds {
 pub struct Asked {
     /// How units are scored.
     pub score: Method,
-    /// Whether with the quirks of the paper's released code.
-    pub paper_quirks: bool,
-    /// Weight of the outputs.
-    pub lambda: f64,
-    /// The most probes per sample.
-    pub probes: usize,
+    /// The settings of that, by name.
+    pub score_settings: SettingValues,
     /// Outputs that were said to hold logits.
     pub logits: Vec<String>,
     /// Samples per run of the model, at most.
@@ -79,10 +76,10 @@ pub struct Asked {
     pub keep: Vec<String>,
     /// Regular expressions of the names of layers that alone may be pruned; empty: all.
     pub only: Vec<String>,
-    /// What recovery may change; absent for a dry run.
+    /// The recovery; absent without one, and for a dry run.
     pub recover: Option<Mode>,
-    /// The ridge of recovery; absent: chosen per layer.
-    pub ridge: Option<f64>,
+    /// The settings of the recovery that were given, by name.
+    pub recover_settings: SettingValues,
     /// The most samples to use; absent: all.
     pub samples: Option<usize>,
     /// What is to run the model; absent where the caller gave an engine.
@@ -100,9 +97,7 @@ impl Asked {
         let patterns = |list: &[regex::Regex]| list.iter().map(ToString::to_string).collect();
         Self {
             score: made.score,
-            paper_quirks: made.paper_quirks,
-            lambda: made.lambda,
-            probes: made.probes,
+            score_settings: made.settings.clone(),
             logits: made.logits.clone(),
             batch: settings.batch,
             memory: settings.memory.0,
@@ -113,7 +108,7 @@ impl Asked {
             keep: patterns(&limits.keep),
             only: patterns(&limits.only),
             recover: None,
-            ridge: None,
+            recover_settings: SettingValues::default(),
             samples: None,
             runtime: None,
             provider: None,

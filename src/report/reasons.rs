@@ -130,16 +130,16 @@ impl From<&rotate::Rotation> for RotationReport {
             LeftDimension { name: name.clone(), reason }
         });
         Self {
-            rotated: rotation.turned.clone(),
+            rotated: rotation.rotated.clone(),
             left: left.collect(),
-            difference: (!rotation.turned.is_empty()).then_some(rotation.difference),
+            difference: (!rotation.rotated.is_empty()).then_some(rotation.difference),
         }
     }
 }
 
-impl From<&recover::Recovery> for RecoveryReport {
-    fn from(recovery: &recover::Recovery) -> Self {
-        let recover::Recovery { mode, layers, held_out, before, after, added, undone, .. } = recovery;
+impl From<&recover::RecoveryReport> for RecoveryReport {
+    fn from(recovery: &recover::RecoveryReport) -> Self {
+        let recover::RecoveryReport { mode, layers, held_out, before, after, added, undone, .. } = recovery;
         let layers = layers.iter().map(Into::into).collect();
         let (mode, held_out, added, undone) = (*mode, *held_out, *added, *undone);
         Self { mode, layers, held_out, before: *before, after: *after, added, undone }
@@ -194,8 +194,8 @@ fn pin_code(reason: &widths::Reason) -> &'static str {
     }
 }
 
-fn rotation_code(reason: rotate::Reason) -> &'static str {
-    use rotate::Reason as R;
+fn rotation_code(reason: rotate::RotateRefusal) -> &'static str {
+    use rotate::RotateRefusal as R;
     match reason {
         R::Heads => "heads",
         R::Shared => "shared",
@@ -206,8 +206,8 @@ fn rotation_code(reason: rotate::Reason) -> &'static str {
     }
 }
 
-fn recovery_code(reason: &recover::Reason) -> &'static str {
-    use recover::Reason as R;
+fn recovery_code(reason: &recover::LeftReason) -> &'static str {
+    use recover::LeftReason as R;
     match reason {
         R::Form { .. } => "form",
         R::Computed => "computed",

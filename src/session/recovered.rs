@@ -12,9 +12,10 @@ use crate::{
         proto::{ModelProto, StringStringEntryProto},
     },
     plan::{Budgets, Plan},
-    recover::{self, Mode, RecoverError, RecoverOptions, Recovery},
+    recover::{self, Mode, RecoverError, RecoverOptions, RecoveryReport},
     refusal::Larger,
     report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
+    settings::SettingValues,
     typing::Dimensions,
     warning::{Warning, WarningCode},
 };
@@ -26,11 +27,11 @@ const SLACK: f64 = 0.25;
 pub struct Recovered<'s> {
     applied: Applied<'s>,
     /// The model with its weights corrected, and what was done; `None` where nothing was to be, or it failed as a whole.
-    recovered: Option<(ModelProto, Recovery)>,
+    recovered: Option<(ModelProto, RecoveryReport)>,
     /// The batches of samples that judge it.
     held_out: Vec<Range<usize>>,
-    /// What was asked for.
-    asked: AskedRecovery,
+    /// What was asked for, if anything was.
+    asked: Option<AskedRecovery>,
     /// Outputs that were said to hold logits.
     logits: Vec<String>,
     warnings: Vec<Warning>,
@@ -42,7 +43,7 @@ impl<'s> Recovered<'s> {
             applied,
             recovered: None,
             held_out: Vec::new(),
-            asked: AskedRecovery::default(),
+            asked: None,
             logits: Vec::new(),
             warnings: Vec::new(),
         }
@@ -50,9 +51,10 @@ impl<'s> Recovered<'s> {
 
     pub(super) fn new(applied: Applied<'s>, options: &RecoverOptions<'_>) -> Result<Self, Error> {
         let pruner = applied.scored.pruner;
-        let asked = AskedRecovery { mode: options.mode, ridge: options.ridge, seed: options.seed };
+        let &RecoverOptions { mode, seed, .. } = options;
+        let asked = Some(AskedRecovery { mode, settings: options.settings.clone(), seed });
         let mut new = Self { asked, logits: options.logits.to_vec(), ..Self::unrecovered(applied) };
-        if options.mode == Mode::Off || pruner.typed.is_synthetic() {
+        if pruner.typed.is_synthetic() {
             return Ok(new);
         }
         pruner.monitor.tell(Progress::Stage("recover"));
@@ -132,8 +134,11 @@ impl<'s> Recovered<'s> {
                     true
                 }
             };
-            recovery =
-                Some(Recovery { added: if passed.is_some() { report.added } else { 0 }, undone, ..report });
+            recovery = Some(RecoveryReport {
+                added: if passed.is_some() { report.added } else { 0 },
+                undone,
+                ..report
+            });
         }
         let (Opened { draft, sha256 }, gate) = match passed {
             Some(passed) => passed,
@@ -144,8 +149,10 @@ impl<'s> Recovered<'s> {
         let mut report = report(scored, &budgets, &plan, &dimensions);
         report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
         report.output_sha256 = Some(sha256);
-        (report.asked.recover, report.asked.ridge) = (Some(asked.mode), asked.ridge);
-        report.seeds.recovery = Some(asked.seed);
+        if let Some(AskedRecovery { mode, settings, seed }) = asked {
+            (report.asked.recover, report.asked.recover_settings) = (Some(mode), settings);
+            report.seeds.recovery = Some(seed);
+        }
         report.notes.extend(recovery.iter().flat_map(|recovery| recovery.notes.clone()));
         report.warnings.extend(frozen.into_iter().chain(warnings));
         let (proof, gate, recovery) = (Some(proof), Some(gate), recovery.as_ref().map(Into::into));
@@ -203,17 +210,10 @@ struct Opened<D> {
 }
 
 /// What recovery was asked for.
-#[derive(Clone, Copy)]
 struct AskedRecovery {
     mode: Mode,
-    ridge: Option<f64>,
+    settings: SettingValues,
     seed: u64,
-}
-
-impl Default for AskedRecovery {
-    fn default() -> Self {
-        Self { mode: Mode::Off, ridge: None, seed: 0 }
-    }
 }
 
 /// Where drafts are made and tried.
@@ -230,7 +230,7 @@ impl Desk<'_> {
     fn recovered<D: Draft>(
         &self,
         model: ModelProto,
-        report: &Recovery,
+        report: &RecoveryReport,
         write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<Result<(Opened<D>, Gate), String>, Error> {
         let (draft, gate) = match self.draft(model, Some(report), write) {
@@ -251,7 +251,7 @@ impl Desk<'_> {
     fn draft<D: Draft>(
         &self,
         mut model: ModelProto,
-        recovery: Option<&Recovery>,
+        recovery: Option<&RecoveryReport>,
         write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(Opened<D>, Gate), Error> {
         let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
@@ -259,7 +259,7 @@ impl Desk<'_> {
         let source = &pruner.typed.source;
         Larger::check(&model, source).map_err(GateError::from)?;
         let undescribed = model.metadata_props.clone();
-        let mode = recovery.filter(|recovery| !recovery.undone).map_or(Mode::Off, |recovery| recovery.mode);
+        let mode = recovery.filter(|recovery| !recovery.undone).map(|recovery| recovery.mode);
         describe(&mut model, scored, budgets, mode);
         // A model of a few weights can gain less than its description takes.
         if Larger::check(&model, source).is_err() {
@@ -327,14 +327,14 @@ const NAME: &str = "a-model-with-a-name-that-is-as-long-as-names-of-files-of-mod
 pub(super) fn file_bytes(scored: &Scored<'_>, budgets: &Budgets, model: &ModelProto) -> u64 {
     let source = &scored.pruner.typed.source;
     let mut model = model.clone();
-    let recovery = if scored.pruner.refits() { Mode::Refit } else { Mode::Off };
+    let recovery = scored.pruner.refits().then_some(recover::REFIT);
     describe(&mut model, scored, budgets, recovery);
     source.packed.unpack(&mut model);
     onnx::written_bytes(&model, Path::new(NAME), source.external)
 }
 
 /// Notes in the model how it was made.
-fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Mode) {
+fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Option<Mode>) {
     let typed = &scored.pruner.typed;
     // Keys have to be distinct, and the model may have been pruned before.
     model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
@@ -343,7 +343,7 @@ fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, reco
         ("source_sha256", &typed.source.sha256),
         ("budget", &budgets.to_string()),
         ("score", &scored.scores.made.score.to_string()),
-        ("recover", &recovery.to_string()),
+        ("recover", recovery.as_ref().map_or("off", |recovery| recovery.id())),
         ("calibration", if typed.is_synthetic() { "synthetic (noise)" } else { "data" }),
         ("seed", &scored.scores.made.seed.to_string()),
     ] {
