@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Granularity, Kind, dimensions};
+use super::{Granularity, dimensions};
 use crate::{
     graph::{Graph, NodeId, Use, ValueId},
     widths::{Contraction, Form, Pin, Place, Reason, Width, WidthTable, Widths},
@@ -63,7 +63,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> Apart {
 fn head_axes(graph: &Graph, widths: &Widths) -> Apart {
     let found = dimensions(graph, widths, Granularity::Head);
     let heads: BTreeSet<Width> =
-        found.prunable.iter().filter(|d| d.kind == Kind::Head).map(|d| d.width).collect();
+        found.prunable.iter().filter(|d| d.kind.splits_shared_values()).map(|d| d.width).collect();
     let heavy = heavy(graph, widths);
     let is_heavy = |v: &ValueId| heavy[v.index()];
     let beside: Vec<bool> =
