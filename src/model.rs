@@ -1,6 +1,6 @@
 //! A typed model: the file, its graph, and what is known of its axes.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Origin, Samples},
@@ -92,13 +92,15 @@ pub enum TypeError {
     },
 }
 
-/// Samples for a model: arrays that the caller holds, or files that are read.
+/// Samples for a model: arrays that the caller holds, files that are read, or whatever else gives samples.
 #[derive(Clone, Debug)]
 pub enum SampleInput {
     /// One array per input of the model, by its name, samples along the first axis.
     Arrays(Vec<(String, Tensor)>),
     /// Files, or inputs that are made up.
     Files(CalibrationOptions),
+    /// Samples that the caller reads, as they are asked for.
+    Source(Arc<dyn calibration::Source>),
 }
 
 impl From<Vec<(String, Tensor)>> for SampleInput {
@@ -113,12 +115,19 @@ impl From<CalibrationOptions> for SampleInput {
     }
 }
 
+impl From<Arc<dyn calibration::Source>> for SampleInput {
+    fn from(source: Arc<dyn calibration::Source>) -> Self {
+        Self::Source(source)
+    }
+}
+
 impl SampleInput {
     /// The samples, for a model that was read from `path`.
     fn load(self, model: &ModelProto, path: Option<&Path>) -> Result<Samples, CalibrationError> {
         match self {
             Self::Arrays(arrays) => Samples::new(model, arrays),
             Self::Files(options) => calibration::load(model, path, &options),
+            Self::Source(source) => Samples::from_source(model, source),
         }
     }
 }
@@ -147,7 +156,7 @@ impl Typed {
         // What no output needs costs nothing, as runtimes leave it out.
         drop_dead(&mut source.model);
         let mut samples = samples.load(&source.model, path)?;
-        if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples)) {
+        if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples))? {
             samples.fix_batch(batch)?;
         }
         Self::infer(engine, source, samples, batch, granularity, clock)
