@@ -259,7 +259,7 @@ fn foldable(graph: &Graph) -> Vec<NodeId> {
     let mut nodes = BTreeSet::new();
     for (id, node) in graph.nodes() {
         let computes = node.outputs.iter().flatten().any(|v| graph.producer(*v) == Some(id));
-        let known = ops::find(&node.proto).is_some_and(|rule| !rule.recasts());
+        let known = ops::find(&node.proto).is_some_and(|rule| !rule.is_cast());
         let constant = node.inputs.iter().flatten().all(|v| match graph.value(*v).origin {
             Origin::Constant(_) => !graph.is_default(*v),
             Origin::Node(producer) => nodes.contains(&producer),

@@ -1,13 +1,13 @@
 //! Functions of one number, applied to each element: activations and the like. Each comes with its derivative.
 
-use super::contract::{Contract, float, microsoft, number, onnx};
+use super::schema::{OpSchema, float, microsoft, number, onnx};
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
+use super::{DataPropagation, NoGradient, NodeGradient, NodeTyper, Operator, elementwise::relate};
 use crate::{graph::Expr, widths::Reason};
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Abs", &[1, 6, 13], &ABS).reads(&[number("X")]).makes(&[number("Y")]),
     onnx("Acos", &[7, 22], &ACOS).reads(&[float("input")]).makes(&[float("output")]),
     onnx("Acosh", &[9, 22], &ACOSH).reads(&[float("input")]).makes(&[float("output")]),
@@ -58,7 +58,7 @@ impl Operator for Unary {
         relate(node)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.combine()
     }
 

@@ -1,6 +1,6 @@
 //! Attention as one operator: the standard's `Attention` (operator set 23), and what all fused forms of attention share.
 
-use super::contract::{Contract, Form, float, onnx, slots};
+use super::schema::{Form, OpSchema, float, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::{
     graph::Expr,
@@ -20,7 +20,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Attention", &[23, 24, 25], &Attention).reads(slot::ALL)
         .makes(&[
             float("Y"), float("present_key").optional(), float("present_value").optional(),

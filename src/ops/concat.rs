@@ -1,7 +1,9 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
-use super::contract::{Contract, Form, any, onnx, slots};
-use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{Form, OpSchema, any, onnx, slots};
+use super::{
+    DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
@@ -14,7 +16,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Concat", &[1, 4, 11, 13], &Concat).reads(&[any("inputs").many()]).makes(&[any("concat_result")]),
     onnx("Split", &[1, 2, 11, 13, 18], &Split).reads(split::ALL).makes(&[any("outputs").many()])
         .forms(&[
@@ -76,7 +78,7 @@ impl Operator for Concat {
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         let mut all = Vec::new();
         for slot in 0..flow.input_count() {
             all.extend(flow.elements_or_numbers(slot)?);
@@ -84,8 +86,8 @@ impl Operator for Concat {
         flow.set(all)
     }
 
-    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
-        Some(Ids::Passed)
+    fn index_flow(&self, _node: &NodeProto, _slot: usize) -> Option<IndexFlow> {
+        Some(IndexFlow::Passed)
     }
 }
 
@@ -129,7 +131,7 @@ impl Operator for Split {
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.split()
     }
 
@@ -153,7 +155,7 @@ impl Operator for Split {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }

@@ -1,6 +1,6 @@
 //! Conv and ConvTranspose, of any rank, grouped and depthwise.
 
-use super::contract::{Contract, Form, float, onnx, slots};
+use super::schema::{Form, OpSchema, float, onnx, slots};
 use super::{
     EditError, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, window::Window,
 };
@@ -17,7 +17,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Conv", &[1, 11, 22], &Conv).reads(slot::ALL).makes(&[float("Y")])
         .forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
     onnx("ConvTranspose", &[1, 11, 22], &ConvTranspose).reads(slot::ALL).makes(&[float("Y")])

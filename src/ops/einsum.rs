@@ -1,6 +1,6 @@
 //! Einsum with an explicit result.
 
-use super::contract::{Contract, number, onnx};
+use super::schema::{OpSchema, number, onnx};
 use std::collections::BTreeMap;
 
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Einsum", &[12, 28], &Einsum).reads(&[number("Inputs").many()]).makes(&[number("Output")]),
 ];
 

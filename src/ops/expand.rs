@@ -1,7 +1,7 @@
 //! Expand and Tile: repeating entries.
 
-use super::contract::{Contract, any, onnx, slots};
-use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use super::schema::{OpSchema, any, onnx, slots};
+use super::{Change, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Element, Reason, Width},
@@ -20,7 +20,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Expand", &[8, 13], &Expand).reads(expand::ALL).makes(&[any("output")]),
     onnx("Tile", &[1, 6, 13], &Tile).reads(tile::ALL).makes(&[any("output")]),
 ];
@@ -74,8 +74,8 @@ impl Operator for Expand {
         node.change_operand(expand::SHAPE, &changes)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -127,7 +127,7 @@ impl Operator for Tile {
         node.change_operand(tile::REPEATS, &changes)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }

@@ -1,7 +1,9 @@
 //! Gather.
 
-use super::contract::{Contract, Form, any, onnx, slots};
-use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{Form, OpSchema, any, onnx, slots};
+use super::{
+    DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+};
 use crate::{
     graph::Expr,
     onnx::{
@@ -20,7 +22,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Gather", &[1, 11, 13], &Gather).reads(slot::ALL).makes(&[any("output")])
         .forms(&[Form::of("one entry"), Form::of("a range"), Form::of("entries out of order")]),
 ];
@@ -81,7 +83,7 @@ impl Operator for Gather {
         follow(node, node.axes(slot::DATA)[axis])
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         let elements = flow.elements_or_numbers(slot::DATA)?;
         let n = elements.len() as i64;
         let indices = flow.contents(slot::INDICES).filter(|_| !flow.varies(slot::INDICES))?;
@@ -91,11 +93,11 @@ impl Operator for Gather {
         flow.set(picked)
     }
 
-    fn ids(&self, node: &NodeProto, operand: usize) -> Option<Ids> {
+    fn index_flow(&self, node: &NodeProto, operand: usize) -> Option<IndexFlow> {
         match operand {
-            slot::DATA => Some(Ids::Passed),
+            slot::DATA => Some(IndexFlow::Passed),
             slot::INDICES => {
-                Some(Ids::Indexes { table: slot::DATA, axis: attr_int(node, "axis").unwrap_or(0) })
+                Some(IndexFlow::Indexes { table: slot::DATA, axis: attr_int(node, "axis").unwrap_or(0) })
             }
             _ => None,
         }

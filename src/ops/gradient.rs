@@ -87,9 +87,9 @@ impl<'a> NodeGradient<'a> {
     /// Checks that the model's operator set has the operators of the formulas from number `start` on.
     fn known(&self, start: usize) -> Result<(), NoGradient> {
         let newer = |node: &NodeProto| {
-            let contract = registry::contract(node).filter(|contract| contract.domain.is_empty())?;
-            let since = *contract.since.first()?;
-            (since > self.opset()).then_some((contract.name, since))
+            let schema = registry::schema(node).filter(|schema| schema.domain.is_empty())?;
+            let since = *schema.since.first()?;
+            (since > self.opset()).then_some((schema.name, since))
         };
         match self.tail.find_from(start, newer) {
             Some((name, since)) => {

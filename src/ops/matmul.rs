@@ -1,6 +1,6 @@
 //! MatMul and Gemm.
 
-use super::contract::{Contract, Form, number, onnx, slots};
+use super::schema::{Form, OpSchema, number, onnx, slots};
 use super::{Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
 use crate::{graph::Expr, widths::Reason};
 
@@ -18,7 +18,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Gemm", &[1, 6, 7, 9, 11, 13], &Gemm).reads(gemm::ALL).makes(&[number("Y")])
         .forms(&[Form::of(""), Form::of("transposed operands")]),
     onnx("MatMul", &[1, 9, 13], &MatMul).reads(slot::ALL).makes(&[number("Y")]),

@@ -12,7 +12,7 @@ use crate::{
     widths::Reason,
 };
 
-/// A node of a graph that was observed. Slots count its operands (or results) as its [`Contract`](super::Contract) lists them.
+/// A node of a graph that was observed. Slots count its operands (or results) as its [`OpSchema`](super::OpSchema) lists them.
 #[derive(Clone, Copy)]
 pub struct NodeCx<'a> {
     pub(super) graph: &'a Graph,

@@ -1,6 +1,6 @@
 //! Normalisations. Statistics that span an axis pin it; scales and biases carry their channel's width.
 
-use super::contract::{Contract, Form, float, onnx, slots};
+use super::schema::{Form, OpSchema, float, onnx, slots};
 use ndarray::ArrayD;
 
 use super::{EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator};
@@ -43,7 +43,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("BatchNormalization", &[1, 6, 7, 9, 14, 15], &BatchNormalization).reads(batch::ALL).makes(&[
         float("Y"),
         float("running_mean").optional(),
@@ -53,10 +53,12 @@ pub(super) static OPERATORS: &[Contract] = &[
     ]),
     onnx("GroupNormalization", &[18, 21], &GroupNormalization).reads(groups::ALL).makes(&[float("Y")]),
     onnx("InstanceNormalization", &[1, 6, 22], &InstanceNormalization).reads(channels::ALL).makes(&[float("output")]),
+    onnx("LRN", &[1, 13], &Lrn).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("LayerNormalization", &[17], &LayerNormalization::Layer).reads(layer::ALL)
         .makes(&[float("Y"), float("Mean").optional(), float("InvStdDev").optional()])
         .forms(&[Form::of(""), Form::of("with its statistics")]),
     onnx("LpNormalization", &[1, 22], &LpNormalization).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("MeanVarianceNormalization", &[9, 13], &MeanVariance).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("RMSNormalization", &[23], &LayerNormalization::RootMeanSquare).reads(rms::ALL).makes(&[float("Y")]),
     onnx("SimplifiedLayerNormalization", &[1], &LayerNormalization::RootMeanSquare).reads(rms::ALL)
         .makes(&[float("Y"), float("inv_std_var").optional()]),
@@ -297,6 +299,64 @@ impl Operator for LpNormalization {
             _ => (g - y * along) / (x * x).sum(&[axis], true).map("Sqrt"),
         };
         node.give(0, cotangent);
+        Ok(())
+    }
+}
+
+/// LRN: divides by a sum over neighbouring channels.
+pub(super) struct Lrn;
+
+impl Operator for Lrn {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        if let Some(&channels) = x.get(1) {
+            node.pin(channels, Reason::Normalised);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+
+    /// Of `y = x · d^-β` with `d = bias + α/size · Σ x²` over neighbours.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (g, x, shape) = (node.g()?, node.x(0)?, node.shape(0)?);
+        let number = |name, default| node.float(name).unwrap_or(default);
+        let (alpha, beta, bias) = (number("alpha", 1e-4), number("beta", 0.75), number("bias", 1.0));
+        let size = node.int("size").unwrap_or(1).max(1);
+        let channels = shape.get(1).copied().unwrap_or(0) as i64;
+        // Where a channel lies in the windows of the others.
+        let sees = |of: i64, other: i64| (-((size - 1) / 2)..=size / 2).contains(&(other - of));
+        let windows = |transposed: bool| -> Vec<Vec<f32>> {
+            let entry = |i, j| f32::from(if transposed { sees(i, j) } else { sees(j, i) });
+            (0..channels).map(|i| (0..channels).map(|j| entry(i, j)).collect()).collect()
+        };
+        let scale = alpha / size as f32;
+        let d = bias + scale * (x * x).along(1, shape.len(), &windows(false));
+        let shared = (g * x * d.powf(-beta - 1.0)).along(1, shape.len(), &windows(true));
+        node.give(0, g * d.powf(-beta) - (2.0 * scale * beta) * x * shared);
+        Ok(())
+    }
+}
+
+/// MeanVarianceNormalization: statistics over the listed axes.
+pub(super) struct MeanVariance;
+
+impl Operator for MeanVariance {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        for axis in node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]) {
+            let axis = node.axis(axis, x.len())?;
+            node.pin(x[axis], Reason::Normalised);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let rank = node.shape(0)?.len();
+        let axes = node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
+        let axes = axes.into_iter().map(|a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        // The epsilon of the function that defines the operator.
+        node.give(0, Norm::of(node.x(0)?, &axes, true, 1e-9).gradient(node.g()?));
         Ok(())
     }
 }

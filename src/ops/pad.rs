@@ -1,7 +1,7 @@
 //! Pad.
 
-use super::contract::{Contract, Form, any, onnx, slots};
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
+use super::schema::{Form, OpSchema, any, onnx, slots};
+use super::{IndexFlow, NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::{onnx::proto::NodeProto, widths::Reason};
 
 slots! {
@@ -13,7 +13,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Pad", &[1, 2, 11, 13, 18, 19, 21, 23, 24, 25], &Pad).reads(slot::ALL).makes(&[any("output")])
         .forms(&[
             Form::of("pads as an attribute").until(10), Form::of("pads as an operand").since(11),
@@ -82,8 +82,8 @@ impl Operator for Pad {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 

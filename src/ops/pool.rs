@@ -1,14 +1,26 @@
-//! Pooling: per channel, over positions.
+//! Pooling per channel, over positions: AveragePool, LpPool and MaxPool, their global forms, and RoiAlign.
 
-use super::contract::{Contract, Form, float, int64, number, onnx};
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot, window::Window};
+use super::schema::{Form, OpSchema, float, int64, number, onnx, slots};
+use super::{
+    NoGradient, NodeGradient, NodeTyper, Operator,
+    depth_to_space::{image, positions},
+    gradient::one_hot,
+    window::Window,
+};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
 };
 
+slots! {
+    regions:
+    X = float("X"),
+    REGIONS = float("rois"),
+    IMAGES = int64("batch_indices"),
+}
+
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("AveragePool", &[1, 7, 10, 11, 19, 22], &Pool::Average).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("GlobalAveragePool", &[1, 22], &GlobalPool::Average).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("GlobalLpPool", &[1, 2, 22], &GlobalPool::Norm).reads(&[float("X")]).makes(&[float("Y")]),
@@ -17,6 +29,7 @@ pub(super) static OPERATORS: &[Contract] = &[
     onnx("MaxPool", &[1, 8, 10, 11, 12, 22], &Pool::Max).reads(&[number("X")])
         .makes(&[number("Y"), int64("Indices").optional().since(8)])
         .forms(&[Form::of(""), Form::of("with places").since(8)]),
+    onnx("RoiAlign", &[10, 16, 22], &RoiAlign).reads(regions::ALL).makes(&[float("Y")]).without_gradient(),
 ];
 
 /// Pooling by a sliding window.
@@ -189,5 +202,21 @@ impl Operator for GlobalPool {
         };
         node.give(0, cotangent);
         Ok(())
+    }
+}
+
+/// Pools regions of an image: `X[N, C, H, W]` → `Y[R, C, h, w]`.
+pub(super) struct RoiAlign;
+
+impl Operator for RoiAlign {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let [batch, channels, height, width] = image(node)?;
+        let regions = node.axes(regions::REGIONS)?;
+        for &axis in regions.iter().skip(1) {
+            node.pin(axis, Reason::Indexed);
+        }
+        node.pin(batch, Reason::Indexed);
+        let regions = regions.first().copied().unwrap_or(Width::ONE);
+        positions(node, regions, channels, &[height, width])
     }
 }

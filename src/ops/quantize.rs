@@ -1,6 +1,6 @@
 //! QuantizeLinear and DequantizeLinear.
 
-use super::contract::{Contract, Form, any, float, microsoft, number, onnx, slots};
+use super::schema::{Form, OpSchema, any, float, microsoft, number, onnx, slots};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
@@ -23,7 +23,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Dequantize).reads(slot::ALL).makes(&[float("y")])
         .forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)])
         .without_gradient(),
@@ -65,7 +65,7 @@ impl Operator for Dequantize {
         relate(node)
     }
 
-    fn recasts(&self) -> bool {
+    fn is_cast(&self) -> bool {
         true
     }
 

@@ -1,6 +1,6 @@
 //! LSTM, GRU and RNN.
 
-use super::contract::{Contract, float, onnx, slots};
+use super::schema::{OpSchema, float, onnx, slots};
 use super::{NodeTyper, Operator};
 use crate::widths::Reason;
 
@@ -27,7 +27,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("GRU", &[1, 3, 7, 14, 22], &Recurrent).reads(slot::ALL)
         .makes(&[float("Y").optional(), float("Y_h").optional()])
         .without_gradient(),

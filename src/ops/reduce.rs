@@ -1,7 +1,7 @@
 //! Reductions.
 
-use super::contract::{Contract, Form, any, float, int64, number, onnx, slots};
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{Form, OpSchema, any, float, int64, number, onnx, slots};
+use super::{DataPropagation, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::Expr,
     widths::{Reason, Width},
@@ -29,17 +29,17 @@ const SUM_FORMS: &[Form] = &[
 ];
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("ReduceL1", &[1, 11, 13, 18], &L1).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
     onnx("ReduceL2", &[1, 11, 13, 18], &L2).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
     onnx("ReduceLogSum", &[1, 11, 13, 18, 28], &LOG_SUM)
         .reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(FORMS),
     onnx("ReduceLogSumExp", &[1, 11, 13, 18, 28], &LOG_SUM_EXP)
         .reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(FORMS),
-    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &EXTREMUM)
+    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &MAX_MIN)
         .reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(FORMS),
     onnx("ReduceMean", &[1, 11, 13, 18], &Mean).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
-    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &EXTREMUM)
+    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &MAX_MIN)
         .reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(FORMS),
     onnx("ReduceProd", &[1, 11, 13, 18], &PRODUCT).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
     onnx("ReduceSum", &[1, 11, 13], &SUM)
@@ -61,9 +61,9 @@ impl Operator for Additive {
 }
 
 /// Reductions that a removed entry would change even if it were zero: maxima, products, the logarithm of summed powers.
-pub(super) struct Statistic(Slope);
+pub(super) struct NonAdditive(Slope);
 
-impl Operator for Statistic {
+impl Operator for NonAdditive {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         reduce(node, |node, width, _| {
             let reason = Reason::Reduced(node.op_type().to_owned());
@@ -75,7 +75,7 @@ impl Operator for Statistic {
         reduce_gradient(node, self.0)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.reduce()
     }
 }
@@ -103,7 +103,7 @@ impl Operator for Mean {
         reduce_gradient(node, |x, y, _| y.count() / x.count())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.reduce()
     }
 
@@ -181,10 +181,10 @@ pub(super) static L1: Additive = Additive(|x, _, _| x.map("Sign"));
 pub(super) static L2: Additive = Additive(|x, y, _| y.equals(y.scalar(0.0)).select(x.scalar(0.0), x / y));
 pub(super) static LOG_SUM: Additive = Additive(|_, y, _| (-y).map("Exp"));
 pub(super) static SUM_SQUARE: Additive = Additive(|x, _, _| 2.0 * x);
-pub(super) static LOG_SUM_EXP: Statistic = Statistic(|x, y, _| (x - y).map("Exp"));
-pub(super) static PRODUCT: Statistic = Statistic(|x, y, _| y / x);
+pub(super) static LOG_SUM_EXP: NonAdditive = NonAdditive(|x, y, _| (x - y).map("Exp"));
+pub(super) static PRODUCT: NonAdditive = NonAdditive(|x, y, _| y / x);
 /// Maximum and minimum: the cotangent goes to the element that it is, in equal parts where several are.
-pub(super) static EXTREMUM: Statistic = Statistic(|x, y, axes| {
+pub(super) static MAX_MIN: NonAdditive = NonAdditive(|x, y, axes| {
     let hit = x.equals(y).cast(x.dtype());
     hit / hit.sum(axes, true)
 });

@@ -1,7 +1,9 @@
 //! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
 
-use super::contract::{Contract, Form, any, int64, onnx, slots};
-use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{Form, OpSchema, any, int64, onnx, slots};
+use super::{
+    Change, DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Reason, Width},
@@ -20,7 +22,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Flatten", &[1, 9, 11, 13, 21, 23, 24, 25], &Flatten).reads(&[any("input")]).makes(&[any("output")]),
     onnx("Reshape", &[1, 5, 13, 14, 19, 21, 23, 24, 25], &Reshape).reads(reshape::ALL).makes(&[any("reshaped")]),
     onnx("Squeeze", &[1, 11, 13, 21, 23, 24, 25], &Squeeze).reads(axes::ALL).makes(&[any("squeezed")])
@@ -46,7 +48,7 @@ impl Operator for Reshape {
         restore(node)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.pass()
     }
 
@@ -72,8 +74,8 @@ impl Operator for Reshape {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -122,8 +124,8 @@ impl Operator for Flatten {
         restore(node)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -162,12 +164,12 @@ impl Operator for Squeeze {
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.pass()
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -194,12 +196,12 @@ impl Operator for Unsqueeze {
         restore(node)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.pass()
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 

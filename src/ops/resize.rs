@@ -1,6 +1,6 @@
 //! Resize.
 
-use super::contract::{Contract, Form, any, float, onnx, slots};
+use super::schema::{Form, OpSchema, any, float, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, gradient::one_hot};
 use crate::widths::Reason;
 
@@ -13,7 +13,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Resize", &[10, 11, 13, 18, 19], &Resize).reads(slot::ALL).makes(&[any("Y")])
         .forms(&[Form::of("to sizes").since(11), Form::of("by scales"), Form::of("some axes").since(18)]),
     onnx("Upsample", &[1, 7, 9], &Resize).reads(&[any("X"), float("scales").since(9)])

@@ -1,6 +1,6 @@
 //! RotaryEmbedding, of the standard (operator set 23) and of ONNX Runtime.
 
-use super::contract::{Contract, float, microsoft, onnx, slots};
+use super::schema::{OpSchema, float, microsoft, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, attention::by_heads};
 use crate::widths::Reason;
 
@@ -21,7 +21,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("RotaryEmbedding", &[23], &RotaryEmbedding { tables: [standard::COSINES, standard::SINES] })
         .reads(standard::ALL).makes(&[float("Y")]),
     microsoft("RotaryEmbedding", &RotaryEmbedding { tables: [microsoft::COSINES, microsoft::SINES] })

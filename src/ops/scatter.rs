@@ -1,8 +1,9 @@
-//! Picking and replacing entries at places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
+//! Picking and replacing entries at places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress,
+//! NonZero.
 
-use super::contract::{Contract, any, boolean, int64, onnx, slots};
+use super::schema::{OpSchema, any, boolean, int64, onnx, slots};
 use super::{
-    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+    EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
     gather::{follow, segment},
 };
 use crate::{
@@ -32,12 +33,13 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Compress", &[9, 11, 28], &Compress).reads(&[any("input"), boolean("condition")])
         .makes(&[any("output")])
         .without_gradient(),
     onnx("GatherElements", &[11, 13], &GatherElements).reads(pick::ALL).makes(&[any("output")]),
     onnx("GatherND", &[11, 12, 13], &GatherNd).reads(&[any("data"), int64("indices")]).makes(&[any("output")]),
+    onnx("NonZero", &[9, 13], &NonZero).reads(&[any("X")]).makes(&[int64("Y")]).without_gradient(),
     onnx("OneHot", &[9, 11, 28], &OneHot).reads(one_hot::ALL).makes(&[any("output")]).without_gradient(),
     onnx("ScatterElements", &[11, 13, 16, 18], &ScatterElements).reads(replace::ALL).makes(&[any("output")]),
     onnx("ScatterND", &[11, 13, 16, 18], &ScatterNd).reads(&[any("data"), int64("indices"), any("updates")])
@@ -55,8 +57,8 @@ impl Operator for GatherElements {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -141,8 +143,8 @@ impl Operator for GatherNd {
         }
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -240,8 +242,8 @@ impl Operator for OneHot {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        (slot == one_hot::INDICES).then_some(Ids::Below { depth: one_hot::DEPTH })
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        (slot == one_hot::INDICES).then_some(IndexFlow::Below { depth: one_hot::DEPTH })
     }
 }
 
@@ -257,6 +259,21 @@ impl Operator for Compress {
         let size = node.result_shape(0)?.get(axis).copied().unwrap_or(0);
         x[axis] = node.fixed(size, Reason::Indexed);
         node.set(0, x);
+        Ok(())
+    }
+}
+
+/// Where entries are not zero: as many as there happen to be.
+pub(super) struct NonZero;
+
+impl Operator for NonZero {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        for axis in node.axes(0)? {
+            node.pin(axis, Reason::Indexed);
+        }
+        let shape = node.result_shape(0)?;
+        let result = shape.iter().map(|&size| node.fixed(size, Reason::Indexed)).collect();
+        node.set(0, result);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
-//! Shape, and what makes tensors from shapes: ConstantOfShape, Range.
+//! Shape and Size, and operators that make tensors from shapes: ConstantOfShape, EyeLike, Range.
 
-use super::contract::{Contract, any, int64, number, onnx, slots};
-use super::{Change, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{OpSchema, any, int64, number, onnx, slots};
+use super::{Change, DataPropagation, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::widths::{Element, Reason};
 
 slots! {
@@ -12,13 +12,17 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("ConstantOfShape", &[9, 20, 21, 23, 24, 25], &ConstantOfShape).reads(&[int64("input").follows()])
         .makes(&[any("output")])
         .without_gradient(),
+    onnx("EyeLike", &[9, 22], &EyeLike).reads(&[any("input")]).makes(&[any("output")]).without_gradient(),
     onnx("Range", &[11, 27], &Range).reads(range::ALL).makes(&[number("output")]),
     onnx("Shape", &[1, 13, 15, 19, 21, 23, 24, 25], &Shape).reads(&[any("data")])
         .makes(&[int64("shape")])
+        .without_gradient(),
+    onnx("Size", &[1, 13, 19, 21, 23, 24, 25], &Size).reads(&[any("data")])
+        .makes(&[int64("size")])
         .without_gradient(),
 ];
 
@@ -51,7 +55,7 @@ impl Operator for Shape {
     }
 
     // The extents of an operand that itself says sizes do not depend on what it says.
-    fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, _flow: &mut DataPropagation<'_>) -> Option<()> {
         Some(())
     }
 }
@@ -107,6 +111,32 @@ impl Operator for Range {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         node.give(range::START, node.g()?.sum(&[0], false));
         node.give_zero(range::LIMIT);
+        Ok(())
+    }
+}
+
+/// The number of elements.
+pub(super) struct Size;
+
+impl Operator for Size {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let widths = node.axes(0)?.into_iter().collect();
+        node.set(0, Vec::new());
+        node.set_sizes(0, vec![Element::Computed(widths)]);
+        Ok(())
+    }
+}
+
+/// A diagonal of ones: rows and columns go together, which no width says.
+pub(super) struct EyeLike;
+
+impl Operator for EyeLike {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+        let x = node.axes(0)?;
+        for &axis in &x {
+            node.pin(axis, Reason::Rearranged(node.op_type().to_owned()));
+        }
+        node.set(0, x);
         Ok(())
     }
 }

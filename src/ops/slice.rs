@@ -1,8 +1,8 @@
 //! Slice.
 
-use super::contract::{Contract, Form, any, onnx, slots};
+use super::schema::{Form, OpSchema, any, onnx, slots};
 use super::{
-    EditError, Ids, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow,
+    DataPropagation, EditError, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
     gradient::one_hot,
 };
 use crate::{onnx::proto::NodeProto, widths::Reason};
@@ -17,7 +17,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Slice", &[1, 10, 11, 13], &Slice).reads(slot::ALL).makes(&[any("output")])
         .forms(&[
             Form::of("bounds as attributes").until(9), Form::of("int64 bounds").since(10),
@@ -87,7 +87,7 @@ impl Operator for Slice {
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         let elements = flow.elements_or_numbers(slot::DATA)?;
         if flow.varies(slot::STARTS) || flow.varies(slot::ENDS) {
             return None;
@@ -121,8 +121,8 @@ impl Operator for Slice {
         node.adjust("ends", slot::ENDS, &bounds.1)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Transpose.
 
-use super::contract::{Contract, any, onnx};
+use super::schema::{OpSchema, any, onnx};
 use ndarray::ArrayD;
 
-use super::{Ids, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
+use super::{IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
 use crate::{onnx::proto::NodeProto, widths::Reason};
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Transpose", &[1, 13, 21, 23, 24, 25], &Transpose).reads(&[any("data")]).makes(&[any("transposed")]),
 ];
 
@@ -31,8 +31,8 @@ impl Operator for Transpose {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 
     fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::{Contract, NodeCx, registry};
+use super::{NodeCx, OpSchema, registry};
 use crate::{
     graph::{Facts, Graph, NodeId, Use},
     widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
@@ -36,16 +36,16 @@ impl<'a> NodeTyper<'a> {
 
     /// Types the results by the operator's rule; where there is none for it in this version, pins all that it touches.
     pub(crate) fn run(self) {
-        let contract = registry::contract(&self.cx.node.proto);
-        self.run_by(contract);
+        let schema = registry::schema(&self.cx.node.proto);
+        self.run_by(schema);
     }
 
-    fn run_by(mut self, contract: Option<&Contract>) {
-        let typed = match contract {
+    fn run_by(mut self, schema: Option<&OpSchema>) {
+        let typed = match schema {
             None => Err(Reason::Unsupported(registry::operator_name(&self.cx.node.proto))),
-            Some(contract) => match contract.changed_by(self.opset()) {
-                Some(since) => Err(Reason::Version { op: contract.name.to_owned(), since }),
-                None => contract.rule.infer(&mut self),
+            Some(schema) => match schema.unsupported_since(self.opset()) {
+                Some(since) => Err(Reason::Version { op: schema.name.to_owned(), since }),
+                None => schema.rule.infer(&mut self),
             },
         };
         match typed {
@@ -322,14 +322,14 @@ mod tests {
             facts.insert(value, Fact { dtype: DType::F32, shape: vec![3], ints: None });
         }
         let id = graph.nodes().next().unwrap().0;
-        let known = *registry::contract(&graph.node(id).proto).unwrap();
+        let known = *registry::schema(&graph.node(id).proto).unwrap();
         let type_by = |changed| {
             let mut widths = Widths::new(2);
             let x = widths.table.fresh(3);
             widths.values[graph.node(id).inputs[0].unwrap().index()] = Some(vec![x]);
             let dynamic = graph.dynamic();
-            let contract = Contract { changed, ..known };
-            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&contract));
+            let schema = OpSchema { changed, ..known };
+            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&schema));
             widths.table.pins(x).map(|pin| pin.reason.clone()).collect::<Vec<_>>()
         };
         assert_eq!(type_by(None), []);

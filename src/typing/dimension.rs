@@ -325,7 +325,7 @@ fn effective_pins(widths: &Widths, owners: &BTreeMap<Width, Vec<Place>>) -> BTre
 fn normalised_axes(graph: &Graph, widths: &Widths) -> impl Iterator<Item = Width> {
     let softmaxes = graph
         .nodes()
-        .filter(|(_, node)| ops::find(&node.proto).is_some_and(|rule| rule.normalises()))
+        .filter(|(_, node)| ops::find(&node.proto).is_some_and(|rule| rule.is_softmax()))
         .map(|(id, _)| Use { node: id, slot: 0 });
     softmaxes.filter_map(|at| widths.operand(graph, at)).flatten().copied()
 }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Use, ValueId},
-    ops::{self, NodeTyper, SizeFlow},
+    ops::{self, DataPropagation, NodeTyper},
     widths::{Pin, Place, Reason, Width, Widths},
 };
 use shared::{Apart, Factor};
@@ -49,7 +49,7 @@ fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, apart: &Ap
         }
         type_views(graph, &mut widths, id, apart);
         NodeTyper::new(graph, facts, &dynamic, &mut widths, id).run();
-        SizeFlow::new(graph, facts, &dynamic, &mut widths, id).run();
+        DataPropagation::new(graph, facts, &dynamic, &mut widths, id).run();
     }
     pin_outputs(graph, &mut widths);
     widths.table.compress();

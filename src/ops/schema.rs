@@ -139,7 +139,7 @@ impl Form {
 
 /// What is declared of an operator.
 #[derive(Clone, Copy)]
-pub struct Contract {
+pub struct OpSchema {
     /// Its domain; empty for ONNX's own operators.
     pub domain: &'static str,
     /// Its name.
@@ -163,8 +163,8 @@ pub struct Contract {
 const PLAIN: &[Form] = &[Form::of("")];
 
 /// One of ONNX's operators, and the versions that brought or changed it.
-pub(super) const fn onnx(name: &'static str, since: &'static [i64], rule: &'static dyn Operator) -> Contract {
-    Contract {
+pub(super) const fn onnx(name: &'static str, since: &'static [i64], rule: &'static dyn Operator) -> OpSchema {
+    OpSchema {
         domain: "",
         name,
         since,
@@ -178,11 +178,11 @@ pub(super) const fn onnx(name: &'static str, since: &'static [i64], rule: &'stat
 }
 
 /// One of ONNX Runtime's own operators, all of which are of version 1.
-pub(super) const fn microsoft(name: &'static str, rule: &'static dyn Operator) -> Contract {
-    Contract { domain: MICROSOFT, ..onnx(name, &[1], rule) }
+pub(super) const fn microsoft(name: &'static str, rule: &'static dyn Operator) -> OpSchema {
+    OpSchema { domain: MICROSOFT, ..onnx(name, &[1], rule) }
 }
 
-impl Contract {
+impl OpSchema {
     /// Its operands.
     pub(super) const fn reads(self, inputs: &'static [Slot]) -> Self {
         Self { inputs, ..self }
@@ -204,7 +204,7 @@ impl Contract {
     }
 
     /// The version of the operator set from which on the rule does not cover the operator, if `opset` is not below it.
-    pub fn changed_by(&self, opset: i64) -> Option<i64> {
+    pub fn unsupported_since(&self, opset: i64) -> Option<i64> {
         self.changed.filter(|changed| self.domain.is_empty() && *changed <= opset)
     }
 
@@ -236,14 +236,14 @@ impl Contract {
 }
 
 /// Names the places of an operator's slots: `slots!(slot: X = float("X"), BIAS = float("B").optional())` makes a module
-/// `slot` with the places as `X` and `BIAS`, and with all of them, for a [`Contract`], as `ALL`.
+/// `slot` with the places as `X` and `BIAS`, and with all of them, for a [`OpSchema`], as `ALL`.
 macro_rules! slots {
     ($(#[$doc:meta])* $module:ident: $($place:ident = $slot:expr),* $(,)?) => {
         $(#[$doc])*
         #[allow(dead_code)] // The names of operands that a rule need not read say what they are all the same.
         mod $module {
             #[allow(unused_imports)]
-            use super::super::contract::{Slot, slots, any, boolean, float, int64, integer, number};
+            use super::super::schema::{Slot, slots, any, boolean, float, int64, integer, number};
 
             pub const ALL: &[Slot] = &[$($slot),*];
             slots!(@ 0; $($place)*);

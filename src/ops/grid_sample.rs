@@ -1,6 +1,6 @@
 //! GridSample.
 
-use super::contract::{Contract, any, float, microsoft, onnx, slots};
+use super::schema::{OpSchema, any, float, microsoft, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator, scatter::adds_at_indices};
 use crate::{
     graph::{Attr, Expr},
@@ -15,7 +15,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("GridSample", &[16, 20, 22], &GridSample).reads(slot::ALL).makes(&[any("Y")]),
     microsoft("GridSample", &GridSample).reads(&[any("X"), any("Grid")]).makes(&[float("Y")]),
 ];

@@ -1,20 +1,12 @@
-//! Operators between channels and positions: DepthToSpace, SpaceToDepth, RoiAlign.
+//! DepthToSpace and SpaceToDepth: blocks of channels become positions, and back.
 
-use super::contract::{Contract, any, float, onnx, slots};
+use super::schema::{OpSchema, any, onnx};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::widths::{Reason, Width};
 
-slots! {
-    regions:
-    X = float("X"),
-    REGIONS = float("rois"),
-    IMAGES = int64("batch_indices"),
-}
-
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("DepthToSpace", &[1, 11, 13, 28], &DepthToSpace).reads(&[any("input")]).makes(&[any("output")]),
-    onnx("RoiAlign", &[10, 16, 22], &RoiAlign).reads(regions::ALL).makes(&[float("Y")]).without_gradient(),
     onnx("SpaceToDepth", &[1, 13, 28], &SpaceToDepth).reads(&[any("input")]).makes(&[any("output")]),
 ];
 
@@ -103,7 +95,8 @@ fn pin_block(node: &mut NodeTyper<'_>, block: &[Width]) {
     }
 }
 
-fn image(node: &NodeTyper<'_>) -> Result<[Width; 4], Reason> {
+/// The four axes of an image `[N, C, H, W]`.
+pub(super) fn image(node: &NodeTyper<'_>) -> Result<[Width; 4], Reason> {
     <[Width; 4]>::try_from(node.axes(0)?).map_err(|_| node.form("an operand that has not four axes"))
 }
 
@@ -113,7 +106,12 @@ fn block(node: &NodeTyper<'_>) -> Result<usize, Reason> {
 }
 
 /// Sets a result of other positions than the operand's.
-fn positions(node: &mut NodeTyper<'_>, batch: Width, channels: Width, from: &[Width]) -> Result<(), Reason> {
+pub(super) fn positions(
+    node: &mut NodeTyper<'_>,
+    batch: Width,
+    channels: Width,
+    from: &[Width],
+) -> Result<(), Reason> {
     for &axis in from {
         node.pin(axis, Reason::Spatial);
     }
@@ -124,20 +122,4 @@ fn positions(node: &mut NodeTyper<'_>, batch: Width, channels: Width, from: &[Wi
     }
     node.set(0, result);
     Ok(())
-}
-
-/// Pools regions of an image: `X[N, C, H, W]` → `Y[R, C, h, w]`.
-pub(super) struct RoiAlign;
-
-impl Operator for RoiAlign {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let [batch, channels, height, width] = image(node)?;
-        let regions = node.axes(regions::REGIONS)?;
-        for &axis in regions.iter().skip(1) {
-            node.pin(axis, Reason::Indexed);
-        }
-        node.pin(batch, Reason::Indexed);
-        let regions = regions.first().copied().unwrap_or(Width::ONE);
-        positions(node, regions, channels, &[height, width])
-    }
 }

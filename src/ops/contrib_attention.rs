@@ -1,6 +1,6 @@
 //! ONNX Runtime's own forms of attention (domain `com.microsoft`): MultiHeadAttention, Attention, GroupQueryAttention.
 
-use super::contract::{Contract, Form, float, microsoft, number, slots};
+use super::schema::{Form, OpSchema, float, microsoft, number, slots};
 use super::{
     EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
     attention::{Attended, Heads, Part, by_heads, logit_scale},
@@ -60,7 +60,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     microsoft("Attention", &FusedAttention).reads(attention::ALL)
         .makes(&[float("output"), float("present").optional()])
         .forms(&[Form::of(""), Form::of("values of another extent")]),

@@ -1,6 +1,6 @@
 //! ONNX Runtime's mixtures of experts as one operator: MoE, and QMoE with quantised weights.
 
-use super::contract::{Contract, float, microsoft, slots};
+use super::schema::{OpSchema, float, microsoft, slots};
 use super::{NodeTyper, Operator};
 use crate::widths::Reason;
 
@@ -42,22 +42,22 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
-    microsoft("MoE", &Experts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")])
+pub(super) static OPERATORS: &[OpSchema] = &[
+    microsoft("MoE", &MixtureOfExperts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")])
         .without_gradient(),
-    microsoft("QMoE", &Experts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL)
+    microsoft("QMoE", &MixtureOfExperts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL)
         .makes(&[float("output")])
         .without_gradient(),
 ];
 
 /// Of each token, the experts that it is routed to: `x[…, D]`, `routes[tokens, experts]`, `weights[experts, …, …]`. The inner
 /// extent of the experts ends inside the operator, where no mask can reach it, and so keeps its extent.
-pub(super) struct Experts {
+pub(super) struct MixtureOfExperts {
     /// Slots of the weights; the last one is only there where a gate has its own.
     pub weights: [usize; 3],
 }
 
-impl Operator for Experts {
+impl Operator for MixtureOfExperts {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
         let x = node.axes(0)?;
         let Some((&features, tokens)) = x.split_last() else { return Err(node.form("a scalar operand")) };

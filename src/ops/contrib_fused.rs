@@ -1,10 +1,10 @@
 //! What ONNX Runtime's optimizer fuses around products and normalisations (domain `com.microsoft`): FusedMatMul, FusedConv,
 //! FusedGemm, SkipLayerNormalization, EmbedLayerNormalization.
 
-use super::contract::{Contract, Form, any, float, microsoft, number, slots};
+use super::schema::{Form, OpSchema, any, float, microsoft, number, slots};
 use super::{
-    EditError, Ids, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv,
-    gradient::summed, matmul::Gemm, normalization::Norm,
+    EditError, IndexFlow, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
+    conv::Conv, gradient::summed, matmul::Gemm, normalization::Norm,
 };
 use crate::{
     graph::{Expr, Node},
@@ -57,7 +57,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     microsoft("EmbedLayerNormalization", &EmbedLayerNormalization).reads(embed::ALL)
         .makes(&[float("output"), any("mask_index").optional(), float("embedding_sum").optional()])
         .without_gradient(),
@@ -321,7 +321,7 @@ impl Operator for EmbedLayerNormalization {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
         // Words, segments and positions, each with a table of its own.
         let table = match slot {
             embed::WORD_IDS => embed::WORDS,
@@ -329,6 +329,6 @@ impl Operator for EmbedLayerNormalization {
             embed::POSITION_IDS => embed::POSITIONS,
             _ => return None,
         };
-        Some(Ids::Indexes { table, axis: 0 })
+        Some(IndexFlow::Indexes { table, axis: 0 })
     }
 }

@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// The integer values around one node, while sizes flow through it.
-pub struct SizeFlow<'a> {
+pub struct DataPropagation<'a> {
     cx: NodeCx<'a>,
     dynamic: &'a [bool],
     widths: &'a mut Widths,
 }
 
-impl<'a> Deref for SizeFlow<'a> {
+impl<'a> Deref for DataPropagation<'a> {
     type Target = NodeCx<'a>;
 
     fn deref(&self) -> &NodeCx<'a> {
@@ -28,7 +28,7 @@ impl<'a> Deref for SizeFlow<'a> {
     }
 }
 
-impl<'a> SizeFlow<'a> {
+impl<'a> DataPropagation<'a> {
     pub(crate) fn new(
         graph: &'a Graph,
         facts: &'a Facts,
@@ -41,14 +41,14 @@ impl<'a> SizeFlow<'a> {
 
     /// Passes sizes through the node by its rule, or pins them where it has none or they are used as numbers.
     pub(crate) fn run(mut self) {
-        let contract = registry::covering(self.cx.graph, self.cx.node);
-        let follows = |slot| contract.is_some_and(|contract| contract.follows(self.opset(), slot));
+        let schema = registry::covering(self.cx.graph, self.cx.node);
+        let follows = |slot| schema.is_some_and(|schema| schema.follows(self.opset(), slot));
         let say_sizes = |slot: &usize| self.elements(*slot).is_some() && !follows(*slot);
         let slots: Vec<usize> = (0..self.input_count()).filter(say_sizes).collect();
         if slots.is_empty() {
             return;
         }
-        let passed = contract.is_some_and(|contract| contract.rule.sizes(&mut self).is_some());
+        let passed = schema.is_some_and(|schema| schema.rule.propagate_data(&mut self).is_some());
         if !passed {
             slots.into_iter().for_each(|slot| self.pin(slot));
         }
