@@ -4,7 +4,7 @@ use super::schema::{OpSchema, float, microsoft, number, onnx};
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use super::{DataPropagation, NoGradient, NodeGradient, NodeTyper, Operator, elementwise::relate};
-use crate::{graph::Expr, widths::Reason};
+use crate::{graph::Expr, widths::PinReason};
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[OpSchema] = &[
@@ -54,17 +54,17 @@ type Slope = for<'a> fn(&NodeGradient<'a>, Expr<'a>, Expr<'a>) -> Expr<'a>;
 pub(super) struct Unary(Slope);
 
 impl Operator for Unary {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
-        flow.combine()
+        flow.combine_elements()
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let slope = (self.0)(node, node.x(0)?, node.y(0)?);
-        node.give(0, node.g()? * slope);
+        node.set_cotangent(0, node.g()? * slope);
         Ok(())
     }
 }
@@ -73,15 +73,15 @@ impl Operator for Unary {
 pub(super) struct Biased(Slope);
 
 impl Operator for Biased {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let sum = if node.has(1) { node.x(0)? + node.x(1)? } else { node.x(0)? };
         let cotangent = node.g()? * (self.0)(node, sum, node.y(0)?);
-        node.give(0, cotangent);
-        if node.needs(1) { node.give_broadcast(1, cotangent) } else { Ok(()) }
+        node.set_cotangent(0, cotangent);
+        if node.needs(1) { node.set_from_result_shape(1, cotangent) } else { Ok(()) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Operators that combine elements at the same place, broadcasting their operands against each other: arithmetic,
 //! comparisons, Where, Clip, Dropout and the like. Functions of one number are in `activation.rs`.
 
-use super::schema::{Form, OpSchema, any, boolean, float, microsoft, number, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, any, boolean, float, microsoft, number, onnx, slots};
 use ndarray::ArrayD;
 
 use super::{
@@ -12,7 +12,7 @@ use crate::{
     graph::Expr,
     onnx::{attr_int, proto::NodeProto},
     tensor::{DType, Tensor},
-    widths::Reason,
+    widths::PinReason,
 };
 
 slots! {
@@ -56,14 +56,14 @@ pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Clip", &[1, 6, 11, 12, 13], &Clip)
         .reads(&[number("input"), number("min").optional().since(11), number("max").optional().since(11)])
         .makes(&[number("output")])
-        .forms(&[Form::of("bounds as attributes").until(10), Form::of("bounds as operands").since(11)]),
+        .forms(&[OperatorForm::of("bounds as attributes").until(10), OperatorForm::of("bounds as operands").since(11)]),
     onnx("Div", &[1, 6, 7, 13, 14], &Div).reads(binary::ALL).makes(&[number("C")]),
     onnx("Dropout", &[1, 6, 7, 10, 12, 13, 22], &Dropout)
         .reads(&[float("data"), float("ratio").optional().since(12), boolean("training_mode").optional().since(12)])
         .makes(&[float("output"), boolean("mask").optional()])
         .forms(&[
-            Form::of("ratio as an attribute").until(11), Form::of("ratio as an operand").since(12),
-            Form::of("with its mask"),
+            OperatorForm::of("ratio as an attribute").until(11), OperatorForm::of("ratio as an operand").since(12),
+            OperatorForm::of("with its mask"),
         ]),
     onnx("Equal", &[1, 7, 11, 13, 19], &Logical).reads(&[any("A"), any("B")]).makes(&[boolean("C")]),
     onnx("Floor", &[1, 6, 13], &PiecewiseConstant).reads(&[float("X")]).makes(&[float("Y")]),
@@ -101,12 +101,12 @@ macro_rules! elementwise {
         pub(super) struct $name;
 
         impl Operator for $name {
-            fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+            fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
                 relate(node)
             }
 
             fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
-                flow.combine()
+                flow.combine_elements()
             }
 
             fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
@@ -127,7 +127,7 @@ elementwise! {
     Logical, |_| None, |_| Ok(());
     /// Rounding and the like, constant almost everywhere: no cotangent passes, which is the gradient.
     PiecewiseConstant, |_| None, |node| {
-        node.give_zero(0);
+        node.set_zero_cotangent(0);
         Ok(())
     };
     /// Mean of all operands.
@@ -143,7 +143,7 @@ elementwise! {
     /// Keeps elements within bounds: those that were not moved pass their cotangent.
     Clip, IndexFlow::moved, |node| {
         let g = node.g()?;
-        node.give(0, g * node.x(0)?.equals(node.y(0)?).cast(g.dtype()));
+        node.set_cotangent(0, g * node.x(0)?.equals(node.y(0)?).cast(g.dtype()));
         Ok(())
     };
     /// `a - b`.
@@ -185,16 +185,16 @@ elementwise! {
     };
     /// Inference passes elements on; a ratio and a mode are operands, and the mask is no number.
     Dropout, |_| None, |node| {
-        node.give(0, node.g()?);
+        node.set_cotangent(0, node.g()?);
         Ok(())
     };
     /// The remainder: a step function in the divisor.
-    Mod, IndexFlow::moved, |node| node.give_broadcast(0, node.g()?);
+    Mod, IndexFlow::moved, |node| node.set_from_result_shape(0, node.g()?);
     /// Elements in another operand's type.
     CastLike, |_| None, |node| {
         let dtype = node.x(0)?.dtype();
-        node.give(0, node.g()?.cast(dtype));
-        node.give_zero(1);
+        node.set_cotangent(0, node.g()?.cast(dtype));
+        node.set_zero_cotangent(1);
         Ok(())
     };
 }
@@ -203,12 +203,12 @@ elementwise! {
 pub(super) struct Add;
 
 impl Operator for Add {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
-        flow.combine()
+        flow.combine_elements()
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -236,18 +236,18 @@ impl Operator for Add {
 pub(super) struct IdentityOrCast;
 
 impl Operator for IdentityOrCast {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
-        flow.pass().or_else(|| flow.become_numbers())
+        flow.copy_elements().or_else(|| flow.to_float())
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let dtype = node.x(0)?.dtype();
         if dtype.is_float() {
-            node.give(0, node.g()?.cast(dtype));
+            node.set_cotangent(0, node.g()?.cast(dtype));
         }
         Ok(())
     }
@@ -272,7 +272,7 @@ impl Operator for IdentityOrCast {
 }
 
 /// All operands and results have the axes that broadcasting makes of the operands'.
-pub(super) fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+pub(super) fn relate(node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
     let present: Vec<usize> = (0..node.input_count()).filter(|slot| node.has(*slot)).collect();
     let axes = node.broadcast(&present)?;
     for slot in 0..node.output_count() {
@@ -288,7 +288,7 @@ fn each<'a>(
 ) -> Result<(), NoGradient> {
     let g = node.g()?;
     for slot in (0..node.input_count()).filter(|slot| node.needs(*slot)) {
-        node.give_broadcast(slot, rule(g, slot)?)?;
+        node.set_from_result_shape(slot, rule(g, slot)?)?;
     }
     Ok(())
 }

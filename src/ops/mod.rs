@@ -51,7 +51,7 @@ mod window;
 
 pub use bound::{Known, bound, element_bytes, stated};
 pub use data_propagation::DataPropagation;
-pub use editor::{Change, EditError, NodeEditor};
+pub use editor::{EditError, ElementEdit, NodeEditor};
 pub use gather::{gather, per_sample};
 pub use gradient::{NoGradient, NodeGradient};
 pub use index_flow::IndexFlow;
@@ -59,19 +59,19 @@ pub use linear::Linear;
 pub use node::{Missing, NodeCx};
 pub use quantize::{is_quantized, unrounded};
 pub use registry::{find, makes_tensors, operator_name, schema, schemas};
-pub use schema::{Arity, Class, Form, OpSchema, Slot};
+pub use schema::{Arity, ElementClass, OpSchema, OperatorForm, Slot};
 pub use stored_weight::{holds_weights, reader, weight};
 pub use typer::NodeTyper;
 pub use window::Window;
 
 use ndarray::ArrayD;
 
-use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::Reason};
+use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::PinReason};
 
 /// The rules of one operator.
 pub trait Operator: Sync {
     /// Relates the widths of the node's operands and results, and says what it costs. An error pins everything it touches.
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason>;
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason>;
 
     /// Passes what integer operands say about sizes on to the result; `None` where they are used as plain numbers.
     fn propagate_data(&self, _flow: &mut DataPropagation<'_>) -> Option<()> {

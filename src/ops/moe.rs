@@ -2,7 +2,7 @@
 
 use super::schema::{OpSchema, float, microsoft, slots};
 use super::{NodeTyper, Operator};
-use crate::widths::Reason;
+use crate::widths::PinReason;
 
 slots! {
     moe:
@@ -58,10 +58,12 @@ pub(super) struct MixtureOfExperts {
 }
 
 impl Operator for MixtureOfExperts {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
-        let Some((&features, tokens)) = x.split_last() else { return Err(node.form("a scalar operand")) };
-        let reason = node.form("experts that end inside it");
+        let Some((&features, tokens)) = x.split_last() else {
+            return Err(node.unsupported("a scalar operand"));
+        };
+        let reason = node.unsupported("experts that end inside it");
         for slot in 1..node.input_count() {
             for axis in node.axes(slot).unwrap_or_default() {
                 node.pin(axis, reason.clone());

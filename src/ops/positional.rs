@@ -3,7 +3,7 @@
 
 use super::schema::{OpSchema, any, int64, microsoft, number, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
-use crate::{graph::Attr, tensor::Tensor, widths::Reason};
+use crate::{graph::Attr, tensor::Tensor, widths::PinReason};
 
 slots! {
     cum_sum:
@@ -31,18 +31,18 @@ pub(super) static OPERATORS: &[OpSchema] = &[
     microsoft("Trilu", &Trilu).reads(&[any("X"), int64("k").optional()]).makes(&[any("Y")]),
 ];
 
-fn rearranged(node: &NodeTyper<'_>) -> Reason {
-    Reason::Rearranged(node.op_type().to_owned())
+fn rearranged(node: &NodeTyper<'_>) -> PinReason {
+    PinReason::Rearranged(node.op_type().to_owned())
 }
 
 /// Running sums along an axis, which the second operand says.
 pub(super) struct CumSum;
 
 impl Operator for CumSum {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(cum_sum::X)?;
         let Some(&[axis]) = node.contents(cum_sum::AXIS) else {
-            return Err(node.form("an axis that was not observed"));
+            return Err(node.unsupported("an axis that was not observed"));
         };
         let axis = node.axis(axis, x.len())?;
         node.pin(x[axis], rearranged(node));
@@ -55,7 +55,7 @@ impl Operator for CumSum {
         let flag = |name| node.int(name).unwrap_or(0);
         let attributes =
             [Attr::Int("exclusive", flag("exclusive")), Attr::Int("reverse", 1 - flag("reverse"))];
-        node.give(cum_sum::X, node.g()?.apply("CumSum", &[node.x(cum_sum::AXIS)?], &attributes));
+        node.set_cotangent(cum_sum::X, node.g()?.apply("CumSum", &[node.x(cum_sum::AXIS)?], &attributes));
         Ok(())
     }
 }
@@ -64,7 +64,7 @@ impl Operator for CumSum {
 pub(super) struct Trilu;
 
 impl Operator for Trilu {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(trilu::INPUT)?;
         for &axis in x.iter().rev().take(2) {
             node.pin(axis, rearranged(node));
@@ -80,7 +80,7 @@ impl Operator for Trilu {
         } else {
             node.tail().constant(&Tensor::int(0))
         };
-        node.give(trilu::INPUT, node.repeat(&[Some(node.g()?), Some(diagonal)])?);
+        node.set_cotangent(trilu::INPUT, node.reemit(&[Some(node.g()?), Some(diagonal)])?);
         Ok(())
     }
 }
@@ -89,7 +89,7 @@ impl Operator for Trilu {
 pub(super) struct ReverseSequence;
 
 impl Operator for ReverseSequence {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(reverse_sequence::INPUT)?;
         let lengths = node.axes(reverse_sequence::LENGTHS)?;
         let time = node.axis(node.int("time_axis").unwrap_or(0), x.len())?;
@@ -103,9 +103,9 @@ impl Operator for ReverseSequence {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(
+        node.set_cotangent(
             reverse_sequence::INPUT,
-            node.repeat(&[Some(node.g()?), Some(node.x(reverse_sequence::LENGTHS)?)])?,
+            node.reemit(&[Some(node.g()?), Some(node.x(reverse_sequence::LENGTHS)?)])?,
         );
         Ok(())
     }

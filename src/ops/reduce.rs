@@ -1,10 +1,10 @@
 //! Reductions.
 
-use super::schema::{Form, OpSchema, any, float, int64, number, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, any, float, int64, number, onnx, slots};
 use super::{DataPropagation, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::Expr,
-    widths::{Reason, Width},
+    widths::{PinReason, Width},
 };
 
 slots! {
@@ -14,18 +14,18 @@ slots! {
 }
 
 /// Of reductions whose axes are an operand from operator set 18 on.
-const FORMS: &[Form] = &[
-    Form::of("all axes"),
-    Form::of("axes as an attribute").until(17),
-    Form::of("axes as an operand").since(18),
-    Form::of("no axes").since(18),
+const FORMS: &[OperatorForm] = &[
+    OperatorForm::of("all axes"),
+    OperatorForm::of("axes as an attribute").until(17),
+    OperatorForm::of("axes as an operand").since(18),
+    OperatorForm::of("no axes").since(18),
 ];
 /// Of ReduceSum, whose axes are an operand from operator set 13 on.
-const SUM_FORMS: &[Form] = &[
-    Form::of("all axes"),
-    Form::of("axes as an attribute").until(12),
-    Form::of("axes as an operand").since(13),
-    Form::of("no axes").since(13),
+const SUM_FORMS: &[OperatorForm] = &[
+    OperatorForm::of("all axes"),
+    OperatorForm::of("axes as an attribute").until(12),
+    OperatorForm::of("axes as an operand").since(13),
+    OperatorForm::of("no axes").since(13),
 ];
 
 #[rustfmt::skip]
@@ -51,8 +51,8 @@ pub(super) static OPERATORS: &[OpSchema] = &[
 pub(super) struct Additive(Slope);
 
 impl Operator for Additive {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        reduce(node, |node, width, axis| node.contract(width, (slot::DATA, axis), None, None))
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        reduce(node, |node, width, axis| node.contraction(width, (slot::DATA, axis), None, None))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -64,9 +64,9 @@ impl Operator for Additive {
 pub(super) struct NonAdditive(Slope);
 
 impl Operator for NonAdditive {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         reduce(node, |node, width, _| {
-            let reason = Reason::Reduced(node.op_type().to_owned());
+            let reason = PinReason::Reduced(node.op_type().to_owned());
             node.pin(width, reason);
         })
     }
@@ -76,7 +76,7 @@ impl Operator for NonAdditive {
     }
 
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
-        flow.reduce()
+        flow.join_elements()
     }
 }
 
@@ -86,25 +86,25 @@ impl Operator for NonAdditive {
 pub(super) struct Mean;
 
 impl Operator for Mean {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let shape = node.shape(slot::DATA)?;
         reduce(node, |node, width, axis| {
             let has_positions = shape.iter().enumerate().skip(1).any(|(i, size)| i != axis && *size != 1);
             if axis == 0 || shape.len() < 3 || has_positions {
-                let reason = Reason::Reduced(node.op_type().to_owned());
+                let reason = PinReason::Reduced(node.op_type().to_owned());
                 node.pin(width, reason);
             } else {
-                node.contract(width, (slot::DATA, axis), None, None);
+                node.contraction(width, (slot::DATA, axis), None, None);
             }
         })
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        reduce_gradient(node, |x, y, _| y.count() / x.count())
+        reduce_gradient(node, |x, y, _| y.num_elements() / x.num_elements())
     }
 
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
-        flow.reduce()
+        flow.join_elements()
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
@@ -114,14 +114,14 @@ impl Operator for Mean {
         let [old, new]: [&dyn Fn(Width) -> usize; 2] = [&|w| node.old_size(w), &|w| node.new_size(w)];
         // Entries that one result averages, before and after.
         let (old, new) = (size(old, x) / size(old, y).max(1), size(new, x) / size(new, y).max(1));
-        if old == new { Ok(()) } else { node.multiply_result(new as f32 / old as f32) }
+        if old == new { Ok(()) } else { node.scale_first_result(new as f32 / old as f32) }
     }
 }
 
 fn reduce(
     node: &mut NodeTyper<'_>,
     mut end: impl FnMut(&mut NodeTyper<'_>, Width, usize),
-) -> Result<(), Reason> {
+) -> Result<(), PinReason> {
     let x = node.axes(slot::DATA)?;
     let reduced = reduced_axes(
         x.len(),
@@ -159,7 +159,7 @@ fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradie
     )?;
     let keeps = node.int("keepdims").unwrap_or(1) != 0;
     let (g, y) = if keeps { (g, y) } else { (g.unsqueeze(&reduced), y.unsqueeze(&reduced)) };
-    node.give(slot::DATA, (g * slope(x, y, &reduced)).expand_like(x));
+    node.set_cotangent(slot::DATA, (g * slope(x, y, &reduced)).expand_like(x));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::schema::{OpSchema, float, onnx};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
-use crate::widths::Reason;
+use crate::widths::PinReason;
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[OpSchema] = &[
@@ -22,11 +22,11 @@ pub(super) enum SoftmaxFamily {
 }
 
 impl Operator for SoftmaxFamily {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let first = node.axis(default_axis(node.opset(), node.int("axis")), x.len())?;
         for &axis in &x[competing(node.opset(), first, x.len())] {
-            node.pin(axis, Reason::Softmax);
+            node.pin(axis, PinReason::Softmax);
         }
         node.set(0, x);
         Ok(())
@@ -40,12 +40,12 @@ impl Operator for SoftmaxFamily {
         let cotangent = match self {
             Self::Softmax => y * (g - (y * g).sum(&axes, true)),
             Self::Hardmax => {
-                node.give_zero(0);
+                node.set_zero_cotangent(0);
                 return Ok(());
             }
             Self::LogSoftmax => g - y.map("Exp") * g.sum(&axes, true),
         };
-        node.give(0, cotangent);
+        node.set_cotangent(0, cotangent);
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! TopK, ArgMax and ArgMin: the extreme entries along an axis, and where they are.
 
-use super::schema::{Form, OpSchema, int64, number, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, int64, number, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
-use crate::widths::{Reason, Width};
+use crate::widths::{PinReason, Width};
 
 slots! {
     top_k:
@@ -19,19 +19,19 @@ pub(super) static OPERATORS: &[OpSchema] = &[
         .makes(&[int64("reduced")])
         .without_gradient(),
     onnx("TopK", &[1, 10, 11, 24], &TopK).reads(top_k::ALL).makes(&[number("Values"), int64("Indices")])
-        .forms(&[Form::of("count as an attribute").until(9), Form::of("count as an operand").since(10)]),
+        .forms(&[OperatorForm::of("count as an attribute").until(9), OperatorForm::of("count as an operand").since(10)]),
 ];
 
 /// The largest entries along an axis, and where they are.
 pub(super) struct TopK;
 
 impl Operator for TopK {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut x = node.axes(top_k::X)?;
         let axis = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
-        node.pin(x[axis], Reason::Indexed);
+        node.pin(x[axis], PinReason::Indexed);
         let count = (0..2).find_map(|slot| node.result_shape(slot).ok()?.get(axis).copied()).unwrap_or(0);
-        x[axis] = node.fixed(count, Reason::Indexed);
+        x[axis] = node.fixed(count, PinReason::Indexed);
         node.set(0, x.clone());
         node.set(1, x);
         Ok(())
@@ -40,10 +40,10 @@ impl Operator for TopK {
     /// Entries that were picked take the cotangents of where they went.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         if node.opset() < 11 {
-            return Err(node.none("operator sets before 11, where nothing scatters elements"));
+            return Err(node.unsupported("operator sets before 11, where nothing scatters elements"));
         }
         let axis = node.int("axis").unwrap_or(-1);
-        node.give(top_k::X, node.x(top_k::X)?.zeros().scatter(axis, node.y(1)?, node.g()?, false));
+        node.set_cotangent(top_k::X, node.x(top_k::X)?.zeros().scatter(axis, node.y(1)?, node.g()?, false));
         Ok(())
     }
 
@@ -56,10 +56,10 @@ impl Operator for TopK {
 pub(super) struct ArgMaxMin;
 
 impl Operator for ArgMaxMin {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut x = node.axes(0)?;
         let axis = node.axis(node.int("axis").unwrap_or(0), x.len())?;
-        node.pin(x[axis], Reason::Indexed);
+        node.pin(x[axis], PinReason::Indexed);
         if node.int("keepdims").unwrap_or(1) != 0 {
             x[axis] = Width::ONE;
         } else {

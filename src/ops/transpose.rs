@@ -4,7 +4,7 @@ use super::schema::{OpSchema, any, onnx};
 use ndarray::ArrayD;
 
 use super::{IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use crate::{onnx::proto::NodeProto, widths::PinReason};
 
 #[rustfmt::skip]
 pub(super) static OPERATORS: &[OpSchema] = &[
@@ -15,7 +15,7 @@ pub(super) static OPERATORS: &[OpSchema] = &[
 pub(super) struct Transpose;
 
 impl Operator for Transpose {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let perm = node.ints("perm").unwrap_or_else(|| (0..x.len() as i64).rev().collect());
         let axes = perm.iter().map(|&p| node.axis(p, x.len()).map(|p| x[p])).collect::<Result<_, _>>()?;
@@ -27,7 +27,7 @@ impl Operator for Transpose {
         let rank = node.shape(0)?.len();
         let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
         let perm = perm.iter().map(|&axis| node.axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
-        node.give(0, node.g()?.transpose_back(&perm));
+        node.set_cotangent(0, node.g()?.transpose_back(&perm));
         Ok(())
     }
 

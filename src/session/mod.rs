@@ -33,7 +33,7 @@ use crate::{
     score::{ScoreOptions, Scores},
     typing::{Dimension, Granularity, Kind},
     warning::Warning,
-    widths::{Pin, Reason},
+    widths::{Pin, PinReason},
 };
 use event::{Cancellable, Monitor};
 
@@ -285,7 +285,7 @@ fn turn_heads(
     let turned = &rotated.report.turned;
     typed.dimensions.freeze(
         |d| d.kind == Kind::HeadDim && !turned.contains(&d.name),
-        |d| Pin::new(&d.name, Reason::HeadDimension),
+        |d| Pin::new(&d.name, PinReason::HeadDimension),
     );
     Ok((typed, Some(rotated.report)))
 }

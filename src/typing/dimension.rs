@@ -8,7 +8,7 @@ use crate::{
     graph::{Graph, NodeId, Use},
     named::named,
     ops,
-    widths::{Contraction, Pin, Place, Reason, Width, Widths},
+    widths::{Contraction, Pin, PinReason, Place, Width, Widths},
 };
 
 /// What people call a dimension's units.
@@ -142,7 +142,7 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
         let ends = index.ends.remove(&width).unwrap_or_default();
         let kind = index.kind(width, &owned);
         if kind == Kind::HeadDim && granularity == Granularity::Head {
-            reasons.push(Pin::new(producer_name(graph, &producers), Reason::HeadDimension));
+            reasons.push(Pin::new(producer_name(graph, &producers), PinReason::HeadDimension));
         }
         // A width that no sum ends is of no use to the result: nothing to score it by.
         // Nor is an empty axis, which a file may well have.
@@ -154,7 +154,7 @@ pub fn dimensions(graph: &Graph, widths: &Widths, granularity: Granularity) -> D
         if reasons.is_empty() {
             let name = names.unique(&name, kind);
             let entries = entries(widths, width, &owned);
-            let least = if index.plural.contains(&width) { 2 } else { 1 };
+            let least = if index.at_least_two.contains(&width) { 2 } else { 1 };
             let (layer, consumers) = (0, ends);
             let dimension = Dimension { name, kind, layer, width, size, least, entries, owned, consumers };
             found.prunable.push(dimension);
@@ -193,7 +193,7 @@ struct Index<'a> {
     /// Widths for each entry of which a softmax runs by itself.
     under_softmax: BTreeSet<Width>,
     /// Widths that have to keep two entries.
-    plural: BTreeSet<Width>,
+    at_least_two: BTreeSet<Width>,
     /// Nodes that cost something.
     costly: BTreeSet<NodeId>,
     /// Nodes that convolve: that sum over the second axis of an operand with positions.
@@ -222,7 +222,7 @@ impl<'a> Index<'a> {
             batched: atoms(&mut widths.batched.iter().map(|(_, width)| *width)),
             inner: atoms(&mut widths.paired.iter().copied()),
             under_softmax: atoms(&mut normalised_axes(graph, widths)),
-            plural: atoms(&mut widths.plural.iter().copied()),
+            at_least_two: atoms(&mut widths.at_least_two.iter().copied()),
             costly: widths.macs.iter().map(|m| m.node).collect(),
             convolving: widths.contractions.iter().filter(convolves).map(|c| c.node).collect(),
         }

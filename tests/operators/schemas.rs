@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use optin_onnx::ops::{self, Arity, Class, OpSchema, Slot};
+use optin_onnx::ops::{self, Arity, ElementClass, OpSchema, Slot};
 use serde::Deserialize;
 
 use crate::python;
@@ -55,23 +55,23 @@ print(json.dumps(found))
 "#;
 
 /// What a schema's types are, in the words of declarations.
-fn class(types: &BTreeSet<String>) -> Class {
+fn class(types: &BTreeSet<String>) -> ElementClass {
     let is = |wanted: &[&str]| types.iter().all(|t| wanted.iter().any(|w| *t == format!("tensor({w})")));
     let floating =
         |t: &String| ["float", "double", "bfloat"].iter().any(|f| t.starts_with(&format!("tensor({f}")));
     let integer = |t: &String| t.starts_with("tensor(int") || t.starts_with("tensor(uint");
     if is(&["bool"]) {
-        Class::Bool
+        ElementClass::Bool
     } else if is(&["int64"]) {
-        Class::Int64
+        ElementClass::Int64
     } else if is(&["int32", "int64"]) && types.len() == 2 {
-        Class::Integer
+        ElementClass::Integer
     } else if types.iter().all(floating) {
-        Class::Float
+        ElementClass::Float
     } else if types.iter().all(|t| floating(t) || integer(t)) && types.iter().any(floating) {
-        Class::Number
+        ElementClass::Number
     } else {
-        Class::Any
+        ElementClass::Any
     }
 }
 
@@ -108,8 +108,8 @@ fn differences<'a>(
             found.push(format!("{} is {class:?}, not {:?}", slot.name, slot.class));
         }
         // Integers that say extents, axes or places have been of these types from the start.
-        let integer = matches!(slot.class, Class::Int64 | Class::Integer);
-        if integer && !matches!(class, Class::Int64 | Class::Integer) {
+        let integer = matches!(slot.class, ElementClass::Int64 | ElementClass::Integer);
+        if integer && !matches!(class, ElementClass::Int64 | ElementClass::Integer) {
             found.push(format!("{} was {class:?}, not {:?}", slot.name, slot.class));
         }
     }
