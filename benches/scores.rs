@@ -15,7 +15,7 @@ use optin_onnx::{
     onnx,
     runtime::{self, Provider, RuntimeChoice, RuntimeOptions},
     score::{
-        DimensionScores, ExactOptions, ScoreOptions, SketchOptions, exact, magnitude, sketch, spearman, wanda,
+        DimensionScores, ExactOptions, LAMBDA, SketchOptions, exact, magnitude, sketch, spearman, wanda,
     },
     typing::{self, Granularity, Kind},
 };
@@ -27,7 +27,7 @@ fn main() {
     let calib = said.get(1).map_or_else(|| fixtures.join("calib.npz"), PathBuf::from);
     let number = |i: usize, default: usize| said.get(i).map_or(default, |n| n.parse().unwrap());
     let (count, probes, units) = (number(2, 32), number(3, 8), number(4, 32));
-    let lambda = said.get(5).map_or(ScoreOptions::default().lambda, |lambda| lambda.parse().unwrap());
+    let lambda = said.get(5).map_or(LAMBDA.default, |lambda| lambda.parse().unwrap());
     let seed = number(6, 0) as u64;
 
     let engine = runtime::open(&RuntimeOptions {

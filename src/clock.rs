@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Time of one stage.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stage {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// Wall-clock seconds.
     pub seconds: f64,
     /// The same as a multiple of one forward pass over the samples; absent where no forward pass was measured.
@@ -45,7 +45,7 @@ impl Clock {
         let unit = unit.filter(|u| *u > 0.0);
         let rows = stages.iter().map(|(name, duration)| {
             let seconds = duration.as_secs_f64();
-            Stage { name, seconds, forwards: unit.map(|u| seconds / u) }
+            Stage { name: (*name).to_owned(), seconds, forwards: unit.map(|u| seconds / u) }
         });
         rows.collect()
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     graph::Graph,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What a file has shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Gate {
     /// Batch sizes at which it ran.
     pub batches: Vec<usize>,

@@ -4,9 +4,9 @@ mod interface;
 
 pub use interface::{Extent, Interface, Port};
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
@@ -15,11 +15,13 @@ use crate::{
     model::{SampleInput, Typed},
     onnx,
     plan::{COST_MODELS, Costs, Limits, PerCost},
-    report::{metric, table},
+    report::{Block, Cell, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
     runtime::{self, RuntimeOptions},
-    typing::{self, Dimension, Granularity, Kind, Pinned},
-    widths::Pin,
+    typing::{self, Dimension, Granularity, Kind},
 };
+
+/// The version of the format of inspections (`docs/inspect.schema.json`). It is raised when a field changes its meaning.
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// What the user asks about.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ pub struct Options {
 }
 
 /// A quantity of the dense model, and the least that pruning can reach.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reach {
     /// In the dense model.
     pub total: u64,
@@ -46,7 +48,7 @@ pub struct Reach {
 }
 
 /// A prunable dimension.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prunable {
     /// Its name.
     pub name: String,
@@ -64,7 +66,7 @@ pub struct Prunable {
 }
 
 /// An operator without a typing rule.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unsupported {
     /// The operator, with its domain unless that is ONNX's own.
     pub operator: String,
@@ -73,9 +75,11 @@ pub struct Unsupported {
 }
 
 /// Everything that is known about a model before it is scored.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inspection {
-    /// SHA-256 of the file.
+    /// The version of the format: [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// SHA-256 of the model, its weights included.
     pub source_sha256: String,
     /// Inputs, outputs and operators, as the file has them.
     #[serde(flatten)]
@@ -91,8 +95,8 @@ pub struct Inspection {
     pub costs: PerCost<Reach>,
     /// What can be pruned, in the order of the network.
     pub prunable: Vec<Prunable>,
-    /// What keeps its extent, with every reason.
-    pub pinned: Vec<Pinned>,
+    /// What cannot be pruned, with every reason.
+    pub pinned: Vec<PinnedAxis>,
     /// Operators that pin all they touch, for want of a rule.
     pub unsupported: Vec<Unsupported>,
 }
@@ -114,6 +118,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
     let costs = typed.costs(&options.limits);
     let (dense, least) = (costs.dense(), costs.least());
     Ok(Inspection {
+        schema_version: SCHEMA_VERSION,
         source_sha256: typed.source.sha256.clone(),
         interface,
         runtime: engine.describe(),
@@ -121,7 +126,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
         synthetic: typed.is_synthetic(),
         costs: dense.zip(&least, |&total, &minimum| Reach { total, minimum }),
         prunable: prunable(&costs, &typed.dimensions.prunable, &options.limits),
-        pinned: typed.dimensions.pinned.clone(),
+        pinned: typed.dimensions.pinned.iter().map(Into::into).collect(),
         unsupported: unsupported(typing::unsupported(&typed.graph)),
     })
 }
@@ -151,88 +156,98 @@ fn unsupported(counts: BTreeMap<String, usize>) -> Vec<Unsupported> {
 }
 
 /// Every reason once, a line each, with the first place that gives it.
-fn because(pins: &[Pin]) -> String {
-    let mut reasons: Vec<(&Pin, usize)> = Vec::new();
+fn because(pins: &[PinReason]) -> String {
+    let mut reasons: Vec<(&PinReason, usize)> = Vec::new();
     for pin in pins {
-        match reasons.iter_mut().find(|(first, _)| first.reason == pin.reason) {
+        match reasons.iter_mut().find(|(first, _)| first.message == pin.message) {
             Some((_, places)) => *places += 1,
             None => reasons.push((pin, 1)),
         }
     }
     let lines = reasons.iter().map(|(pin, places)| match places {
         1 => pin.to_string(),
-        n => format!("{} ({} and {} more)", pin.reason, pin.at, n - 1),
+        n => format!("{} ({} and {} more)", pin.message, pin.at, n - 1),
     });
     lines.collect::<Vec<_>>().join("\n")
 }
 
-impl Inspection {
-    /// Tables for the terminal.
-    pub fn text(&self) -> String {
-        let mut out = self.interface_text();
-        let mut totals = table(&["", "dense", "least", "share"]);
-        for (cost, reach) in self.costs.iter() {
-            let share = 100.0 * reach.minimum as f64 / reach.total.max(1) as f64;
-            totals.add_row([
-                cost.name(),
-                &metric(reach.total),
-                &metric(reach.minimum),
-                &format!("{share:.1} %"),
-            ]);
-        }
-        if self.prunable.is_empty() {
-            let _ = writeln!(out, "nothing in this model can be pruned");
-        } else {
-            let _ = writeln!(out, "{}", self.prunable_table());
-        }
-        let _ = writeln!(out, "\n{totals}");
+impl Reportable for Inspection {
+    fn document(&self) -> Document {
+        let brief = |name, block| Section::new(name, Detail::Brief, vec![block]);
+        let mut sections = vec![
+            self.interface.section(),
+            brief(
+                "layers",
+                match self.prunable.is_empty() {
+                    true => Block::paragraph("nothing in this model can be pruned"),
+                    false => Block::Table(self.layers()),
+                },
+            ),
+            brief("totals", Block::Table(self.totals())),
+        ];
         if !self.pinned.is_empty() {
-            let mut pinned = table(&["keeps its extent", "size", "because"]);
-            for p in &self.pinned {
-                pinned.add_row([p.name.clone(), p.size.to_string(), because(&p.reasons)]);
-            }
-            let _ = writeln!(out, "\n{pinned}");
+            sections.push(brief("not prunable", Block::Table(self.not_prunable())));
         }
         if !self.unsupported.is_empty() {
-            let mut operators = table(&["operator without a rule", "nodes"]);
+            let mut operators =
+                Table::new([("operator that is not supported", Holds::Text), ("nodes", Holds::Count)]);
             for u in &self.unsupported {
-                operators.add_row([u.operator.clone(), u.nodes.to_string()]);
+                operators.push([u.operator.clone().into(), u.nodes.into()]);
             }
-            let _ = writeln!(out, "\n{operators}");
+            sections.push(brief("unsupported", Block::Table(operators)));
         }
         if self.synthetic {
-            let _ =
-                writeln!(out, "\nnote: shapes were observed on made-up inputs, for want of calibration data");
+            let note = "note: shapes were observed on made-up inputs, for want of calibration data";
+            sections.push(brief("notes", Block::paragraph(note)));
         }
-        out
+        Document { title: "what can be pruned".to_owned(), sections }
     }
 
-    /// What goes in and comes out, and what the model is made of.
-    fn interface_text(&self) -> String {
-        let Interface { inputs, outputs, opsets, operators } = &self.interface;
-        let mut ports = table(&["", "name", "type", "shape"]);
-        let inputs = inputs.iter().map(|port| ("input", port));
-        for (role, port) in inputs.chain(outputs.iter().map(|port| ("output", port))) {
-            let dtype = port.dtype.as_deref().unwrap_or("?");
-            ports.add_row([role, &port.name, dtype, &port.shape_text()]);
-        }
-        let sets: Vec<String> = opsets.iter().map(|(set, version)| format!("{set} {version}")).collect();
-        let mut counts: Vec<_> = operators.iter().collect();
-        counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
-        format!("{ports}\n\noperators ({}): {}\n\n", sets.join(", "), counts.join(", "))
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
     }
+}
 
-    fn prunable_table(&self) -> impl std::fmt::Display {
-        let header = ["name", "kind", "layer", "units", "least"].into_iter();
-        let header: Vec<&str> = header.chain(COST_MODELS.iter().map(|cost| cost.name())).collect();
-        let mut rows = table(&header);
+impl Inspection {
+    fn layers(&self) -> Table {
+        let mut columns = vec![
+            ("name", Holds::Text),
+            ("kind", Holds::Text),
+            ("layer", Holds::Count),
+            ("units", Holds::Count),
+            ("least kept", Holds::Count),
+        ];
+        let saved: Vec<String> = COST_MODELS.iter().map(|cost| format!("{} saved", cost.name())).collect();
+        columns.extend(saved.iter().map(|heading| (heading.as_str(), Holds::Share)));
+        let mut rows = Table::new(columns);
         for d in &self.prunable {
-            let numbers = [d.layer, d.units, d.floor].map(|n| n.to_string());
-            let row = [d.name.clone(), d.kind.to_string()].into_iter().chain(numbers);
-            let shares = d.shares.iter().map(|(_, share)| format!("{:.1} %", 100.0 * share));
-            rows.add_row(row.chain(shares));
+            let (name, kind) = (d.name.clone().into(), d.kind.to_string().into());
+            let numbers = [name, kind, d.layer.into(), d.units.into(), d.floor.into()];
+            rows.push(numbers.into_iter().chain(d.shares.iter().map(|(_, share)| Cell::from(*share))));
         }
         rows
+    }
+
+    fn totals(&self) -> Table {
+        let mut totals = Table::new([
+            ("", Holds::Text),
+            ("dense", Holds::Quantity),
+            ("least possible", Holds::Quantity),
+            ("share", Holds::Share),
+        ]);
+        for (cost, Reach { total, minimum }) in self.costs.iter() {
+            let share = *minimum as f64 / (*total).max(1) as f64;
+            totals.push([cost.name().into(), (*total).into(), (*minimum).into(), share.into()]);
+        }
+        totals
+    }
+
+    fn not_prunable(&self) -> Table {
+        let mut axes =
+            Table::new([("cannot be pruned", Holds::Text), ("size", Holds::Count), ("because", Holds::Text)]);
+        for axis in &self.pinned {
+            axes.push([axis.name.clone().into(), axis.size.into(), because(&axis.reasons).into()]);
+        }
+        axes
     }
 }

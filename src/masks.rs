@@ -15,6 +15,12 @@ use crate::{
 /// A model edit that zeroes, before every sum, the entries that `kept` leaves out.
 pub fn constant(graph: &Graph, facts: &Facts, widths: &Widths, kept: &Kept) -> Patch {
     let mut patch = Patch::default();
+    zero(graph, facts, widths, kept, &mut patch);
+    patch
+}
+
+/// Adds the same to a patch.
+pub(crate) fn zero(graph: &Graph, facts: &Facts, widths: &Widths, kept: &Kept, patch: &mut Patch) {
     for contraction in &widths.contractions {
         let Some(mask) = entries_mask(widths, graph, contraction, kept) else { continue };
         let Some(mask) = shaped(graph, facts, contraction, &mask) else { continue };
@@ -23,9 +29,8 @@ pub fn constant(graph: &Graph, facts: &Facts, widths: &Widths, kept: &Kept) -> P
         let Some(mask) = mask.reshape(&own) else { continue };
         let name = patch.fresh(graph, "mask");
         patch.constant(from_tensor(&name, &mask));
-        multiply(&mut patch, graph, contraction, name);
+        multiply(patch, graph, contraction, name);
     }
-    patch
 }
 
 /// Adds a mask as a graph input before a sum, and returns its name. It is fed with what [`shaped`] makes.

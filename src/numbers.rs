@@ -46,6 +46,16 @@ pub(crate) mod finite_or_null {
     }
 }
 
+/// One number in a file, where JSON has `null` for what is none.
+pub(crate) mod number_or_null {
+    use serde::{Deserialize, Deserializer};
+
+    /// Reads a number, `null` as NaN.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

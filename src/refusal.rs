@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use crate::{
     clock::Clock,
-    masks,
     model::ModelView,
     onnx::{self, Source, proto::ModelProto},
     plan::{Cost, PerCost, Plan},
-    rewrite::{self, RewriteError},
+    reduction,
+    rewrite::RewriteError,
     runtime::Engine,
     typing::Dimension,
     verify::{self, Proof, VerifyError},
@@ -92,10 +92,11 @@ impl Trial<'_> {
     pub fn carry_out(&self, plan: &Plan, clock: &Clock) -> Result<(ModelProto, Proof), Refusal> {
         let ModelView { model, graph, facts, widths, dimensions, samples, .. } = self.view;
         let kept = plan.kept(&widths.table, dimensions);
-        let mut pruned = clock.time("rewrite", || rewrite::rewrite(model, graph, facts, widths, &kept))?;
+        let mut pruned =
+            clock.time("rewrite", || reduction::apply(model, graph, facts, widths, dimensions, &kept))?;
         Larger::check(&pruned, self.source)?;
         self.engine.settle(&mut pruned);
-        let masked = masks::constant(graph, facts, widths, &kept).apply(model);
+        let masked = reduction::mask(graph, facts, widths, dimensions, &kept).apply(model);
         let file_bytes = (self.file_bytes)(&pruned);
         let proof = clock.time("verify", || {
             verify::verify(self.engine, &masked, &pruned, samples, facts.samples, file_bytes)

@@ -13,6 +13,7 @@ use crate::{
     runtime::{self, RuntimeOptions},
     score::{self, Method, SavedError, SavedScores, ScoreOptions},
     session::{Cancel, Progress, Pruner, Scored, Settings},
+    settings::SettingValues,
     staging::StagedFile,
     typing::Granularity,
 };
@@ -38,10 +39,10 @@ pub struct Options {
     pub score: ScoreOptions,
     /// What may be removed.
     pub limits: Limits,
-    /// What recovery may change.
-    pub recover: Mode,
-    /// The ridge of recovery; `None`: chosen per layer on held-out samples.
-    pub ridge: Option<f64>,
+    /// The recovery; `None`: nothing is corrected.
+    pub recover: Option<Mode>,
+    /// Its settings.
+    pub recover_settings: SettingValues,
     /// Scores of an earlier run to plan from.
     pub scores: Option<SavedScores>,
     /// Where scores are saved.
@@ -64,8 +65,8 @@ impl Default for Options {
             runtime: RuntimeOptions::default(),
             score: ScoreOptions::default(),
             limits: Limits::default(),
-            recover: Mode::default(),
-            ridge: None,
+            recover: Some(Mode::default()),
+            recover_settings: SettingValues::default(),
             scores: None,
             save_scores: None,
             batch: 16,
@@ -106,19 +107,19 @@ impl Options {
             granularity: self.granularity,
             batch: self.batch,
             memory: self.score.memory,
-            refit: self.recover == Mode::Refit,
+            refit: self.recover.is_some_and(|recovery| recovery.refits()),
         }
     }
 
-    fn recovery(&self) -> RecoverOptions<'_> {
-        RecoverOptions {
+    fn recovery(&self) -> Option<RecoverOptions<'_>> {
+        Some(RecoverOptions {
             logits: &self.score.logits,
-            mode: self.recover,
-            ridge: self.ridge,
+            mode: self.recover?,
+            settings: self.recover_settings.clone(),
             grow: self.budgets.leave_room_for_weights(),
             seed: self.calibration.seed,
             memory: self.score.memory,
-        }
+        })
     }
 }
 
@@ -131,7 +132,9 @@ pub fn run(
     cancel: &Cancel,
     listener: impl FnMut(Progress) + 'static,
 ) -> Result<Report, Error> {
-    let (report, model) = prune_file(options, cancel, listener)?;
+    let (mut report, model) = prune_file(options, cancel, listener)?;
+    report.asked = report.asked.with(&options.calibration, &options.runtime);
+    report.seeds.data = Some(options.calibration.seed);
     // Both are complete before either replaces what was there.
     let file = options.report.as_ref().map(|path| report.stage(path)).transpose()?;
     model.map(Staged::publish).transpose()?;
@@ -168,7 +171,12 @@ fn prune_file(
     }
     let planned = scored.plan(&options.budgets)?;
     let Some(output) = &options.output else { return Ok((planned.report(), None)) };
-    let (staged, report) = planned.apply()?.recover(&options.recovery())?.stage(output)?;
+    let applied = planned.apply()?;
+    let recovered = match options.recovery() {
+        Some(recovery) => applied.recover(&recovery)?,
+        None => applied.unrecovered(),
+    };
+    let (staged, report) = recovered.stage(output)?;
     Ok((report, Some(staged)))
 }
 

@@ -6,8 +6,8 @@ mod common;
 
 use common::{Net, attribute};
 use optin_onnx::{
+    reduction::{HEAD, NEURON},
     tensor::Tensor,
-    typing::Kind::{Head, Neuron},
 };
 
 /// Queries, keys and values of these extents from `x [batch, 6, 8]`.
@@ -25,7 +25,7 @@ fn the_standards_attention_on_merged_heads() {
     net.weight("mask", &[1, 4, 6, 6]);
     net.node("Attention", &["q", "k", "v", "mask"], &["a"]).int("q_num_heads", 4).int("kv_num_heads", 4);
     net.linear("a", "y", 12, 5);
-    let Some(pruned) = net.assert_prunes(&["y"], &[(Head, 4)]) else { return };
+    let Some(pruned) = net.assert_prunes(&["y"], &[(HEAD, 4)]) else { return };
     let heads = attribute(&pruned, "Attention", "q_num_heads").unwrap();
     assert!(heads < 4 && attribute(&pruned, "Attention", "kv_num_heads") == Some(heads));
 }
@@ -35,7 +35,7 @@ fn groups_of_queries_go_with_their_keys_or_evenly() {
     let mut net = projected(23, [24, 8, 12]);
     net.node("Attention", &["q", "k", "v"], &["a"]).int("q_num_heads", 6).int("kv_num_heads", 2);
     net.linear("a", "y", 36, 5);
-    net.assert_prunes(&["y"], &[(Head, 2), (Head, 3)]);
+    net.assert_prunes(&["y"], &[(HEAD, 2), (HEAD, 3)]);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn the_standards_attention_on_separate_heads() {
     net.node("Transpose", &["a"], &["t"]).ints("perm", &[0, 2, 1, 3]);
     net.node("Reshape", &["t", "merge"], &["m"]);
     net.linear("m", "y", 12, 5);
-    net.assert_prunes(&["y"], &[(Head, 3)]);
+    net.assert_prunes(&["y"], &[(HEAD, 3)]);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn heads_of_a_cache_stay_and_query_heads_beside_them_go() {
         .int("q_num_heads", 4)
         .int("kv_num_heads", 2);
     net.linear("a", "y", 16, 5);
-    net.assert_prunes(&["y", "present_k", "present_v"], &[(Head, 2)]);
+    net.assert_prunes(&["y", "present_k", "present_v"], &[(HEAD, 2)]);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn multi_head_attention_with_biases() {
     net.node("com.microsoft:MultiHeadAttention", &["q", "k", "v", "bias", "", "position"], &["a"])
         .int("num_heads", 4);
     net.linear("a", "y", 20, 5);
-    let Some(pruned) = net.assert_prunes(&["y"], &[(Head, 4)]) else { return };
+    let Some(pruned) = net.assert_prunes(&["y"], &[(HEAD, 4)]) else { return };
     assert!(attribute(&pruned, "MultiHeadAttention", "num_heads").unwrap() < 4);
 }
 
@@ -87,7 +87,7 @@ fn attention_that_projects_itself() {
         .int("num_heads", 4)
         .ints("qkv_hidden_sizes", &[12, 12, 20]);
     net.linear("a", "y", 20, 5);
-    net.assert_prunes(&["y"], &[(Head, 4)]);
+    net.assert_prunes(&["y"], &[(HEAD, 4)]);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn group_query_attention_on_packed_projections() {
     .int("num_heads", 4)
     .int("kv_num_heads", 2);
     net.linear("a", "y", 32, 5);
-    let Some(pruned) = net.assert_prunes(&["y"], &[(Head, 2), (Head, 2)]) else { return };
+    let Some(pruned) = net.assert_prunes(&["y"], &[(HEAD, 2), (HEAD, 2)]) else { return };
     let count = |name| attribute(&pruned, "GroupQueryAttention", name).unwrap();
     assert!(count("num_heads") < 4 && count("num_heads") % count("kv_num_heads") == 0);
 }
@@ -133,7 +133,7 @@ fn rotary_embeddings_of_both_domains() {
         net.node(op, &slots, &["turned"]).int("num_heads", 3);
         net.node("com.microsoft:MultiHeadAttention", &["turned", "k", "v"], &["a"]).int("num_heads", 3);
         net.linear("a", "y", 12, 5);
-        net.assert_prunes(&["y"], &[(Head, 3)]);
+        net.assert_prunes(&["y"], &[(HEAD, 3)]);
     }
 }
 
@@ -176,7 +176,7 @@ fn a_position_bias_that_layers_share_does_not_tie_their_heads() {
         net.node("Add", &[&stream, &name("o")], &[&name("stream")]);
         stream = name("stream");
     }
-    net.assert_prunes(&[&stream], &[(Head, 3), (Head, 3)]);
+    net.assert_prunes(&[&stream], &[(HEAD, 3), (HEAD, 3)]);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn normalisations_and_activations_of_the_optimizer() {
     net.linear("s", "u", 8, 10);
     net.node("com.microsoft:QuickGelu", &["u"], &["w"]);
     net.linear("w", "y", 10, 8);
-    net.assert_prunes(&["y"], &[(Neuron, 12), (Neuron, 10)]);
+    net.assert_prunes(&["y"], &[(NEURON, 12), (NEURON, 10)]);
 }
 
 #[test]
@@ -211,5 +211,5 @@ fn fused_products() {
     net.node("com.microsoft:FusedMatMul", &["t", "narrow"], &["n"]).int("transA", 1).int("transB", 1);
     net.node("Relu", &["n"], &["r"]);
     net.node("MatMul", &["r", "last"], &["y"]);
-    net.assert_prunes(&["y"], &[(Neuron, 12), (Neuron, 10)]);
+    net.assert_prunes(&["y"], &[(NEURON, 12), (NEURON, 10)]);
 }

@@ -9,10 +9,10 @@ use optin_onnx::{
     graph::Patch,
     masks,
     model::ModelView,
+    reduction::HEAD,
     runtime::RuntimeChoice,
     score::{ExactOptions, exact},
     trajectory::waypoints,
-    typing::Kind,
     widths::Kept,
 };
 use support::{Subject, engine};
@@ -36,7 +36,7 @@ fn heads_of_the_fixture_rank_as_full_forward_passes_do() {
     let fixture = Subject::fixture(&*engine, "vit.onnx", 4, |_| {});
     let Subject { model, graph, facts, widths, dimensions, .. } = &fixture;
     let feed = fixture.feed();
-    let heads: Vec<_> = dimensions.prunable.iter().filter(|d| d.kind == Kind::Head).cloned().collect();
+    let heads: Vec<_> = dimensions.prunable.iter().filter(|d| d.kind == HEAD).cloned().collect();
     assert_eq!(heads.iter().map(|h| h.size).collect::<Vec<_>>(), [4, 4, 4, 4]);
 
     let points = waypoints(graph, facts, widths, &heads);

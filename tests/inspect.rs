@@ -45,7 +45,7 @@ fn every_layer_of_the_fixtures_is_found() {
     // No two of its layers share a product, so that what they save adds up.
     assert!((total as f64 * (1.0 - saved) - least as f64).abs() < 1.0, "{total} {least} {saved}");
     let pinned = vit["pinned"].as_array().unwrap();
-    assert!(pinned.iter().any(|p| p["size"] == 10 && p["reasons"][0]["reason"] == "Output"));
+    assert!(pinned.iter().any(|p| p["size"] == 10 && p["reasons"][0]["code"] == "output"));
     assert!(vit["unsupported"].as_array().unwrap().is_empty());
 }
 

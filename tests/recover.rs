@@ -19,8 +19,9 @@ use optin_onnx::{
         tensor::{from_tensor, to_tensor},
         validate,
     },
-    recover::{Mode, Outcome, Reason, RecoverOptions, Recovered, Recovery, recover},
+    recover::{BIAS, LeftReason, Outcome, REFIT, RIDGE, RecoverOptions, Recovered, RecoveryReport, recover},
     runtime::{Engine, RuntimeChoice},
+    settings::SettingValues,
     tensor::{DType, Tensor},
     typing::{Dimension, Granularity},
     widths::Kept,
@@ -142,7 +143,8 @@ fn least_squares(x: &Array2<f64>, e: &Array2<f64>, ridge: f64) -> (Array2<f64>, 
 }
 
 fn refit(ridge: Option<f64>) -> RecoverOptions<'static> {
-    RecoverOptions { mode: Mode::Refit, ridge, ..Default::default() }
+    let settings = SettingValues::default().with(&RIDGE, ridge);
+    RecoverOptions { mode: REFIT, settings, ..Default::default() }
 }
 
 /// `[rows, features]` of a value whose features are on `axis`.
@@ -406,7 +408,7 @@ fn a_bias_takes_over_the_mean() {
     let typed = Typed::new(chain(&mut rng, true), random(&mut rng, &[32, 5, 8]));
     let kept = typed.kept(&units(3, 24, 12));
     let pruned = typed.pruned(&kept);
-    let options = RecoverOptions { mode: Mode::Bias, ..Default::default() };
+    let options = RecoverOptions { mode: BIAS, ..Default::default() };
     let recovered = typed.recover(&kept, &options);
     assert_eq!(recovered.report.layers[0].outcome, Outcome::Shifted);
     assert_eq!(constant(&recovered.model, "B"), constant(&pruned, "B"));
@@ -481,7 +483,7 @@ fn a_weight_that_stays_shared_is_left() {
     let recovered = typed.recover(&kept, &refit(None));
     let outcomes: Vec<_> = recovered.report.layers.iter().map(|l| &l.outcome).collect();
     assert!(
-        matches!(outcomes[..], [Outcome::Refitted { .. }, Outcome::Left(Reason::Shared)]),
+        matches!(outcomes[..], [Outcome::Refitted { .. }, Outcome::Left(LeftReason::Shared)]),
         "{outcomes:?}"
     );
     assert_eq!(constant(&recovered.model, "W"), constant(&typed.subject.model, "W"));
@@ -505,7 +507,7 @@ fn half_of_cnn(samples: usize, memory: &[u64]) -> (Subject, Vec<Recovered>) {
 #[test]
 fn a_layer_whose_moments_do_not_fit_has_its_bias_corrected_and_is_named() {
     let (_, recovered) = half_of_cnn(32, &[0]);
-    let Recovery { layers, notes, .. } = &recovered[0].report;
+    let RecoveryReport { layers, notes, .. } = &recovered[0].report;
     assert!(layers.len() > 10);
     assert!(layers.iter().all(|layer| !matches!(layer.outcome, Outcome::Refitted { .. })));
     for layer in layers.iter().filter(|layer| layer.outcome == Outcome::Shifted) {

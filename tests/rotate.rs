@@ -1,4 +1,4 @@
-//! Turned heads: the model computes what it did, and can do without its last dimensions.
+//! Rotated heads: the model computes what it did, and can do without its last dimensions.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,11 +8,12 @@ use optin_onnx::{
     masks,
     memory::MemoryBudget,
     onnx::proto::ModelProto,
-    rotate::{Reason, Rotated, rotate},
+    reduction::HEAD_DIM,
+    rotate::{RotateRefusal, Rotated, rotate},
     runtime::{Engine, RuntimeChoice},
     tensor::Tensor,
     trajectory::{output_distance, outputs},
-    typing::{Granularity, Kind},
+    typing::Granularity,
     widths::Kept,
 };
 use support::{Subject, engine, text};
@@ -29,7 +30,7 @@ fn vit() -> Subject {
     Subject::typed(&*tract(), model, samples, Granularity::HeadDim).unwrap()
 }
 
-fn turned(subject: &Subject) -> Rotated {
+fn rotated(subject: &Subject) -> Rotated {
     rotate(&*tract(), subject.view(16), MEMORY).unwrap()
 }
 
@@ -70,10 +71,10 @@ fn attention(scale: &str) -> Subject {
 #[test]
 fn turned_heads_compute_what_the_model_did() {
     let subject = vit();
-    let Rotated { model, report } = turned(&subject);
-    let dimensions = subject.dimensions.prunable.iter().filter(|d| d.kind == Kind::HeadDim);
-    assert_eq!(report.turned, dimensions.map(|d| d.name.clone()).collect::<Vec<_>>());
-    assert_eq!((report.turned.len(), report.left.len()), (4, 0));
+    let Rotated { model, report } = rotated(&subject);
+    let dimensions = subject.dimensions.prunable.iter().filter(|d| d.kind == HEAD_DIM);
+    assert_eq!(report.rotated, dimensions.map(|d| d.name.clone()).collect::<Vec<_>>());
+    assert_eq!((report.rotated.len(), report.left.len()), (4, 0));
     assert_ne!(model, subject.model);
     let (before, after) = (run(&subject.model, &subject), run(&model, &subject));
     for (a, b) in before[0].to_f32().unwrap().iter().zip(&after[0].to_f32().unwrap()) {
@@ -85,12 +86,12 @@ fn turned_heads_compute_what_the_model_did() {
 fn the_last_dimensions_of_turned_heads_are_the_ones_to_do_without() {
     let before = vit();
     let samples = before.samples.clone();
-    let after = Subject::typed(&*tract(), turned(&before).model, samples, Granularity::HeadDim).unwrap();
+    let after = Subject::typed(&*tract(), rotated(&before).model, samples, Granularity::HeadDim).unwrap();
     let dense = run(&before.model, &before)[0].to_f32().unwrap();
     let output = outputs(&before.graph, &before.facts, &[])[0];
     let without_half = |subject: &Subject| {
         let mut kept = Kept::default();
-        for dimension in subject.dimensions.prunable.iter().filter(|d| d.kind == Kind::HeadDim) {
+        for dimension in subject.dimensions.prunable.iter().filter(|d| d.kind == HEAD_DIM) {
             kept.keep(&subject.widths.table, dimension.width, (0..dimension.size / 2).collect());
         }
         let masked = masks::constant(&subject.graph, &subject.facts, &subject.widths, &kept);
@@ -103,21 +104,20 @@ fn the_last_dimensions_of_turned_heads_are_the_ones_to_do_without() {
 
 #[test]
 fn each_head_has_axes_of_its_own() {
-    let Rotated { report, .. } = turned(&attention("1"));
-    assert_eq!((report.turned.len(), report.left), (2, Vec::new()));
+    let Rotated { report, .. } = rotated(&attention("1"));
+    assert_eq!((report.rotated.len(), report.left), (2, Vec::new()));
     assert!(report.difference < 1e-5, "{}", report.difference);
 }
 
 #[test]
 fn dimensions_that_something_works_on_singly_stay() {
     let subject = attention("4");
-    let Rotated { model, report } = turned(&subject);
+    let Rotated { model, report } = rotated(&subject);
     let name = |kind: &str| {
-        let mut names =
-            subject.dimensions.prunable.iter().filter(|d| d.kind == Kind::HeadDim).map(|d| &d.name);
+        let mut names = subject.dimensions.prunable.iter().filter(|d| d.kind == HEAD_DIM).map(|d| &d.name);
         names.find(|name| name.starts_with(kind)).unwrap().clone()
     };
-    assert_eq!(report.left, [(name("q"), Reason::Outputs)]);
-    assert_eq!(report.turned, [name("v")]);
+    assert_eq!(report.left, [(name("q"), RotateRefusal::Outputs)]);
+    assert_eq!(report.rotated, [name("v")]);
     assert_ne!(model, subject.model);
 }

@@ -12,14 +12,15 @@ use optin_onnx::{
     masks,
     memory::MemoryBudget,
     onnx::{self, proto::ModelProto},
+    reduction::{CHANNEL, HEAD, NEURON},
     runtime::{Engine, RuntimeChoice},
     score::{
-        ExactOptions, Method, ScoreOptions, Scored, SketchOptions, exact, magnitude, order, score, sketch,
+        EXACT, ExactOptions, ScoreOptions, Scored, SketchOptions, exact, magnitude, order, score, sketch,
         spearman,
     },
     tensor::Tensor,
-    trajectory::{Head, manifold, output_distance, outputs, padding, waypoints},
-    typing::{Dimension, Granularity, Kind},
+    trajectory::{OutputKind, manifold, output_distance, outputs, padding, waypoints},
+    typing::{Dimension, Granularity},
 };
 use support::{Subject, engine};
 
@@ -53,7 +54,7 @@ impl Fixture {
         let names: Vec<_> = contractions.iter().map(|c| masks::input(&mut patch, graph, facts, c)).collect();
         let points = waypoints(graph, facts, widths, self.dimensions());
         let heads = outputs(graph, facts, &[]);
-        assert_eq!(heads.iter().map(|o| o.head).collect::<Vec<_>>(), [Head::Logits]);
+        assert_eq!(heads.iter().map(|o| o.kind).collect::<Vec<_>>(), [OutputKind::Logits]);
         patch.only_exposed();
         points.iter().for_each(|p| patch.expose(&graph.value(p.value).name));
         patch.expose(&graph.value(heads[0].value).name);
@@ -111,8 +112,8 @@ fn flat(scores: &[Vec<f64>]) -> Vec<f64> {
 fn the_sketch_estimates_the_curvature_of_the_trajectory() {
     let fixture = Fixture::open("vit.onnx", 4, |_| {});
     let sketched = fixture.sketch(400, 1 << 30);
-    let last_neurons = fixture.dimensions().iter().rposition(|d| d.kind == Kind::Neuron).unwrap();
-    let heads = (0..fixture.dimensions().len()).filter(|i| fixture.dimensions()[*i].kind == Kind::Head);
+    let last_neurons = fixture.dimensions().iter().rposition(|d| d.kind == NEURON).unwrap();
+    let heads = (0..fixture.dimensions().len()).filter(|i| fixture.dimensions()[*i].kind == HEAD);
     for i in heads.chain([last_neurons]) {
         let dimension = &fixture.dimensions()[i];
         let expected = fixture.curvature(dimension, 0.03);
@@ -127,7 +128,7 @@ fn the_sketch_estimates_the_curvature_of_the_trajectory() {
 #[test]
 fn the_sketch_ranks_as_exact_scores_do() {
     for (name, kind, least) in
-        [("vit.onnx", Kind::Neuron, 0.97), ("vit.onnx", Kind::Head, 0.8), ("cnn.onnx", Kind::Channel, 0.9)]
+        [("vit.onnx", NEURON, 0.97), ("vit.onnx", HEAD, 0.8), ("cnn.onnx", CHANNEL, 0.9)]
     {
         let fixture = Fixture::open(name, 16, |_| {});
         let sketched = fixture.sketch(8, 1 << 30);
@@ -377,7 +378,7 @@ fn tokens_of_zeros_count_for_nothing() {
 }
 
 /// What a model's output is taken for, that ends in these nodes.
-fn kind_of(output: &str, nodes: &str) -> Head {
+fn kind_of(output: &str, nodes: &str) -> OutputKind {
     let text = format!(
         r#"<ir_version: 10, opset_import: ["" : 17]>
         kinds (float[N, 6] x) => (float[N, 5] {output})
@@ -387,19 +388,19 @@ fn kind_of(output: &str, nodes: &str) -> Head {
         }}"#
     );
     let subject = on(&text, vec![("x", ramp(&[4, 6]))]);
-    outputs(&subject.graph, &subject.facts, &[])[0].head
+    outputs(&subject.graph, &subject.facts, &[])[0].kind
 }
 
 #[test]
 fn a_matrix_is_class_scores_only_where_something_says_so() {
-    assert_eq!(kind_of("y", "y = MatMul (x, w)"), Head::Embedding);
-    assert_eq!(kind_of("logits", "logits = MatMul (x, w)"), Head::Logits);
-    assert_eq!(kind_of("y", "y = Gemm (x, w, b)"), Head::Logits);
-    assert_eq!(kind_of("y", "a = MatMul (x, w)  c = Add (b, a)  y = Identity (c)"), Head::Logits);
-    assert_eq!(kind_of("pooled", "pooled = Gemm (x, w, b)"), Head::Embedding);
-    assert_eq!(kind_of("y", "a = Gemm (x, w, b)  y = Tanh (a)"), Head::Embedding);
-    assert_eq!(kind_of("y", "a = MatMul (x, w)  y = Softmax (a)"), Head::Probabilities);
-    assert_eq!(kind_of("y", "y = MatMul (x, w)  p = Softmax (y)"), Head::Logits);
+    assert_eq!(kind_of("y", "y = MatMul (x, w)"), OutputKind::Embedding);
+    assert_eq!(kind_of("logits", "logits = MatMul (x, w)"), OutputKind::Logits);
+    assert_eq!(kind_of("y", "y = Gemm (x, w, b)"), OutputKind::Logits);
+    assert_eq!(kind_of("y", "a = MatMul (x, w)  c = Add (b, a)  y = Identity (c)"), OutputKind::Logits);
+    assert_eq!(kind_of("pooled", "pooled = Gemm (x, w, b)"), OutputKind::Embedding);
+    assert_eq!(kind_of("y", "a = Gemm (x, w, b)  y = Tanh (a)"), OutputKind::Embedding);
+    assert_eq!(kind_of("y", "a = MatMul (x, w)  y = Softmax (a)"), OutputKind::Probabilities);
+    assert_eq!(kind_of("y", "y = MatMul (x, w)  p = Softmax (y)"), OutputKind::Logits);
 }
 
 #[test]
@@ -448,7 +449,7 @@ fn a_unit_whose_score_is_no_finite_number_counts_as_the_most_important() {
         }"#;
     let x = ramp(&[4, 2]).to_f32().unwrap().mapv(|x| x.abs() + 0.5);
     let subject = on(text, vec![("x", Tensor::F32(x))]);
-    let options = ScoreOptions { method: Method::Exact, ..ScoreOptions::default() };
+    let options = ScoreOptions { method: EXACT, ..ScoreOptions::default() };
     let scored = score(&*tract(), subject.view(4), &options, &|_| true, &mut |_, _| {}).unwrap();
     let scores = &scored.dimensions[0].scores;
     assert_eq!(scores[0], f64::INFINITY, "{scores:?}");

@@ -235,7 +235,7 @@ fn a_dimension_that_cannot_be_proven_is_frozen_and_the_rest_is_planned_anew() {
         pruned(text, &noise(&[32, 4, 6]), &["--flops", "0.6", "--score", "magnitude"]);
     assert_eq!(report["proof"]["holds"], true);
     let pinned = report["pinned"].as_array().unwrap();
-    let frozen: Vec<_> = pinned.iter().filter(|p| p.to_string().contains("Unproven")).collect();
+    let frozen: Vec<_> = pinned.iter().filter(|p| p.to_string().contains("unproven")).collect();
     assert_eq!(frozen.len(), 1, "{pinned:?} {said}");
     assert!(said.contains("warning[frozen-dimension]"), "{said}");
     assert!(report["warnings"].to_string().contains("frozen-dimension"));

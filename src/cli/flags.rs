@@ -7,17 +7,19 @@ use regex::Regex;
 
 use super::{
     budgets::BudgetFlags,
-    parse::{self, Ridge},
+    declared::{self, OrOff, SettingFlags},
+    parse,
 };
 use crate::{
     Options,
     calibration::{CalibrationOptions, Synthetic},
     memory::MemoryBudget,
     plan::Limits,
-    recover::Mode,
+    recover::{Mode, Recovery},
+    reduction::{Kind, Reduction},
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
-    score::{Method, SavedScores, ScoreOptions},
-    typing::{Granularity, Kind},
+    score::{Method, SavedScores, ScoreOptions, Scorer},
+    typing::Granularity,
 };
 
 const DATA: &str = "Calibration data";
@@ -47,19 +49,8 @@ pub(super) struct Prune {
     limits: LimitFlags,
     #[command(flatten)]
     scoring: ScoreFlags,
-    /// What takes over for the removed units: nothing, biases, or weights and biases by least squares.
-    #[arg(long, value_parser = parse::named::<Mode>(), default_value_t = Mode::Refit, value_name = "WHAT", help_heading = RECOVERY)]
-    recover: Mode,
-    /// Ridge of the least squares, relative to the mean variance of what a layer reads; auto: chosen on held-out samples.
-    #[arg(
-        long,
-        default_value = "auto",
-        value_name = "auto|X",
-        value_parser = parse::ridge,
-        allow_negative_numbers = true,
-        help_heading = RECOVERY
-    )]
-    ridge: Ridge,
+    #[command(flatten)]
+    recovery: RecoverFlags,
     /// Plan, but write no model.
     #[arg(long, help_heading = FILES)]
     dry_run: bool,
@@ -101,14 +92,30 @@ impl Prune {
             runtime: self.engine.options(),
             score: self.scoring.options(self.data.seed.unwrap_or_default()),
             limits: self.limits.options(),
-            recover: self.recover,
-            ridge: self.ridge.0,
+            recover: self.recovery.recover.0,
+            recover_settings: self.recovery.settings.given.clone(),
             scores: self.scoring.saved(self.data.seed),
             save_scores: self.scoring.save_scores.clone(),
             batch: self.data.batch,
             granularity: self.limits.granularity,
         })
     }
+}
+
+/// What takes over for what was removed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = RECOVERY)]
+struct RecoverFlags {
+    /// What takes over for the removed units.
+    #[arg(
+        long,
+        default_value = Mode::default().id(),
+        value_name = "WHAT",
+        value_parser = declared::choice_or_off::<dyn Recovery>()
+    )]
+    recover: OrOff<Mode>,
+    #[command(flatten)]
+    settings: SettingFlags<dyn Recovery>,
 }
 
 /// What the model is run on.
@@ -158,23 +165,16 @@ impl DataFlags {
 #[command(next_help_heading = SCORES)]
 struct ScoreFlags {
     /// How units are scored [default: sketch].
-    #[arg(long, value_name = "HOW", value_parser = parse::named::<Method>())]
+    #[arg(long, value_name = "HOW", value_parser = declared::choice::<dyn Scorer>())]
     score: Option<Method>,
-    /// Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1 [default: 30].
-    #[arg(long, value_name = "X", value_parser = parse::weight, allow_negative_numbers = true)]
-    lambda: Option<f64>,
-    /// Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable [default: 8].
-    #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
-    probes: Option<usize>,
+    #[command(flatten)]
+    settings: SettingFlags<dyn Scorer>,
     /// Memory that each stage may take beside the model; batches are cut down to fit.
     #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES", allow_hyphen_values = true)]
     memory: MemoryBudget,
     /// Say that an output holds logits, where its shape does not tell.
     #[arg(long, value_name = "NAME")]
     logits: Vec<String>,
-    /// Score exactly, but with the quirks of the paper's released code, for comparison.
-    #[arg(long)]
-    paper_quirks: bool,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -186,27 +186,23 @@ struct ScoreFlags {
 impl ScoreFlags {
     /// How units are to be scored, where that is said.
     fn method(&self) -> Option<Method> {
-        if self.paper_quirks { Some(Method::Exact) } else { self.score }
+        self.settings.chosen().or(self.score)
     }
 
     fn options(&self, seed: u64) -> ScoreOptions {
-        let default = ScoreOptions::default();
         ScoreOptions {
-            method: self.method().unwrap_or(default.method),
+            method: self.method().unwrap_or_default(),
+            settings: self.settings.given.clone(),
             seed,
-            lambda: self.lambda.unwrap_or(default.lambda),
-            probes: self.probes.unwrap_or(default.probes),
             memory: self.memory,
             logits: self.logits.clone(),
-            paper_quirks: self.paper_quirks,
         }
     }
 
     /// The scores that are read, and what is said of them.
     fn saved(&self, seed: Option<u64>) -> Option<SavedScores> {
         let path = self.scores.clone()?;
-        let &Self { lambda, probes, paper_quirks, .. } = self;
-        Some(SavedScores { path, method: self.method(), lambda, probes, seed, paper_quirks })
+        Some(SavedScores { path, method: self.method(), seed, settings: self.settings.given.clone() })
     }
 }
 
@@ -224,7 +220,7 @@ pub(super) struct LimitFlags {
     )]
     pub(super) granularity: Granularity,
     /// Prune only these kinds.
-    #[arg(long, value_parser = parse::named::<Kind>(), value_name = "KIND", value_delimiter = ',')]
+    #[arg(long, value_parser = declared::choice::<dyn Reduction>(), value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Neurons, channels and dimensions of heads stay in multiples of this.
     #[arg(

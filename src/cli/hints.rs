@@ -11,7 +11,7 @@ use crate::{
     recover::RecoverError,
     rotate::RotateError,
     runtime::RuntimeError,
-    score::{SavedError, ScoreError, Setting},
+    score::{SavedError, ScoreError, ScoreInput},
 };
 
 /// What flag to reach for, if one helps.
@@ -137,14 +137,12 @@ fn of_saved(error: &SavedError) -> Option<String> {
             .then(|| "--save-scores FILE writes scores".into());
     };
     let flag = match what {
-        Setting::Method => "--score",
-        Setting::Lambda => "--lambda",
-        Setting::Probes => "--probes",
-        Setting::PaperQuirks => "--paper-quirks",
-        Setting::Granularity => "--granularity",
-        Setting::Logits => "--logits",
-        Setting::Recovery => "--recover",
-        Setting::Data => "--calib, --samples and --seed",
+        ScoreInput::Method => "--score",
+        ScoreInput::Setting(name) => return Some(format!("set by --{name}")),
+        ScoreInput::Granularity => "--granularity",
+        ScoreInput::Logits => "--logits",
+        ScoreInput::Recovery => "--recover",
+        ScoreInput::Data => "--calib, --samples and --seed",
         _ => return None,
     };
     Some(format!("set by {flag}"))
@@ -189,7 +187,15 @@ mod tests {
             plan.into(),
             paths.into(),
         ];
-        errors.extend([Setting::Method, Setting::Lambda, Setting::Data, Setting::Recovery].map(saved));
+        errors.extend(
+            [
+                ScoreInput::Method,
+                ScoreInput::Setting("lambda".into()),
+                ScoreInput::Data,
+                ScoreInput::Recovery,
+            ]
+            .map(saved),
+        );
         let hints: Vec<String> = errors.iter().map(|error| of_error(error).unwrap()).collect();
         let warnings = WarningCode::ALL.iter().filter_map(|(code, ..)| of_warning(*code)).map(str::to_owned);
         for hint in hints.into_iter().chain(warnings) {

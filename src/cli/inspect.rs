@@ -7,15 +7,18 @@ use clap::Args;
 use super::{
     Failure,
     flags::{DataFlags, LimitFlags, RuntimeFlags},
-    print, usage,
+    print, print_hint, write,
 };
-use crate::inspect::{Options, inspect};
+use crate::{
+    inspect::{Options, inspect},
+    report::Detail,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// The trained model.
     input: PathBuf,
-    /// Print JSON in place of tables.
+    /// Print JSON (docs/inspect.schema.json) in place of tables.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -35,12 +38,9 @@ impl Inspect {
             limits: self.limits.options(),
             granularity: self.limits.granularity,
         })?;
-        match self.json {
-            true => {
-                let text = serde_json::to_string_pretty(&inspection).map_err(|e| usage(e.to_string()))?;
-                print(&text);
-            }
-            false => print(&inspection.text()),
+        print(&write(if self.json { "json" } else { "text" }, &inspection, Detail::Full)?);
+        if inspection.synthetic && !self.json {
+            print_hint(Some("--calib FILE gives samples"));
         }
         Ok(())
     }

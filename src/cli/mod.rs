@@ -1,6 +1,7 @@
 //! The command line: what is run, what is printed, and how it ends.
 
 mod budgets;
+mod declared;
 mod flags;
 mod hints;
 mod inspect;
@@ -13,6 +14,7 @@ use indicatif::ProgressBar;
 
 use crate::{
     Cancel, Error, Progress,
+    report::{self, Detail, RENDERERS, Report, Reportable},
     runtime::{self, RuntimeError, locate},
 };
 use flags::Prune;
@@ -131,7 +133,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
         Progress::Units { done, total } => shown.set_message(format!("score {done}/{total}")),
         Progress::Layers { done, total } => shown.set_message(format!("recover {done}/{total}")),
         Progress::Say(text) if quiet => drop(text),
-        Progress::Say(text) => shown.suspend(|| print_note(&text)),
+        Progress::Say(text) => shown.suspend(|| print_line(&text)),
         Progress::Warn(warning) => shown.suspend(|| {
             print_note(&warning.to_string());
             print_hint(hints::of_warning(warning.code));
@@ -140,12 +142,30 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
     spinner.finish_and_clear();
     let report = report?;
     if !prune.quiet {
-        print(&report.text(prune.verbose));
-        if prune.timings && !prune.verbose {
-            print(&report.stage_table());
-        }
+        print_report(prune, &report);
     }
     Ok(())
+}
+
+/// Prints the report with as much detail as was asked for.
+fn print_report(prune: &Prune, report: &Report) {
+    let mut document = report.document();
+    document.sections.retain(|section| match section.detail {
+        Detail::Brief => true,
+        Detail::Full => prune.verbose,
+        Detail::Measured => prune.verbose || prune.timings,
+    });
+    print(&report::text(&document, Detail::Measured));
+    if !prune.verbose && !report.pinned.is_empty() {
+        print_hint(Some("-v lists what cannot be pruned, and why"));
+    }
+}
+
+/// What is reported, written by the renderer of this name.
+fn write(renderer: &str, what: &dyn Reportable, detail: Detail) -> Result<String, Failure> {
+    let found = RENDERERS.iter().find(|known| known.name == renderer);
+    let renderer = found.ok_or_else(|| usage(format!("there is no report as {renderer}")))?;
+    (renderer.render)(what, detail).map_err(|error| usage(error.to_string()))
 }
 
 /// Prints to the terminal; a reader that went away is no error of ours.
@@ -156,11 +176,17 @@ fn print(text: &str) {
 
 fn print_hint(hint: Option<&str>) {
     if let Some(hint) = hint {
-        print_note(&format!("hint: {hint}"));
+        print_line(&format!("hint: {hint}"));
     }
 }
 
+/// What is wrong, or might be: with the name of the program, which may be one of many in a script.
 fn print_note(text: &str) {
+    print_line(&format!("optin-onnx: {text}"));
+}
+
+/// A line of what goes on, beside the result.
+fn print_line(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "optin-onnx: {text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

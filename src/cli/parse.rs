@@ -3,6 +3,7 @@
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use regex::Regex;
 
+pub(super) use crate::settings::count;
 use crate::{Named, UnknownName};
 
 /// One of the choices that the library has a table of.
@@ -24,18 +25,6 @@ pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.to_owned(), sizes))
 }
 
-/// A ridge, or none to have it chosen.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ridge(pub(super) Option<f64>);
-
-pub(super) fn ridge(text: &str) -> Result<Ridge, String> {
-    match text.parse() {
-        _ if text == "auto" => Ok(Ridge(None)),
-        Ok(ridge) if ridge > 0.0 && f64::is_finite(ridge) => Ok(Ridge(Some(ridge))),
-        _ => Err(format!("`{text}` is neither auto nor a positive number")),
-    }
-}
-
 /// A share as `0.5` or `50%`.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let (number, scale) = match text.strip_suffix('%') {
@@ -45,21 +34,6 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     match number.parse::<f64>().map(|number| number / scale) {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err(format!("`{text}` is not a share from 0 to 1, such as 0.5 or 50%")),
-    }
-}
-
-pub(super) fn weight(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok(weight),
-        _ => Err(format!("`{text}` is not a number from 0 on")),
-    }
-}
-
-/// A number of things of which there has to be one.
-pub(super) fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err(format!("`{text}` is not a whole number from 1 on")),
     }
 }
 
@@ -127,9 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn there_has_to_be_one() {
-        assert_eq!(count("3"), Ok(3));
-        assert!(count("0").is_err() && count("-1").is_err());
+    fn whole_numbers_are_bounded() {
         assert!(threads("0") == Ok(0) && threads("99999999").is_err() && threads("-1").is_err());
         assert!(seed("7") == Ok(7) && seed("-1").unwrap_err().contains("whole number"));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     onnx::{
@@ -11,11 +11,12 @@ use crate::{
         tensor_type,
     },
     ops,
+    report::{Block, Detail, Holds, Section, Table},
     tensor::DType,
 };
 
 /// The extent of an axis.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Extent {
     /// Fixed by the model.
@@ -27,7 +28,7 @@ pub enum Extent {
 }
 
 /// An input or an output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Its name.
     pub name: String,
@@ -38,7 +39,7 @@ pub struct Port {
 }
 
 /// What a model is from outside.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// What has to be fed.
     pub inputs: Vec<Port>,
@@ -71,6 +72,26 @@ impl Interface {
             opsets: model.opset_import.iter().map(|o| (set(o.domain()), o.version())).collect(),
             operators,
         }
+    }
+}
+
+impl Interface {
+    /// What goes in and comes out, and what the model is made of.
+    pub(super) fn section(&self) -> Section {
+        let columns =
+            [("", Holds::Text), ("name", Holds::Text), ("type", Holds::Text), ("shape", Holds::Text)];
+        let mut ports = Table::new(columns);
+        let inputs = self.inputs.iter().map(|port| ("input", port));
+        for (role, port) in inputs.chain(self.outputs.iter().map(|port| ("output", port))) {
+            let dtype = port.dtype.as_deref().unwrap_or("?");
+            ports.push([role.into(), port.name.as_str().into(), dtype.into(), port.shape_text().into()]);
+        }
+        let sets: Vec<String> = self.opsets.iter().map(|(set, version)| format!("{set} {version}")).collect();
+        let mut counts: Vec<_> = self.operators.iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let operators = format!("operators ({}): {}", sets.join(", "), counts.join(", "));
+        Section::new("interface", Detail::Brief, vec![Block::Table(ports), Block::paragraph(operators)])
     }
 }
 

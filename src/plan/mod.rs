@@ -45,17 +45,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Units that go at once: the fewest whose entries are a multiple of `align`.
+    /// Units that go at once.
     fn granule(&self, dimension: &Dimension) -> usize {
-        match dimension.kind {
-            Kind::Head => 1,
-            // Kernels of attention are made for head sizes that are multiples.
-            Kind::HeadDim => self.align.max(1),
-            Kind::Neuron | Kind::Channel => {
-                let align = self.align.max(1);
-                align / gcd(align, dimension.entries)
-            }
-        }
+        dimension.kind.granule(dimension.entries, self.align.max(1))
     }
 
     /// The fewest units that a dimension keeps: as many as it has to, or what `max_prune` asks for, rounded up to whole granules.
@@ -74,10 +66,6 @@ impl Limits {
             .checked_next_multiple_of(granule)
             .map_or(dimension.size, |n| n.min(dimension.size))
     }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Limits {

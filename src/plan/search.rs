@@ -224,8 +224,8 @@ mod tests {
     use super::*;
     use crate::{
         plan::{Cost, cost::polynomial},
+        reduction::NEURON,
         score::DimensionScores,
-        typing::Kind,
         widths::WidthTable,
     };
     use proptest::prelude::*;
@@ -233,7 +233,7 @@ mod tests {
     fn dimension(index: usize, size: usize, table: &mut WidthTable) -> Dimension {
         Dimension {
             name: format!("d{index}"),
-            kind: Kind::Neuron,
+            kind: NEURON,
             layer: index,
             width: table.fresh(size),
             size,

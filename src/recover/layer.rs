@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
-pub enum Reason {
+pub enum LeftReason {
     /// The operator, or this form of it, is not known to be a matrix product.
     Form { op: String },
     /// The weight is not a floating-point constant of the file.
@@ -39,7 +39,7 @@ pub enum Reason {
     Failed { why: String },
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for LeftReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Form { op } => write!(f, "this form of {op} is not known to be a matrix product"),
@@ -92,7 +92,7 @@ pub(super) fn layers(
     kept: &Kept,
     pruned: &Graph,
     facts: &Facts,
-) -> Vec<Result<Layer, (String, Reason)>> {
+) -> Vec<Result<Layer, (String, LeftReason)>> {
     let dynamic = view.graph.dynamic();
     let touched = touched(view, kept, pruned);
     let mut found = BTreeMap::new();
@@ -130,28 +130,28 @@ fn layer(
     kept: &Kept,
     contraction: &Contraction,
     (pruned, facts, id): (&Graph, &Facts, NodeId),
-) -> Result<Layer, Reason> {
+) -> Result<Layer, LeftReason> {
     let node = pruned.node(id);
-    let form = || Reason::Form { op: node.op_type().to_owned() };
+    let form = || LeftReason::Form { op: node.op_type().to_owned() };
     let (weight, _) = contraction.weight.ok_or_else(form)?;
     let feature = contraction.feature.ok_or_else(form)?;
-    let value = node.inputs.get(weight).copied().flatten().ok_or(Reason::Computed)?;
-    let tensor = pruned.constant(value).filter(|t| is_float(t)).ok_or(Reason::Computed)?;
+    let value = node.inputs.get(weight).copied().flatten().ok_or(LeftReason::Computed)?;
+    let tensor = pruned.constant(value).filter(|t| is_float(t)).ok_or(LeftReason::Computed)?;
     if !pruned.is_read_once(value) {
-        return Err(Reason::Shared);
+        return Err(LeftReason::Shared);
     }
     let rule = ops::find(&node.proto).ok_or_else(form)?;
     let linear = rule.linear(&NodeCx::new(pruned, facts, id), weight).ok_or_else(form)?;
     let result = view.graph.node(contraction.node).outputs.first().copied().flatten();
-    let result = result.ok_or(Reason::Unobserved)?;
+    let result = result.ok_or(LeftReason::Unobserved)?;
     let rank = view.facts.get(result).map_or(0, |fact| fact.shape.len());
-    let trailing = rank.checked_sub(feature + 1).ok_or(Reason::Unobserved)?;
+    let trailing = rank.checked_sub(feature + 1).ok_or(LeftReason::Unobserved)?;
     let start = Waypoint { value: result, feature };
     let path =
-        after_residual(view.graph, view.facts, view.widths, dynamic, start).ok_or(Reason::Unobserved)?;
-    let axes = view.widths.value(path.end.value).ok_or(Reason::Unobserved)?;
+        after_residual(view.graph, view.facts, view.widths, dynamic, start).ok_or(LeftReason::Unobserved)?;
+    let axes = view.widths.value(path.end.value).ok_or(LeftReason::Unobserved)?;
     let entries: Vec<_> = axes.iter().map(|a| kept.entries(&view.widths.table, *a)).collect();
-    let features = entries.get(path.end.feature).ok_or(Reason::Unobserved)?.clone();
+    let features = entries.get(path.end.feature).ok_or(LeftReason::Unobserved)?.clone();
     let stay = |gain: &[f64]| match &features {
         Some(features) => features.iter().filter_map(|f| gain.get(*f).copied()).collect(),
         None => gain.to_vec(),

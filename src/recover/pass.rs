@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, ops::Range};
 use ndarray::Array2;
 
 use super::{
-    LayerRecovery, Mode, Outcome, RecoverError, RecoverOptions,
-    layer::{Layer, Reason},
-    probe::{Positions, Probe, choose},
+    LayerRecovery, Outcome, RecoverContext, RecoverError,
+    layer::{Layer, LeftReason},
+    layer_probe::{LayerProbe, Positions, choose},
+    layerwise::LeastSquares,
     ridge::{Form, choose_form, fit},
     stream::{Stream, Wanted},
     write,
@@ -15,13 +16,10 @@ use super::{
 use crate::{
     graph::{Facts, Graph, NodeId, Value, ValueId},
     memory::{Bytes, MemoryBudget},
-    model::ModelView,
     onnx::proto::ModelProto,
-    runtime::Engine,
     stats::{Correction, RegressionStats},
     tensor::DType,
     trajectory::{Padding, padding},
-    typing::observe,
 };
 
 /// Positions per summed entry that least squares are given, if the samples have as many.
@@ -36,22 +34,16 @@ const POSITIONS_SHARE: u64 = 4;
 /// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
 const MOST_ENTRIES: usize = 4608;
 
-/// One batch in so many is held out of the first walk.
-const PARTS: usize = 4;
-
 /// Where the walk is.
 pub(super) struct Pass<'a> {
-    view: ModelView<'a>,
-    options: &'a RecoverOptions<'a>,
-    batches: Vec<Range<usize>>,
+    cx: RecoverContext<'a>,
+    method: LeastSquares,
     padding: Option<Padding>,
-    engine: &'a dyn Engine,
     /// The pruned model, corrected so far.
     model: ModelProto,
     /// Its graph.
     graph: Graph,
-    /// What one run of the pruned model showed.
-    facts: Facts,
+    /// Type and number of axes of the pruned model's values, by name.
     types: BTreeMap<String, (DType, usize)>,
     dense: Stream<'a>,
     pruned: Stream<'a>,
@@ -72,54 +64,24 @@ struct Measured {
 }
 
 impl<'a> Pass<'a> {
-    /// At the input of `pruned`.
-    pub fn new(
-        engine: &'a dyn Engine,
-        view: ModelView<'a>,
-        pruned: &ModelProto,
-        options: &'a RecoverOptions<'a>,
-    ) -> Result<Self, RecoverError> {
-        let graph = Graph::new(pruned);
-        let first = view.samples.ranges(view.facts.samples).next().unwrap_or(0..1);
-        let feed = view.samples.batch(first.start, first.end)?;
-        let facts = observe(engine, pruned, &graph, &feed, first.len())?;
-        Ok(Self::with(engine, view, pruned, graph, facts, options))
-    }
-
-    /// Another walk through the model that this one began with.
-    pub fn again(&self, pruned: &ModelProto) -> Self {
-        let Self { engine, view, options, .. } = self;
-        Self::with(*engine, *view, pruned, Graph::new(pruned), self.facts.clone(), options)
-    }
-
-    fn with(
-        engine: &'a dyn Engine,
-        view: ModelView<'a>,
-        pruned: &ModelProto,
-        graph: Graph,
-        facts: Facts,
-        options: &'a RecoverOptions<'a>,
-    ) -> Self {
-        let batch = view.batch.min(view.samples.len().div_ceil(PARTS)).max(1);
-        let batches: Vec<_> = view.samples.ranges(batch).collect();
-        let stream =
-            |graph: &Graph, facts: &Facts| Stream::new(engine, view.samples, graph, facts, batches.len());
+    /// At the input of the pruned model.
+    pub fn new(cx: RecoverContext<'a>, method: LeastSquares) -> Self {
+        let RecoverContext { engine, view, pruned, graph, facts, samples, .. } = cx;
+        let batches = samples.batches().len();
+        let stream = |graph: &Graph, facts: &Facts| Stream::new(engine, view.samples, graph, facts, batches);
         let typed = |(id, value): (ValueId, &Value)| {
             let fact = facts.get(id)?;
             Some((value.name.clone(), (fact.dtype, fact.shape.len())))
         };
         Self {
-            engine,
-            view,
-            options,
+            cx,
+            method,
             padding: padding(view.model, view.graph, view.facts, view.widths, view.samples),
             dense: stream(view.graph, view.facts),
-            pruned: stream(&graph, &facts),
+            pruned: stream(graph, facts),
             types: graph.values().filter_map(typed).collect(),
-            batches,
             model: pruned.clone(),
-            graph,
-            facts,
+            graph: Graph::new(pruned),
             settled: None,
             tight: BTreeMap::new(),
         }
@@ -127,43 +89,22 @@ impl<'a> Pass<'a> {
 
     /// Leaves to the values that are kept on the host what `moments` leave of the memory.
     pub fn keep_beside(&mut self, moments: u64) {
-        let each = self.options.memory.less(moments).share(2);
+        let each = self.cx.memory.less(moments).share(2);
         self.dense.keep(each);
         self.pruned.keep(each);
     }
 
-    /// The graph of the pruned model, corrected so far.
-    pub fn graph(&self) -> &Graph {
-        &self.graph
-    }
-
-    /// What one run of the pruned model showed.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
     /// The pruned model, corrected so far.
-    pub fn model(&self) -> &ModelProto {
-        &self.model
+    pub fn into_model(self) -> ModelProto {
+        self.model
     }
 
     /// Layers of which fewer positions were measured than should have been, in words.
     pub fn notes(&self) -> impl Iterator<Item = String> {
-        let memory = self.options.memory;
+        let memory = self.cx.memory;
         self.tight.iter().map(move |(layer, count)| {
             format!("{layer}: {count} positions of each batch are measured, as many as the memory budget ({memory}) has room for")
         })
-    }
-
-    /// The batches that are held out.
-    pub fn held_out(&self) -> Vec<Range<usize>> {
-        let batches = self.batches.iter().enumerate();
-        batches.filter(|(number, _)| self.is_held_out(*number)).map(|(_, range)| range.clone()).collect()
-    }
-
-    fn is_held_out(&self, batch: usize) -> bool {
-        let count = self.batches.len();
-        batch % PARTS == PARTS - 1 || (count < PARTS && batch + 1 == count)
     }
 
     /// Begins at the input again, after a failure in the middle: the layers that are done stay as they are.
@@ -175,22 +116,22 @@ impl<'a> Pass<'a> {
     /// Chooses how a layer is corrected by its error on samples that are held out, and corrects it by the others.
     pub fn choose(&mut self, layer: &Layer, number: usize) -> Result<LayerRecovery, RecoverError> {
         let name = layer.name.clone();
-        if self.batches.len() < 2 {
-            return Ok(LayerRecovery::left(name, Reason::Samples));
+        if self.cx.samples.batches().len() < 2 {
+            return Ok(LayerRecovery::left(name, LeftReason::Samples));
         }
         let Some(Measured { training, held_out, variance }) =
             self.measure(layer, self.entries(layer), number)?
         else {
-            return Ok(LayerRecovery::left(name, Reason::Positions));
+            return Ok(LayerRecovery::left(name, LeftReason::Positions));
         };
         let biased = self.is_biased(layer);
-        let (form, error) = choose_form(&training, &held_out, self.options.ridge, biased);
+        let (form, error) = choose_form(&training, &held_out, self.method.ridge, biased);
         let relative = |error: f64| error / variance.max(f64::MIN_POSITIVE);
         let before = relative(held_out.energy);
         let correction = fit(&training, form, biased);
         let correction = correction.filter(|c| error < held_out.energy && c.is_finite());
         let (outcome, after) = match (&correction, form) {
-            (None, _) => (Outcome::Left(Reason::NoGain), before),
+            (None, _) => (Outcome::Left(LeftReason::NoGain), before),
             (Some(_), Form::Bias) => (Outcome::Shifted, relative(error)),
             (Some(_), Form::Ridge(ridge)) => (Outcome::Refitted { ridge }, relative(error)),
         };
@@ -214,7 +155,7 @@ impl<'a> Pass<'a> {
         if let Some(correction) = correction {
             let patch = write::correction(&self.graph, layer, correction)?;
             patch.edit(&mut self.model);
-            self.engine.settle(&mut self.model);
+            self.cx.engine.settle(&mut self.model);
             self.graph.update(&patch, &self.model);
         }
         Ok(())
@@ -222,14 +163,12 @@ impl<'a> Pass<'a> {
 
     /// Entries of a layer that are measured; none where only its bias may change.
     fn entries(&self, layer: &Layer) -> usize {
-        match self.options.mode {
-            Mode::Refit if too_large(layer, self.options.memory).is_none() => layer.entries,
-            _ => 0,
-        }
+        let refit = self.method.weights && too_large(layer, self.cx.memory).is_none();
+        if refit { layer.entries } else { 0 }
     }
 
     fn is_biased(&self, layer: &Layer) -> bool {
-        layer.biased || self.options.grow
+        layer.biased || self.cx.grow
     }
 
     /// Moments with so many entries (none: of the errors alone); `None` where positions vary among batches.
@@ -240,32 +179,33 @@ impl<'a> Pass<'a> {
         number: usize,
     ) -> Result<Option<Measured>, RecoverError> {
         let types = &self.types;
-        let probe = Probe::new(&self.graph, layer, entries > 0, |name| types.get(name).copied());
+        let probe = LayerProbe::new(&self.graph, layer, entries > 0, |name| types.get(name).copied());
         let Some(mut probe) = probe else { return Ok(None) };
         let settled = self.settled.as_deref();
         let places = self.places(&self.graph, settled, layer);
         let wanted = std::mem::take(&mut probe.wanted);
         let mut piece = self.pruned.piece(&self.model, &self.graph, &[], wanted, places)?;
-        let dense = self.view.graph;
+        let dense = self.cx.view.graph;
         let Some(waypoint) = dense.find(&layer.waypoint.0) else { return Ok(None) };
         let places = self.places(dense, settled, layer);
         let mut reference =
-            self.dense.piece(self.view.model, dense, &[waypoint], Wanted::default(), places)?;
+            self.dense.piece(self.cx.view.model, dense, &[waypoint], Wanted::default(), places)?;
         let (groups, features) = (layer.linear.groups, layer.gain.len());
-        let wanted = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.batches.len());
+        let wanted =
+            (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.cx.samples.batches().len());
         // What positions read is there as gathered, by group, extended, and transposed; what they lack, three times.
         let position = (4 * (groups * entries) + 3 * features) * size_of::<f32>();
-        let count = wanted.min(self.options.memory.share(POSITIONS_SHARE).count(position as u64));
+        let count = wanted.min(self.cx.memory.share(POSITIONS_SHARE).count(position as u64));
         let zero = RegressionStats::zero(groups, entries, features / groups);
         let mut measured = Measured { training: zero.clone(), held_out: zero, variance: 0.0 };
         let mut spread = Spread::new(features);
         let mut steady = true;
-        for (batch, range) in self.batches.clone().iter().enumerate() {
+        for (batch, range) in self.cx.samples.batches().iter().enumerate() {
             let found = self.dense.run(&mut reference, batch, range, Vec::new())?;
             let found = found.into_iter().next();
             steady &= found.as_ref().is_some_and(|f| self.is_steady(waypoint, f.shape(), range.len()));
             let real = self.real_positions(waypoint, range)?;
-            let seed = self.options.seed ^ ((number as u64) << 32) ^ batch as u64;
+            let seed = self.cx.seed ^ ((number as u64) << 32) ^ batch as u64;
             let found = found.filter(|_| steady);
             let chosen = found.and_then(|f| choose(layer, &f, real.as_deref(), count, seed));
             steady &= chosen.is_some();
@@ -276,7 +216,7 @@ impl<'a> Pass<'a> {
             }
             let feed = probe.feed(layer, &chosen);
             let results = self.pruned.run(&mut piece, batch, range, feed)?;
-            let part = match self.is_held_out(batch) {
+            let part = match self.cx.samples.contains(batch) {
                 true => {
                     spread.add(&chosen.target);
                     &mut measured.held_out
@@ -300,17 +240,17 @@ impl<'a> Pass<'a> {
 
     /// Whether the value has the positions that were observed.
     fn is_steady(&self, value: ValueId, shape: &[usize], samples: usize) -> bool {
-        let observed = self.view.facts.get(value).map_or(0, |f| f.shape.iter().product::<usize>());
-        observed * samples == shape.iter().product::<usize>() * self.view.facts.samples
+        let observed = self.cx.view.facts.get(value).map_or(0, |f| f.shape.iter().product::<usize>());
+        observed * samples == shape.iter().product::<usize>() * self.cx.view.facts.samples
     }
 
     /// For each position of a batch, whether it is no padding; `None` where there is none.
     fn real_positions(&self, value: ValueId, range: &Range<usize>) -> Result<Option<Vec<i64>>, RecoverError> {
         let Some(padding) = &self.padding else { return Ok(None) };
-        if !padding.covers(self.view.widths, value) {
+        if !padding.covers(self.cx.view.widths, value) {
             return Ok(None);
         }
-        let inputs = self.view.samples.batch(range.start, range.end)?;
+        let inputs = self.cx.view.samples.batch(range.start, range.end)?;
         Ok(inputs.iter().find(|(name, _)| *name == padding.input).and_then(|(_, mask)| mask.to_ints()))
     }
 }

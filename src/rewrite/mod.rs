@@ -72,21 +72,33 @@ pub fn rewrite(
     kept: &Kept,
 ) -> Result<ModelProto, RewriteError> {
     let mut patch = Patch::default();
-    slice_constants(graph, widths, kept, &mut patch)?;
-    select_per_use(graph, widths, kept, &mut patch);
-    let restored = restored(widths, kept);
-    for (id, _) in graph.nodes() {
-        let shrinking = around(graph, widths, kept, id);
-        if !shrinking.is_empty() {
-            NodeEditor::new(graph, facts, widths, kept, &restored, &mut patch, id)
-                .run()
-                .map_err(|error| RewriteError::Edit { error, widths: shrinking })?;
-        }
-    }
+    edit(graph, facts, widths, kept, &mut patch)?;
     keep_annotations(model, graph, widths, kept, &mut patch);
     let mut pruned = patch.apply(model);
     tidy(&mut pruned);
     Ok(pruned)
+}
+
+/// Adds to a patch what slices constants and lets nodes follow.
+pub(crate) fn edit(
+    graph: &Graph,
+    facts: &Facts,
+    widths: &Widths,
+    kept: &Kept,
+    patch: &mut Patch,
+) -> Result<(), RewriteError> {
+    slice_constants(graph, widths, kept, patch)?;
+    select_per_use(graph, widths, kept, patch);
+    let restored = restored(widths, kept);
+    for (id, _) in graph.nodes() {
+        let shrinking = around(graph, widths, kept, id);
+        if !shrinking.is_empty() {
+            NodeEditor::new(graph, facts, widths, kept, &restored, patch, id)
+                .run()
+                .map_err(|error| RewriteError::Edit { error, widths: shrinking })?;
+        }
+    }
+    Ok(())
 }
 
 /// The free widths that shrink and that the axes of a node are made of, or that its operands say sizes of; ascending.
@@ -109,7 +121,13 @@ fn shrinking(widths: &Widths, kept: &Kept, whole: impl Iterator<Item = Width>) -
 
 /// Keeps the shape annotations of values none of whose axes shrinks. Those of values without widths are only known to
 /// hold when nothing shrinks at all.
-fn keep_annotations(model: &ModelProto, graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
+pub(crate) fn keep_annotations(
+    model: &ModelProto,
+    graph: &Graph,
+    widths: &Widths,
+    kept: &Kept,
+    patch: &mut Patch,
+) {
     for info in model.graph.iter().flat_map(|g| &g.value_info) {
         let holds = match graph.find(info.name()).and_then(|value| widths.value(value)) {
             Some(axes) => !axes.iter().any(|a| kept.shrinks(&widths.table, *a)),

@@ -74,10 +74,10 @@ mod tests {
         // Along its own axes, one factor has variances 9, 1, 4 and the other 1, 4, 4: products 9, 4, 16.
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let eigen = random(&mut rng, 3).self_adjoint_eigen(Side::Lower).unwrap();
-        let turned = |d: [f64; 3]| {
+        let rotated = |d: [f64; 3]| {
             Mat::from_fn(3, 3, |i, j| (0..3).map(|k| eigen.U()[(i, k)] * d[k] * eigen.U()[(j, k)]).sum())
         };
-        let axes = principal(&turned([9.0, 1.0, 4.0]), &turned([1.0, 4.0, 4.0])).unwrap();
+        let axes = principal(&rotated([9.0, 1.0, 4.0]), &rotated([1.0, 4.0, 4.0])).unwrap();
         for (j, expected) in [2, 0, 1].into_iter().enumerate() {
             let dot: f64 = (0..3).map(|i| axes[(i, j)] * eigen.U()[(i, expected)]).sum();
             assert!((dot.abs() - 1.0).abs() < 1e-6, "{j}: {dot}");

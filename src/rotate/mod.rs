@@ -1,11 +1,11 @@
-//! Turns the dimensions of attention heads to axes that heads need unequally, before any of them is scored.
+//! Rotates the dimensions of attention heads to axes that heads need unequally, before any of them is scored.
 //!
-//! Queries meet keys, and values their projection, in sums over the dimensions of a head, which an orthogonal matrix turns
+//! Queries meet keys, and values their projection, in sums over the dimensions of a head, which an orthogonal matrix rotates
 //! without changing them. As trained, all dimensions matter about alike, and the third of one head has nothing to do with the
-//! third of another. Turned to principal axes, the last ones hold little in every head, so that all heads of a layer can lose
-//! them together. (CORP, 2026, removes dimensions for which it can compensate; turned ones need hardly any compensation.)
+//! third of another. Rotated to principal axes, the last ones hold little in every head, so that all heads of a layer can lose
+//! them together. (CORP, 2026, removes dimensions for which it can compensate; rotated ones need hardly any compensation.)
 //!
-//! Whether something between, such as a rotary embedding, works on single dimensions is not deduced but tried: the turned
+//! Whether something between, such as a rotary embedding, works on single dimensions is not deduced but tried: the rotated
 //! model has to compute what the model did.
 
 mod axes;
@@ -26,7 +26,7 @@ use crate::{
     score::ScoreError,
     stats::{GramStats, Sum, measure},
     tensor::{DType, Tensor},
-    typing::{Dimension, Kind},
+    typing::Dimension,
     verify::{OutputProof, Reference, VerifyError},
     widths::{Place, Width},
 };
@@ -36,7 +36,7 @@ use blocks::{Axes, Blocks};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
-pub enum Reason {
+pub enum RotateRefusal {
     /// The dimensions of one head do not show in every weight and operand.
     Heads,
     /// Other layers read the same weights.
@@ -51,7 +51,7 @@ pub enum Reason {
     Outputs,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for RotateRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Heads => "its heads cannot be told apart in every weight",
@@ -64,7 +64,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why turning failed.
+/// Why rotating failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RotateError {
     /// A weight could not be read.
@@ -73,23 +73,24 @@ pub enum RotateError {
     /// Second moments could not be measured.
     #[error(transparent)]
     Moments(#[from] ScoreError),
-    /// The turned model could not be compared.
-    #[error("the model with turned heads cannot be compared: {0}; pruning whole heads alone does without")]
+    /// The rotated model could not be compared.
+    #[error("the model with rotated heads cannot be compared: {0}; pruning whole heads alone does without")]
     Verify(#[from] VerifyError),
 }
 
-/// What was turned.
+/// What was rotated, as reports have it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Rotation {
-    /// Dimensions that were turned.
-    pub turned: Vec<String>,
+    /// Dimensions that were rotated.
+    #[serde(rename = "turned")]
+    pub rotated: Vec<String>,
     /// Those that were not, and why.
-    pub left: Vec<(String, Reason)>,
+    pub left: Vec<(String, RotateRefusal)>,
     /// The largest difference between the outputs before and after, relative to the output's largest value.
     pub difference: f64,
 }
 
-/// A model that computes the same with turned heads.
+/// A model that computes the same with rotated heads.
 #[derive(Clone, Debug)]
 pub struct Rotated {
     /// The model.
@@ -98,7 +99,7 @@ pub struct Rotated {
     pub report: Rotation,
 }
 
-/// Turns the head dimensions of a model. `memory` bounds the bytes of the moments that are measured at a time.
+/// Rotates the head dimensions of a model. `memory` bounds the bytes of the moments that are measured at a time.
 pub fn rotate(
     engine: &dyn Engine,
     view: ModelView<'_>,
@@ -106,37 +107,37 @@ pub fn rotate(
 ) -> Result<Rotated, RotateError> {
     let mut report = Rotation::default();
     let mut candidates = Vec::new();
-    for dimension in view.dimensions.iter().filter(|d| d.kind == Kind::HeadDim) {
+    for dimension in view.dimensions.iter().filter(|d| d.kind.is_rotated()) {
         match Candidate::of(view, dimension) {
             Ok(candidate) => candidates.push(candidate),
             Err(reason) => report.left.push((dimension.name.clone(), reason)),
         }
     }
-    let turns = turns(engine, view, &candidates, memory, &mut report)?;
-    if turns.is_empty() {
+    let rotations = rotations(engine, view, &candidates, memory, &mut report)?;
+    if rotations.is_empty() {
         return Ok(Rotated { model: view.model.clone(), report });
     }
     let reference = Reference::new(engine, view.model, view.samples, view.facts.samples)?;
-    let model = Trial { engine, view, reference }.choose(&turns, &mut report)?;
+    let model = Trial { engine, view, reference }.choose(&rotations, &mut report)?;
     Ok(Rotated { model, report })
 }
 
 /// What the samples ask of each candidate.
-fn turns<'c>(
+fn rotations<'c>(
     engine: &dyn Engine,
     view: ModelView<'_>,
     candidates: &'c [Candidate<'_>],
     memory: MemoryBudget,
     report: &mut Rotation,
-) -> Result<Vec<Turn<'c>>, RotateError> {
-    let mut turns = Vec::with_capacity(candidates.len());
+) -> Result<Vec<HeadRotation<'c>>, RotateError> {
+    let mut rotations = Vec::with_capacity(candidates.len());
     let mut rest = candidates;
     while !rest.is_empty() {
         let bytes =
             |candidate: &Candidate<'_>| candidate.sums().map(|sum| GramStats::bytes(sum.entries)).sum();
         let count = memory.fitting(rest.iter().map(|candidate| (bytes(candidate), 0)));
         if let (0, [first, others @ ..]) = (count, rest) {
-            report.left.push((first.dimension.name.clone(), Reason::Memory));
+            report.left.push((first.dimension.name.clone(), RotateRefusal::Memory));
             rest = others;
             continue;
         }
@@ -145,20 +146,20 @@ fn turns<'c>(
         let mut moments = measure(engine, view, &sums.iter().collect::<Vec<_>>())?.into_iter();
         for candidate in group {
             let own: Vec<GramStats> = moments.by_ref().take(candidate.sums().count()).collect();
-            match candidate.turn(own) {
-                Some(turn) => turns.push(turn),
-                None => report.left.push((candidate.dimension.name.clone(), Reason::Moments)),
+            match candidate.rotation(own) {
+                Some(rotation) => rotations.push(rotation),
+                None => report.left.push((candidate.dimension.name.clone(), RotateRefusal::Moments)),
             }
         }
         rest = others;
     }
-    Ok(turns)
+    Ok(rotations)
 }
 
-/// Turns, and those that change the outputs.
-type Split<'t, 'a> = (Vec<&'t Turn<'a>>, Vec<&'t Turn<'a>>);
+/// Rotations that leave the outputs as they are, and those that change them.
+type Split<'t, 'a> = (Vec<&'t HeadRotation<'a>>, Vec<&'t HeadRotation<'a>>);
 
-/// Tries turns on the model.
+/// Tries rotations on the model.
 struct Trial<'a> {
     engine: &'a dyn Engine,
     view: ModelView<'a>,
@@ -167,33 +168,39 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// The model with all dimensions turned that leave the outputs as they are; reports which, and how far these move.
-    fn choose(&self, turns: &[Turn<'_>], report: &mut Rotation) -> Result<ModelProto, RotateError> {
-        let mut chosen: Vec<&Turn<'_>> = turns.iter().collect();
-        let mut tried = self.turn(&chosen)?;
+    /// The model with all rotations that leave the outputs as they are; reports which, and how far these move.
+    fn choose(
+        &self,
+        rotations: &[HeadRotation<'_>],
+        report: &mut Rotation,
+    ) -> Result<ModelProto, RotateError> {
+        let mut chosen: Vec<&HeadRotation<'_>> = rotations.iter().collect();
+        let mut tried = self.attempt(&chosen)?;
         if tried.is_none() {
             // What holds of one layer's queries and keys, or of its values, holds of all layers' as a rule.
-            let (compared, weighed): (Vec<_>, Vec<_>) = chosen.iter().partition(|turn| turn.compares);
+            let (compared, weighed): (Vec<_>, Vec<_>) = chosen.iter().partition(|rotation| rotation.compares);
             let (mut kept, mut lost) = self.split(&compared)?;
             let (others, rest) = self.split(&weighed)?;
             kept.extend(others);
             lost.extend(rest);
-            tried = self.turn(&kept)?;
+            tried = self.attempt(&kept)?;
             if tried.is_none() {
                 lost.append(&mut kept);
             }
-            report.left.extend(lost.iter().map(|turn| (turn.dimension.name.clone(), Reason::Outputs)));
+            report.left.extend(
+                lost.iter().map(|rotation| (rotation.dimension.name.clone(), RotateRefusal::Outputs)),
+            );
             chosen = kept;
         }
         let (model, difference) = tried.unwrap_or_else(|| (self.view.model.clone(), 0.0));
-        report.turned = chosen.iter().map(|turn| turn.dimension.name.clone()).collect();
+        report.rotated = chosen.iter().map(|rotation| rotation.dimension.name.clone()).collect();
         report.difference = difference;
         Ok(model)
     }
 
-    /// The model with some dimensions turned, and how far its outputs move; `None` when farther than rounding explains.
-    fn turn(&self, turns: &[&Turn<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
-        let mut model = turned(self.view, turns)?;
+    /// The model with some dimensions rotated, and how far its outputs move; `None` when farther than rounding explains.
+    fn attempt(&self, rotations: &[&HeadRotation<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
+        let mut model = with_rotations(self.view, rotations)?;
         self.engine.settle(&mut model);
         let outputs = self.reference.compare(self.engine, &model)?;
         let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
@@ -203,24 +210,24 @@ impl Trial<'_> {
 
     /// Those that leave the outputs as they are, and those that do not. Where all together do not, and the first does not
     /// either, none is thought to.
-    fn split<'t, 'a>(&self, turns: &[&'t Turn<'a>]) -> Result<Split<'t, 'a>, RotateError> {
-        let Some((first, rest)) = turns.split_first() else { return Ok(Split::default()) };
-        if self.turn(turns)?.is_some() {
-            return Ok((turns.to_vec(), Vec::new()));
+    fn split<'t, 'a>(&self, rotations: &[&'t HeadRotation<'a>]) -> Result<Split<'t, 'a>, RotateError> {
+        let Some((first, rest)) = rotations.split_first() else { return Ok(Split::default()) };
+        if self.attempt(rotations)?.is_some() {
+            return Ok((rotations.to_vec(), Vec::new()));
         }
-        if self.turn(&[first])?.is_none() {
-            return Ok((Vec::new(), turns.to_vec()));
+        if self.attempt(&[first])?.is_none() {
+            return Ok((Vec::new(), rotations.to_vec()));
         }
         let (mut kept, mut lost) = (vec![*first], Vec::new());
-        for turn in rest {
-            let group = if self.turn(&[turn])?.is_some() { &mut kept } else { &mut lost };
-            group.push(*turn);
+        for rotation in rest {
+            let group = if self.attempt(&[rotation])?.is_some() { &mut kept } else { &mut lost };
+            group.push(*rotation);
         }
         Ok((kept, lost))
     }
 }
 
-/// A dimension whose weights can be turned head by head.
+/// A dimension whose weights can be rotated head by head.
 struct Candidate<'a> {
     dimension: &'a Dimension,
     weights: Vec<Weight>,
@@ -239,7 +246,7 @@ struct Weight {
 struct Product(Vec<(Axes, Blocks)>);
 
 /// For each product that a dimension ends in, the orthogonal matrix of each head, whose columns are the new axes.
-struct Turn<'a> {
+struct HeadRotation<'a> {
     dimension: &'a Dimension,
     weights: &'a [Weight],
     /// Whether two activations meet along it.
@@ -248,7 +255,7 @@ struct Turn<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn of(view: ModelView<'_>, dimension: &'a Dimension) -> Result<Self, Reason> {
+    fn of(view: ModelView<'_>, dimension: &'a Dimension) -> Result<Self, RotateRefusal> {
         let heads = blocks::heads(view, dimension);
         let mut products = Vec::new();
         let mut readers = BTreeMap::new();
@@ -256,7 +263,7 @@ impl<'a> Candidate<'a> {
             let place = contraction.place();
             // What a weight reads goes by its own moments, as the weight is refitted to what stays.
             let partner = match contraction.weight {
-                None => Some(blocks::partner(view, place, contraction.width).ok_or(Reason::Heads)?),
+                None => Some(blocks::partner(view, place, contraction.width).ok_or(RotateRefusal::Heads)?),
                 Some((slot, axis)) => {
                     let weight = Place { at: Use { node: contraction.node, slot }, axis };
                     readers.insert(weight, products.len());
@@ -265,7 +272,7 @@ impl<'a> Candidate<'a> {
             };
             let operands = [Some(place), partner].into_iter().flatten();
             let operands =
-                operands.map(|place| Axes::of(view, dimension, &heads, place).ok_or(Reason::Heads));
+                operands.map(|place| Axes::of(view, dimension, &heads, place).ok_or(RotateRefusal::Heads));
             products.push(Product(operands.collect::<Result<_, _>>()?));
         }
         let mut weights = Vec::new();
@@ -273,7 +280,7 @@ impl<'a> Candidate<'a> {
             let blocks = readable(view, dimension, &heads, *place)?;
             let ends = match readers.get(place) {
                 Some(product) => vec![*product; blocks.per_head()],
-                None => ends(&products, blocks.per_head()).ok_or(Reason::Heads)?,
+                None => ends(&products, blocks.per_head()).ok_or(RotateRefusal::Heads)?,
             };
             weights.push(Weight { place: *place, blocks, ends });
         }
@@ -282,7 +289,7 @@ impl<'a> Candidate<'a> {
         let count = weights.first().map_or(0, |w| w.blocks.heads());
         match blocks.all(|b| b.heads() == count) && !products.is_empty() {
             true => Ok(Self { dimension, weights, products }),
-            false => Err(Reason::Heads),
+            false => Err(RotateRefusal::Heads),
         }
     }
 
@@ -292,7 +299,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// The axes that the samples ask for.
-    fn turn(&self, moments: Vec<GramStats>) -> Option<Turn<'_>> {
+    fn rotation(&self, moments: Vec<GramStats>) -> Option<HeadRotation<'_>> {
         let mut moments = moments.into_iter();
         let size = self.dimension.size;
         let mut matrices = Vec::new();
@@ -313,7 +320,7 @@ impl<'a> Candidate<'a> {
             matrices.push(of_heads);
         }
         let compares = self.products.iter().any(|product| product.0.len() == 2);
-        Some(Turn { dimension: self.dimension, weights: &self.weights, compares, matrices })
+        Some(HeadRotation { dimension: self.dimension, weights: &self.weights, compares, matrices })
     }
 }
 
@@ -323,18 +330,18 @@ fn readable(
     dimension: &Dimension,
     heads: &[Width],
     place: Place,
-) -> Result<Blocks, Reason> {
-    let value = view.graph.node(place.at.node).input(place.at.slot).ok_or(Reason::Heads)?;
-    let constant = view.graph.constant(value).ok_or(Reason::Heads)?;
+) -> Result<Blocks, RotateRefusal> {
+    let value = view.graph.node(place.at.node).input(place.at.slot).ok_or(RotateRefusal::Heads)?;
+    let constant = view.graph.constant(value).ok_or(RotateRefusal::Heads)?;
     if !view.graph.is_read_once(value) {
-        return Err(Reason::Shared);
+        return Err(RotateRefusal::Shared);
     }
     if DType::from_onnx(constant.data_type()) != Some(DType::F32) {
-        return Err(Reason::Precision);
+        return Err(RotateRefusal::Precision);
     }
     match Axes::of(view, dimension, heads, place) {
         Some((Axes { outer: None, .. }, blocks)) => Ok(blocks),
-        _ => Err(Reason::Heads),
+        _ => Err(RotateRefusal::Heads),
     }
 }
 
@@ -351,29 +358,30 @@ fn ends(products: &[Product], blocks: usize) -> Option<Vec<usize>> {
     }
 }
 
-/// The model with some dimensions turned.
-fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxError> {
-    // By weight, as one is turned at a time.
-    let mut weights: BTreeMap<ValueId, Vec<(&Turn<'_>, &Weight)>> = BTreeMap::new();
-    for turn in turns {
-        for weight in turn.weights {
+/// The model with some dimensions rotated.
+fn with_rotations(view: ModelView<'_>, rotations: &[&HeadRotation<'_>]) -> Result<ModelProto, OnnxError> {
+    // By weight, as one is rotated at a time.
+    let mut weights: BTreeMap<ValueId, Vec<(&HeadRotation<'_>, &Weight)>> = BTreeMap::new();
+    for rotation in rotations {
+        for weight in rotation.weights {
             if let Some(value) = view.graph.node(weight.place.at.node).input(weight.place.at.slot) {
-                weights.entry(value).or_default().push((turn, weight));
+                weights.entry(value).or_default().push((rotation, weight));
             }
         }
     }
     let mut patch = Patch::default();
-    for (value, turned) in weights {
+    for (value, rotated) in weights {
         let Some(constant) = view.graph.constant(value) else { continue };
-        let (Tensor::F32(mut stored), Some((_, first))) = (to_tensor(constant)?, turned.first()) else {
+        let (Tensor::F32(mut stored), Some((_, first))) = (to_tensor(constant)?, rotated.first()) else {
             continue;
         };
-        for (turn, Weight { place, blocks, ends }) in &turned {
+        for (rotation, Weight { place, blocks, ends }) in &rotated {
             for (head, blocks) in blocks.iter() {
                 for (entries, product) in blocks.iter().zip(ends) {
-                    if let Some(matrix) = turn.matrices.get(*product).and_then(|of_heads| of_heads.get(head))
+                    if let Some(matrix) =
+                        rotation.matrices.get(*product).and_then(|of_heads| of_heads.get(head))
                     {
-                        turn_entries(&mut stored, place.axis, entries, matrix);
+                        rotate_entries(&mut stored, place.axis, entries, matrix);
                     }
                 }
             }
@@ -386,7 +394,7 @@ fn turned(view: ModelView<'_>, turns: &[&Turn<'_>]) -> Result<ModelProto, OnnxEr
 }
 
 /// Gives some entries along an axis their coordinates along the columns of `matrix`.
-fn turn_entries(weight: &mut ArrayD<f32>, axis: usize, entries: &[usize], matrix: &Mat<f64>) {
+fn rotate_entries(weight: &mut ArrayD<f32>, axis: usize, entries: &[usize], matrix: &Mat<f64>) {
     let old = weight.select(Axis(axis), entries).mapv(f64::from);
     for (j, entry) in entries.iter().enumerate() {
         let mut new = ArrayD::zeros(old.index_axis(Axis(axis), 0).raw_dim());

@@ -10,21 +10,82 @@ use ndarray::{Array3, ArrayD, Axis, IxDyn};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DimensionScores, ScoreError, quirks};
+use super::{DimensionScores, Method, ScoreContext, ScoreError, Scored, Scorer, quirks};
 use crate::{
+    catalog::Entry,
     graph::{Graph, Patch, ValueId, cut},
     masks,
     memory::MemoryBudget,
     model::ModelView,
     onnx::{build, proto::ModelProto},
     runtime::{Engine, Session},
+    settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
     trajectory::{self, Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
     typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
 
-/// Settings of exact scoring.
+/// OPTIN's trajectory importance, one masked run per unit.
+pub const EXACT: Method = Method::of(&ExactScorer);
+
+/// Weight of the outputs' distance against that of the waypoints. The waypoints are many and the outputs few, so that at equal
+/// weights layers that only the outputs see are emptied: a text recogniser loses twice as much. From 30 on the ranking hardly
+/// changes any more.
+pub const LAMBDA: Setting<f64> = Setting {
+    name: "lambda",
+    metavar: Some("X"),
+    help: "Weight of the outputs against the features of all layers, in sketched and exact scores; the paper has 1",
+    default: 30.0,
+    parse: settings::weight,
+    chooses: false,
+};
+
+/// Whether to compute what the released code computes instead of the formula: see `quirks.rs`.
+pub const PAPER_QUIRKS: Setting<bool> = Setting {
+    name: "paper-quirks",
+    metavar: None,
+    help: "Score exactly, but with the quirks of the paper's released code, for comparison",
+    default: false,
+    parse: settings::switch,
+    chooses: true,
+};
+
+pub(super) struct ExactScorer;
+
+impl Entry for ExactScorer {
+    fn id(&self) -> &'static str {
+        "exact"
+    }
+
+    fn about(&self) -> &'static str {
+        "OPTIN's importance as published, by one run of the model per unit: slow."
+    }
+
+    fn settings(&self) -> &'static [&'static dyn Declared] {
+        &[&LAMBDA, &PAPER_QUIRKS]
+    }
+}
+
+impl Scorer for ExactScorer {
+    fn orders(&self, settings: &SettingValues) -> bool {
+        !settings.get(&PAPER_QUIRKS)
+    }
+
+    fn score(
+        &self,
+        cx: &ScoreContext<'_>,
+        settings: &SettingValues,
+        wanted: &dyn Fn(&Dimension) -> bool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scored, ScoreError> {
+        let paper_quirks = settings.get(&PAPER_QUIRKS);
+        let options = ExactOptions { paper_quirks, ..ExactOptions::by(cx, settings) };
+        exact(cx.engine, cx.view, &options, wanted, progress).map(Scored::plain)
+    }
+}
+
+/// SettingValues of exact scoring.
 #[derive(Clone, Copy, Debug)]
 pub struct ExactOptions<'a> {
     /// Outputs that hold logits, beside those that can be told.
@@ -57,6 +118,14 @@ impl Default for ExactOptions<'_> {
     }
 }
 
+impl<'a> ExactOptions<'a> {
+    /// By the formula, as a context and the weight among the settings have it.
+    pub(super) fn by(cx: &ScoreContext<'a>, settings: &SettingValues) -> Self {
+        let &ScoreContext { seed, memory, logits, .. } = cx;
+        Self { lambda: settings.get(&LAMBDA), seed, logits, memory, ..Self::default() }
+    }
+}
+
 /// Scores every unit of every dimension that is `wanted`. The trajectory runs through all of them all the same.
 ///
 /// `progress` is told how many units are done, of how many.
@@ -74,18 +143,18 @@ pub fn exact(
     } else {
         padding(view.model, view.graph, view.facts, view.widths, view.samples)
     };
-    let scorer = Scorer { engine, view, options, points, outputs, padding };
+    let runs = MaskedRuns { engine, view, options, points, outputs, padding };
     let total: usize = view.dimensions.iter().filter(|d| wanted(d)).map(|d| d.size).sum();
     let batches = view.samples.ranges(view.batch).count().max(1);
     let mut done = 0;
     let mut scores = Vec::with_capacity(view.dimensions.len());
     for dimension in view.dimensions.iter().filter(|d| wanted(d)) {
-        let mut runs = 0;
+        let mut masked = 0;
         let mut tick = |units: usize| {
-            runs += units;
-            progress(done + runs / batches, total);
+            masked += units;
+            progress(done + masked / batches, total);
         };
-        scores.push(DimensionScores::of(dimension, scorer.dimension(dimension, &mut tick)?));
+        scores.push(DimensionScores::of(dimension, runs.dimension(dimension, &mut tick)?));
         done += dimension.size;
     }
     Ok(scores)
@@ -94,7 +163,7 @@ pub fn exact(
 /// Samples, over all masks, that one run of a suffix holds.
 const MASKED_BATCH: usize = 32;
 
-struct Scorer<'a> {
+struct MaskedRuns<'a> {
     engine: &'a dyn Engine,
     view: ModelView<'a>,
     options: &'a ExactOptions<'a>,
@@ -113,7 +182,7 @@ struct Suffix<'a> {
     reads: BTreeSet<String>,
 }
 
-impl<'a> Scorer<'a> {
+impl<'a> MaskedRuns<'a> {
     fn dimension(
         &self,
         dimension: &'a Dimension,
@@ -259,8 +328,9 @@ impl<'a> Scorer<'a> {
         }
         let ModelView { model, graph, facts, widths, .. } = self.view;
         let mut contaminated = Kept::default();
-        if self.options.paper_quirks && dimension.kind == Kind::Head {
-            let earlier = |d: &&Dimension| d.kind == Kind::Head && d.layer < dimension.layer && d.size > 1;
+        if self.options.paper_quirks && dimension.kind.paper_prior().masks_earlier {
+            let earlier =
+                |d: &&Dimension| d.kind == dimension.kind && d.layer < dimension.layer && d.size > 1;
             for other in self.view.dimensions.iter().filter(earlier) {
                 contaminated.keep(&widths.table, other.width, (0..other.size - 1).collect());
             }

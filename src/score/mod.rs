@@ -2,115 +2,53 @@
 
 mod elimination;
 mod exact;
+mod magnitude;
 mod quirks;
 mod random;
 mod saved;
+mod scorer;
 mod sketch;
 mod stability;
-mod weights;
+mod units;
+mod wanda;
 
-pub use exact::{ExactOptions, exact};
-pub use random::random;
+pub use exact::{EXACT, ExactOptions, LAMBDA, PAPER_QUIRKS, exact};
+pub use magnitude::{MAGNITUDE, magnitude};
+pub use random::{RANDOM, random};
 pub(crate) use saved::write as save;
-pub use saved::{Provenance, SavedError, SavedScores, Setting};
-pub use sketch::{Sketch, SketchOptions, Unsound, sketch};
+pub use saved::{Provenance, SavedError, SavedScores, ScoreInput};
+pub use scorer::{Method, ScoreContext, Scorer};
+pub use sketch::{PROBES, SKETCH, Sketch, SketchOptions, Unsound, sketch};
 pub use stability::{Stability, spearman};
-pub use weights::{magnitude, wanda};
+pub use wanda::{WANDA, wanda};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     memory::MemoryBudget,
     model::ModelView,
-    named::named,
     numbers::{finite_or_null, importance},
     runtime::Engine,
+    settings::SettingValues,
     typing::{Dimension, Kind},
-    warning::{Warning, WarningCode},
+    warning::Warning,
 };
 
 /// How units are scored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Method {
-    /// OPTIN's trajectory importance to leading order, all units from a few backward passes.
-    #[default]
-    Sketch,
-    /// OPTIN's trajectory importance, one masked run per unit.
-    Exact,
-    /// Norm of the weights that make the unit (a baseline).
-    Magnitude,
-    /// Norm of the weights that read the unit, times the norm of its activation (a baseline).
-    Wanda,
-    /// Chance (the baseline of baselines); another seed draws anew.
-    Random,
-}
-
-impl Method {
-    /// Whether the scores depend on what the model is run on.
-    pub fn needs_data(self) -> bool {
-        !matches!(self, Self::Magnitude | Self::Random)
-    }
-
-    /// Whether the order is found in which units go when the weights are refitted. Baselines stay what they are.
-    pub fn orders(self) -> bool {
-        matches!(self, Self::Sketch | Self::Exact)
-    }
-}
-
-named!(
-    Method,
-    "a way to score",
-    [
-        (Sketch, "sketch", "OPTIN's importance, estimated for all units at once by a few backward passes."),
-        (Exact, "exact", "OPTIN's importance as published, by one run of the model per unit: slow."),
-        (Magnitude, "magnitude", "Size of the weights that make a unit; a baseline that needs no data."),
-        (
-            Wanda,
-            "wanda",
-            "Size of the weights that read a unit, times the size of its activation; a baseline."
-        ),
-        (Random, "random", "Chance, drawn anew by another seed; the least that any way has to beat."),
-    ]
-);
-
-/// Settings of all ways to score.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ScoreOptions {
-    /// How units are scored.
+    /// The scorer.
     pub method: Method,
+    /// Its settings; others are ignored.
+    pub settings: SettingValues,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Weight of the outputs' distance against that of the waypoints.
-    pub lambda: f64,
-    /// The most probes per sample of the sketch.
-    pub probes: usize,
-    /// What may be held beside the model.
+    /// Bytes that may be held beside the model.
     pub memory: MemoryBudget,
-    /// Outputs that hold logits, beside those that can be told.
+    /// Names of outputs that hold logits, beside those that can be told.
     pub logits: Vec<String>,
-    /// Score as the released code does, for comparison (exact scoring only).
-    pub paper_quirks: bool,
-}
-
-/// The waypoints are many and the outputs few, so that at equal weights layers that only the outputs see are emptied: a
-/// text recogniser loses twice as much. From 30 on the ranking hardly changes any more.
-const LAMBDA: f64 = 30.0;
-
-impl Default for ScoreOptions {
-    fn default() -> Self {
-        let SketchOptions { probes, memory, .. } = SketchOptions::default();
-        Self {
-            method: Method::Sketch,
-            seed: 0,
-            lambda: LAMBDA,
-            probes,
-            memory,
-            logits: Vec::new(),
-            paper_quirks: false,
-        }
-    }
 }
 
 /// Scores, and what to know about them.
@@ -134,7 +72,9 @@ pub fn score(
     wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Scored, ScoreError> {
-    let mut scored = score_by(engine, view, options, wanted, progress)?;
+    let ScoreOptions { method, settings, seed, memory, logits } = options;
+    let cx = ScoreContext { engine, view, seed: *seed, memory: *memory, logits };
+    let mut scored = method.score(&cx, settings, wanted, progress)?;
     for dimension in &mut scored.dimensions {
         let unknown = dimension.scores.iter().filter(|score| !score.is_finite()).count();
         if unknown > 0 {
@@ -148,70 +88,6 @@ pub fn score(
     Ok(scored)
 }
 
-fn score_by(
-    engine: &dyn Engine,
-    view: ModelView<'_>,
-    options: &ScoreOptions,
-    wanted: &dyn Fn(&Dimension) -> bool,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Scored, ScoreError> {
-    let plain = |dimensions| Scored { dimensions, ..Default::default() };
-    let exactly = ExactOptions {
-        lambda: options.lambda,
-        seed: options.seed,
-        logits: &options.logits,
-        paper_quirks: options.paper_quirks,
-        memory: options.memory,
-        ..Default::default()
-    };
-    match options.method {
-        Method::Magnitude => magnitude(view.graph, view.widths, view.dimensions).map(plain),
-        Method::Wanda => wanda(engine, view).map(plain),
-        Method::Random => Ok(plain(random(view.dimensions, options.seed))),
-        Method::Exact => exact(engine, view, &exactly, wanted, progress).map(plain),
-        Method::Sketch => {
-            let settings = SketchOptions {
-                lambda: options.lambda,
-                probes: options.probes,
-                seed: options.seed,
-                logits: &options.logits,
-                memory: options.memory,
-            };
-            let sketch = sketch(engine, view, &settings, wanted, progress)?;
-            let reached: BTreeSet<String> = sketch.scores.iter().map(|d| d.name.clone()).collect();
-            let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
-            let mut scored = Scored { stability: sketch.stability, ..plain(sketch.scores) };
-            scored.notes.extend(sketch.stops.iter().map(|stop| format!("no gradient beyond {stop}")));
-            scored.notes.extend(sketch.notes);
-            let unsound = sketch.unsound.as_ref();
-            scored.warnings.extend(unsound.map(Unsound::warning));
-            if view.dimensions.iter().any(missed) {
-                let rest = exact(engine, view, &exactly, &missed, progress)?;
-                let why = |name: &String| match unsound.is_some_and(|u| u.dimensions.contains(name)) {
-                    true => "its gradients are not finite",
-                    false => "no gradient reaches it",
-                };
-                let notes = rest.iter().map(|d| format!("{} was scored exactly: {}", d.name, why(&d.name)));
-                scored.notes.extend(notes);
-                scored.dimensions.extend(rest);
-            }
-            Ok(scored)
-        }
-    }
-}
-
-impl Unsound {
-    fn warning(&self) -> Warning {
-        let place = self.node.as_ref().map_or(String::new(), |node| format!(", first at {node}"));
-        let count = self.dimensions.len();
-        let message = format!(
-            "gradients are not finite{place}: {count} of the dimensions were scored exactly, which takes longer; \
-             see that the samples are what the model expects"
-        );
-        Warning::new(WarningCode::NonFiniteGradients, message)
-    }
-}
-
 /// Finds, beside the scores, the order in which units go when those that stay will be refitted to make up for them.
 pub fn order(
     engine: &dyn Engine,
@@ -219,7 +95,7 @@ pub fn order(
     options: &ScoreOptions,
     scored: &mut Scored,
 ) -> Result<(), ScoreError> {
-    if !options.method.orders() || options.paper_quirks {
+    if !options.method.orders(&options.settings) {
         return Ok(());
     }
     let notes = elimination::order(engine, view, options.memory, &mut scored.dimensions)?;
@@ -306,6 +182,13 @@ impl Scores {
             }
         }
         self
+    }
+}
+
+impl Scored {
+    /// Scores that there is nothing more to know about.
+    pub fn plain(dimensions: Vec<DimensionScores>) -> Self {
+        Self { dimensions, ..Self::default() }
     }
 }
 

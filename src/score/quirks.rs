@@ -9,7 +9,10 @@ use ndarray::{Array2, Axis, concatenate};
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use crate::{trajectory::unit_gram, typing::Kind};
+use crate::{
+    reduction::{Kind, PaperPrior},
+    trajectory::unit_gram,
+};
 
 /// Tokens per draw.
 const TOKENS: usize = 768;
@@ -17,7 +20,7 @@ const TOKENS: usize = 768;
 const TEMPERATURE: f64 = 4.0;
 /// The divergence is scaled to about a tenth of the manifold distance.
 const LAMBDA_CONTRIBUTION: f64 = 10.0;
-/// Weights of the last layer, and of heads.
+/// Weight of the last layer.
 const DECAY: f64 = 0.5;
 
 /// Sum over pairs of tokens, drawn anew, of the squared difference of their products.
@@ -64,10 +67,7 @@ impl Balance {
 
 /// The factor by which the released code weights a unit for its place alone.
 pub(super) fn prior(kind: Kind, unit: usize, units: usize, last_layer: bool) -> f64 {
-    let (span, weight) = match kind {
-        Kind::Head => (10f64, DECAY),
-        Kind::Neuron | Kind::Channel | Kind::HeadDim => (100f64, 1.0),
-    };
+    let PaperPrior { span, weight, .. } = kind.paper_prior();
     let place = if units > 1 { (units - 1 - unit) as f64 / (units - 1) as f64 } else { 0.0 };
     span.powf(place) * weight * if last_layer { DECAY } else { 1.0 }
 }
@@ -75,11 +75,12 @@ pub(super) fn prior(kind: Kind, unit: usize, units: usize, last_layer: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reduction::{HEAD, NEURON};
 
     #[test]
     fn the_first_unit_is_favoured_tenfold() {
-        assert!((prior(Kind::Head, 0, 12, false) / prior(Kind::Head, 11, 12, false) - 10.0).abs() < 1e-9);
-        assert!((prior(Kind::Neuron, 0, 8, true) - 50.0).abs() < 1e-9);
+        assert!((prior(HEAD, 0, 12, false) / prior(HEAD, 11, 12, false) - 10.0).abs() < 1e-9);
+        assert!((prior(NEURON, 0, 8, true) - 50.0).abs() < 1e-9);
     }
 
     #[test]

@@ -9,24 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     score::{Method, Scores},
+    settings::{SettingValues, shown},
     staging::{self, WriteError},
     typing::Granularity,
 };
 
-/// The version of the format. It is raised when a field changes its meaning.
-const VERSION: u32 = 1;
+/// The version of the format (`docs/scores.schema.json`). It is raised when a field changes its meaning.
+const VERSION: u32 = 2;
 
 /// What scores were made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// How they were made.
+    /// The scorer.
     pub score: Method,
-    /// Whether as the paper's released code makes them.
-    pub paper_quirks: bool,
-    /// Weight of the outputs.
-    pub lambda: f64,
-    /// The most probes per sample.
-    pub probes: usize,
+    /// The values of all its settings, and of no others.
+    pub settings: SettingValues,
     /// Outputs that were said to hold logits.
     pub logits: Vec<String>,
     /// The units that attention loses.
@@ -50,45 +47,38 @@ pub struct Provenance {
 pub struct SavedScores {
     /// The file.
     pub path: PathBuf,
-    /// How they are to have been made.
+    /// The scorer that is to have made them.
     pub method: Option<Method>,
-    /// With this weight of the outputs.
-    pub lambda: Option<f64>,
-    /// With at most this many probes per sample.
-    pub probes: Option<usize>,
     /// With this seed.
     pub seed: Option<u64>,
-    /// As the paper's released code makes them; if not, it is not said.
-    pub paper_quirks: bool,
+    /// The settings that it is to have had, as far as they are said.
+    pub settings: SettingValues,
 }
 
 /// What scores depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 #[non_exhaustive]
-pub enum Setting {
+pub enum ScoreInput {
     Model,
     Data,
     Method,
-    Lambda,
-    Probes,
     Seed,
-    PaperQuirks,
+    /// A setting of the scorer, by its name.
+    Setting(String),
     Granularity,
     Logits,
     Recovery,
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for ScoreInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Model => "the model (SHA-256)",
             Self::Data => "the calibration data",
             Self::Method => "the method",
-            Self::Lambda => "the weight of the outputs (lambda)",
-            Self::Probes => "the number of probes",
             Self::Seed => "the seed",
-            Self::PaperQuirks => "whether scores have the quirks of the paper's code",
+            Self::Setting(name) => return write!(f, "the setting `{name}`"),
             Self::Granularity => "the granularity of attention",
             Self::Logits => "the list of outputs that hold logits",
             Self::Recovery => "the recovery that scores are made for",
@@ -119,19 +109,19 @@ pub enum SavedError {
         "the scores in `{path}` do not fit: {what} was {theirs} when they were made, and is {ours} now; give what was given \
          then, or score anew"
     )]
-    Differs { path: PathBuf, what: Setting, theirs: String, ours: String },
+    Differs { path: PathBuf, what: ScoreInput, theirs: String, ours: String },
 }
 
 /// Writes scores to `path`, where what stands there stays whole until they are written.
 pub(crate) fn write(scores: &Scores, path: &Path) -> Result<(), WriteError> {
     #[derive(Serialize)]
     struct File<'a> {
-        version: u32,
+        schema_version: u32,
         #[serde(flatten)]
         scores: &'a Scores,
     }
     let failed = |error| WriteError::Io { path: path.into(), source: io::Error::other(error) };
-    let text = serde_json::to_vec(&File { version: VERSION, scores }).map_err(failed)?;
+    let text = serde_json::to_vec(&File { schema_version: VERSION, scores }).map_err(failed)?;
     staging::write(path, &text)
 }
 
@@ -143,8 +133,8 @@ impl SavedScores {
     pub fn read(&self) -> Result<Scores, SavedError> {
         #[derive(Deserialize)]
         struct Head {
-            #[serde(default)]
-            version: u32,
+            #[serde(default, alias = "version")]
+            schema_version: u32,
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
@@ -154,45 +144,45 @@ impl SavedScores {
             return Err(SavedError::NotAFile { path: path() });
         }
         let text = fs::read_to_string(&self.path).map_err(io)?;
-        match serde_json::from_str::<Head>(&text).map_err(format)?.version {
+        match serde_json::from_str::<Head>(&text).map_err(format)?.schema_version {
             VERSION => {}
             found => return Err(SavedError::Version { path: path(), found }),
         }
         let scores: Scores = serde_json::from_str(&text).map_err(format)?;
         let made = &scores.made;
-        self.same(Setting::Method, &made.score, self.method.as_ref())?;
-        self.same(Setting::Lambda, &made.lambda, self.lambda.as_ref())?;
-        self.same(Setting::Probes, &made.probes, self.probes.as_ref())?;
-        self.same(Setting::PaperQuirks, &made.paper_quirks, self.paper_quirks.then_some(&true))?;
-        self.same(Setting::Seed, &made.seed, self.seed.as_ref())?;
+        self.same(ScoreInput::Method, &made.score, self.method.as_ref())?;
+        for (name, ours) in self.settings.iter() {
+            let theirs = made.settings.given(name).map_or_else(|| "unused".to_owned(), shown);
+            self.same(ScoreInput::Setting(name.to_owned()), &theirs, Some(&shown(ours)))?;
+        }
+        self.same(ScoreInput::Seed, &made.seed, self.seed.as_ref())?;
         Ok(scores)
     }
 
-    /// Checks that scores made of `theirs` are those that this run would plan by. `turned` says that heads have been turned,
+    /// Checks that scores made of `theirs` are those that this run would plan by. `rotated` says that heads have been rotated,
     /// which depends on the samples.
     ///
     /// # Errors
     /// The first difference that matters.
-    pub fn check(&self, theirs: &Provenance, ours: &Provenance, turned: bool) -> Result<(), SavedError> {
-        self.same(Setting::Model, &theirs.model, Some(&ours.model))?;
-        self.same(Setting::Granularity, &theirs.granularity, Some(&ours.granularity))?;
-        let logits = |made: &Provenance| match made.logits.is_empty() {
-            true => "not given".to_owned(),
-            false => made.logits.join(", "),
+    pub fn check(&self, theirs: &Provenance, ours: &Provenance, rotated: bool) -> Result<(), SavedError> {
+        self.same(ScoreInput::Model, &theirs.model, Some(&ours.model))?;
+        self.same(ScoreInput::Granularity, &theirs.granularity, Some(&ours.granularity))?;
+        let logits = |made: &Provenance| {
+            if made.logits.is_empty() { "not given".to_owned() } else { made.logits.join(", ") }
         };
         let said = (!ours.logits.is_empty()).then(|| logits(ours));
-        self.same(Setting::Logits, &logits(theirs), said.as_ref())?;
+        self.same(ScoreInput::Logits, &logits(theirs), said.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
-        if ours.refit && theirs.score.orders() && !theirs.paper_quirks {
-            self.same(Setting::Recovery, &recover(theirs), Some(&recover(ours)))?;
+        if ours.refit && theirs.score.orders(&theirs.settings) {
+            self.same(ScoreInput::Recovery, &recover(theirs), Some(&recover(ours)))?;
         }
         let data = |made: &Provenance| {
             let digits = made.calibration_sha256.get(..16).unwrap_or(&made.calibration_sha256);
             format!("{} samples of {} (SHA-256 {digits}…)", made.samples, made.calibration)
         };
-        let matters = turned || theirs.score.needs_data();
+        let matters = rotated || theirs.score.needs_data();
         if matters && theirs.calibration_sha256 != ours.calibration_sha256 {
-            return self.same(Setting::Data, &data(theirs), Some(&data(ours)));
+            return self.same(ScoreInput::Data, &data(theirs), Some(&data(ours)));
         }
         Ok(())
     }
@@ -200,7 +190,7 @@ impl SavedScores {
     /// An error unless both are the same, where there is something to compare with.
     fn same<T: PartialEq + fmt::Display>(
         &self,
-        what: Setting,
+        what: ScoreInput,
         theirs: &T,
         ours: Option<&T>,
     ) -> Result<(), SavedError> {

@@ -13,21 +13,95 @@ use ndarray::{Array2, Ix2};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DimensionScores, ScoreError, Stability, stability::Tally};
+use super::{
+    DimensionScores, ExactOptions, LAMBDA, Method, ScoreContext, ScoreError, Scored, Scorer, Stability,
+    exact, stability::Tally,
+};
 use crate::{
+    catalog::Entry,
     gradient::{self, Stop},
     graph::{Expr, Graph, Patch, Tail, Use, ValueId, ValueOrigin, live},
     memory::{Bytes, MemoryBudget},
     model::ModelView,
     onnx::{proto::ModelProto, single},
     runtime::{Engine, Session},
+    settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
-    trajectory::{Padding, Probe, Trajectory, outputs, padding, waypoints},
+    trajectory::{Padding, RandomCotangents, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind, shapes},
+    warning::{Warning, WarningCode},
     widths::{Contraction, Place},
 };
 
-/// Settings of the sketch.
+/// OPTIN's trajectory importance to leading order.
+pub const SKETCH: Method = Method::of(&SketchScorer);
+
+/// The most probes per sample.
+pub const PROBES: Setting<usize> = Setting {
+    name: "probes",
+    metavar: Some("N"),
+    help: "Random probes per sample of a sketch, at most: fewer are drawn once the ranking is stable",
+    default: 8,
+    parse: settings::count,
+    chooses: false,
+};
+
+pub(super) struct SketchScorer;
+
+impl Entry for SketchScorer {
+    fn id(&self) -> &'static str {
+        "sketch"
+    }
+
+    fn about(&self) -> &'static str {
+        "OPTIN's importance, estimated for all units at once by a few backward passes."
+    }
+
+    fn settings(&self) -> &'static [&'static dyn Declared] {
+        &[&LAMBDA, &PROBES]
+    }
+}
+
+impl Scorer for SketchScorer {
+    fn orders(&self, _: &SettingValues) -> bool {
+        true
+    }
+
+    /// By the sketch, and exactly where no gradient reaches or gradients are not finite.
+    fn score(
+        &self,
+        cx: &ScoreContext<'_>,
+        settings: &SettingValues,
+        wanted: &dyn Fn(&Dimension) -> bool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scored, ScoreError> {
+        let &ScoreContext { engine, view, seed, memory, logits } = cx;
+        let (lambda, probes) = (settings.get(&LAMBDA), settings.get(&PROBES));
+        let options = SketchOptions { probes, lambda, seed, logits, memory };
+        let sketch = sketch(engine, view, &options, wanted, progress)?;
+        let reached: BTreeSet<String> = sketch.scores.iter().map(|d| d.name.clone()).collect();
+        let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
+        let mut scored = Scored { stability: sketch.stability, ..Scored::plain(sketch.scores) };
+        scored.notes.extend(sketch.stops.iter().map(|stop| format!("no gradient beyond {stop}")));
+        scored.notes.extend(sketch.notes);
+        let unsound = sketch.unsound.as_ref();
+        scored.warnings.extend(unsound.map(Unsound::warning));
+        if view.dimensions.iter().any(missed) {
+            let rest = exact(engine, view, &ExactOptions::by(cx, settings), &missed, progress)?;
+            let unsound = |name: &String| unsound.is_some_and(|u| u.dimensions.contains(name));
+            let why = |name| match unsound(name) {
+                true => "its gradients are not finite",
+                false => "no gradient reaches it",
+            };
+            let notes = rest.iter().map(|d| format!("{} was scored exactly: {}", d.name, why(&d.name)));
+            scored.notes.extend(notes);
+            scored.dimensions.extend(rest);
+        }
+        Ok(scored)
+    }
+}
+
+/// SettingValues of the sketch.
 #[derive(Clone, Copy, Debug)]
 pub struct SketchOptions<'a> {
     /// The most probes per sample.
@@ -69,6 +143,18 @@ pub struct Unsound {
     pub dimensions: Vec<String>,
     /// The node where they arise, if that could be told: the one nearest the outputs whose operand has such a cotangent.
     pub node: Option<String>,
+}
+
+impl Unsound {
+    fn warning(&self) -> Warning {
+        let place = self.node.as_ref().map_or(String::new(), |node| format!(", first at {node}"));
+        let count = self.dimensions.len();
+        let message = format!(
+            "gradients are not finite{place}: {count} of the dimensions were scored exactly, which takes longer; \
+             see that the samples are what the model expects"
+        );
+        Warning::new(WarningCode::NonFiniteGradients, message)
+    }
 }
 
 /// So many times the values of the forward pass are plenty for those of both passes: what they take need not be measured.
@@ -216,7 +302,7 @@ fn mask_gradient<'t>(
 struct Passes<'a> {
     session: Box<dyn Session>,
     view: ModelView<'a>,
-    probe: &'a Probe<'a>,
+    probe: &'a RandomCotangents<'a>,
     padding: Option<&'a Padding>,
     seed: u64,
     taps: Vec<Tap>,
@@ -316,7 +402,7 @@ impl Passes<'_> {
     /// Some samples, and what is drawn for them as the inputs of `drawn` by the probe of this number.
     fn feed(
         &self,
-        drawn: &Probe<'_>,
+        drawn: &RandomCotangents<'_>,
         probe: usize,
         range: Range<usize>,
     ) -> Result<Vec<(String, Tensor)>, ScoreError> {

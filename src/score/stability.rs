@@ -13,6 +13,7 @@ pub struct Stability {
     /// Probes per sample.
     pub probes: usize,
     /// Spearman's rank correlation of the two halves' scores: the least over the kinds of units.
+    #[serde(deserialize_with = "crate::numbers::number_or_null::deserialize")]
     pub agreement: f64,
     /// Standard error of a score relative to it: the median over all units.
     pub standard_error: f64,
@@ -58,17 +59,6 @@ impl Stability {
         );
         (self.agreement.is_nan() || self.agreement < CHANCE)
             .then(|| Warning::new(WarningCode::UnstableScores, message))
-    }
-}
-
-impl std::fmt::Display for Stability {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { probes, agreement, standard_error } = self;
-        let error = 100.0 * standard_error;
-        write!(
-            f,
-            "{probes} probes per sample, rank correlation of two halves {agreement:.3}, standard error {error:.0} %"
-        )
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
     rotate::{self, Rotation},
     runtime::Engine,
     score::{ScoreOptions, Scores},
-    typing::{Dimension, Granularity, Kind},
+    typing::{Dimension, Granularity},
     warning::Warning,
     widths::{Pin, PinReason},
 };
@@ -257,7 +257,7 @@ impl Pruner {
 
     /// Whether heads were turned, which depends on the samples.
     pub fn is_rotated(&self) -> bool {
-        self.rotation.as_ref().is_some_and(|rotation| !rotation.turned.is_empty())
+        self.rotation.as_ref().is_some_and(|rotation| !rotation.rotated.is_empty())
     }
 
     /// Whether weights are going to be refitted: not on made-up inputs, which say nothing of what removed units did.
@@ -275,16 +275,16 @@ fn turn_heads(
     clock: &Clock,
     monitor: &Monitor,
 ) -> Result<(Typed, Option<Rotation>), Error> {
-    let may_go = |d: &Dimension| d.kind == Kind::HeadDim && settings.limits.floor(d) < d.size;
+    let may_go = |d: &Dimension| d.kind.is_rotated() && settings.limits.floor(d) < d.size;
     if !typed.dimensions.prunable.iter().any(may_go) {
         return Ok((typed, None));
     }
     monitor.tell(Progress::Stage("rotate"));
     let rotated = clock.time("rotate", || rotate::rotate(engine, typed.view(), settings.memory))?;
     let mut typed = typed.replaced(engine, rotated.model, clock)?;
-    let turned = &rotated.report.turned;
+    let names = &rotated.report.rotated;
     typed.dimensions.freeze(
-        |d| d.kind == Kind::HeadDim && !turned.contains(&d.name),
+        |d| d.kind.is_rotated() && !names.contains(&d.name),
         |d| Pin::new(&d.name, PinReason::HeadDimension),
     );
     Ok((typed, Some(rotated.report)))

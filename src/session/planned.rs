@@ -52,7 +52,7 @@ impl<'s> Planned<'s> {
 
     /// What is known of a model that is not made: a dry run.
     pub fn report(&self) -> Report {
-        recovered::report(self.scored, &self.plan, &self.scored.pruner.typed.dimensions)
+        recovered::report(self.scored, &self.budgets, &self.plan, &self.scored.pruner.typed.dimensions)
     }
 }
 

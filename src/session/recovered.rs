@@ -8,13 +8,14 @@ use crate::{
     gate::{Gate, GateError, Gatekeeper},
     memory,
     onnx::{
-        self, OnnxError, Staged,
+        self, OnnxError, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
     plan::{Budgets, Plan},
-    recover::{self, Mode, RecoverError, RecoverOptions, Recovery},
+    recover::{self, Mode, RecoverError, RecoverOptions, RecoveryReport},
     refusal::Larger,
-    report::{Change, Memory, Report},
+    report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
+    settings::SettingValues,
     typing::Dimensions,
     warning::{Warning, WarningCode},
 };
@@ -26,9 +27,11 @@ const SLACK: f64 = 0.25;
 pub struct Recovered<'s> {
     applied: Applied<'s>,
     /// The model with its weights corrected, and what was done; `None` where nothing was to be, or it failed as a whole.
-    recovered: Option<(ModelProto, Recovery)>,
+    recovered: Option<(ModelProto, RecoveryReport)>,
     /// The batches of samples that judge it.
     held_out: Vec<Range<usize>>,
+    /// What was asked for, if anything was.
+    asked: Option<AskedRecovery>,
     /// Outputs that were said to hold logits.
     logits: Vec<String>,
     warnings: Vec<Warning>,
@@ -36,13 +39,22 @@ pub struct Recovered<'s> {
 
 impl<'s> Recovered<'s> {
     pub(super) fn unrecovered(applied: Applied<'s>) -> Self {
-        Self { applied, recovered: None, held_out: Vec::new(), logits: Vec::new(), warnings: Vec::new() }
+        Self {
+            applied,
+            recovered: None,
+            held_out: Vec::new(),
+            asked: None,
+            logits: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn new(applied: Applied<'s>, options: &RecoverOptions<'_>) -> Result<Self, Error> {
         let pruner = applied.scored.pruner;
-        let mut new = Self { logits: options.logits.to_vec(), ..Self::unrecovered(applied) };
-        if options.mode == Mode::Off || pruner.typed.is_synthetic() {
+        let &RecoverOptions { mode, seed, .. } = options;
+        let asked = Some(AskedRecovery { mode, settings: options.settings.clone(), seed });
+        let mut new = Self { asked, logits: options.logits.to_vec(), ..Self::unrecovered(applied) };
+        if pruner.typed.is_synthetic() {
             return Ok(new);
         }
         pruner.monitor.tell(Progress::Stage("recover"));
@@ -99,7 +111,7 @@ impl<'s> Recovered<'s> {
         self,
         write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(D, Report), Error> {
-        let Self { applied, recovered, held_out, logits, mut warnings } = self;
+        let Self { applied, recovered, held_out, asked, logits, mut warnings } = self;
         let pruner = applied.scored.pruner;
         pruner.monitor.tell(Progress::Stage("gate"));
         let view = pruner.typed.view();
@@ -122,20 +134,28 @@ impl<'s> Recovered<'s> {
                     true
                 }
             };
-            recovery =
-                Some(Recovery { added: if passed.is_some() { report.added } else { 0 }, undone, ..report });
+            recovery = Some(RecoveryReport {
+                added: if passed.is_some() { report.added } else { 0 },
+                undone,
+                ..report
+            });
         }
-        let (draft, gate) = match passed {
+        let (Opened { draft, sha256 }, gate) = match passed {
             Some(passed) => passed,
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
         pruner.monitor.unless_cancelled(Ok::<_, Error>(()))?;
-        let Applied { scored, plan, dimensions, proof, warnings: frozen, .. } = applied;
-        let mut report = report(scored, &plan, &dimensions);
+        let Applied { scored, budgets, plan, dimensions, proof, warnings: frozen, .. } = applied;
+        let mut report = report(scored, &budgets, &plan, &dimensions);
         report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
+        report.output_sha256 = Some(sha256);
+        if let Some(AskedRecovery { mode, settings, seed }) = asked {
+            (report.asked.recover, report.asked.recover_settings) = (Some(mode), settings);
+            report.seeds.recovery = Some(seed);
+        }
         report.notes.extend(recovery.iter().flat_map(|recovery| recovery.notes.clone()));
         report.warnings.extend(frozen.into_iter().chain(warnings));
-        let (proof, gate) = (Some(proof), Some(gate));
+        let (proof, gate, recovery) = (Some(proof), Some(gate), recovery.as_ref().map(Into::into));
         Ok((draft, Report { proof, gate, recovery, ..report }))
     }
 }
@@ -157,14 +177,14 @@ fn trouble(recovered: &Result<recover::Recovered, RecoverError>) -> Option<Warni
 /// A model as it is about to be written.
 trait Draft {
     /// What a reader will find.
-    fn reopen(&self) -> Result<ModelProto, OnnxError>;
+    fn reopen(&self) -> Result<Source, OnnxError>;
     /// In bytes.
     fn size(&self) -> u64;
 }
 
 impl Draft for Staged {
-    fn reopen(&self) -> Result<ModelProto, OnnxError> {
-        onnx::load(&self.path()).map(|source| source.model)
+    fn reopen(&self) -> Result<Source, OnnxError> {
+        onnx::load(&self.path())
     }
 
     fn size(&self) -> u64 {
@@ -173,13 +193,27 @@ impl Draft for Staged {
 }
 
 impl Draft for Vec<u8> {
-    fn reopen(&self) -> Result<ModelProto, OnnxError> {
-        onnx::read(self.clone()).map(|source| source.model)
+    fn reopen(&self) -> Result<Source, OnnxError> {
+        onnx::read(self.clone())
     }
 
     fn size(&self) -> u64 {
         self.len() as u64
     }
+}
+
+/// A draft that was read back.
+struct Opened<D> {
+    draft: D,
+    /// Of what was read, weights included.
+    sha256: String,
+}
+
+/// What recovery was asked for.
+struct AskedRecovery {
+    mode: Mode,
+    settings: SettingValues,
+    seed: u64,
 }
 
 /// Where drafts are made and tried.
@@ -196,9 +230,9 @@ impl Desk<'_> {
     fn recovered<D: Draft>(
         &self,
         model: ModelProto,
-        report: &Recovery,
+        report: &RecoveryReport,
         write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
-    ) -> Result<Result<(D, Gate), String>, Error> {
+    ) -> Result<Result<(Opened<D>, Gate), String>, Error> {
         let (draft, gate) = match self.draft(model, Some(report), write) {
             Ok(passed) => passed,
             Err(Error::Gate(error)) => return Ok(Err(error.to_string())),
@@ -217,15 +251,15 @@ impl Desk<'_> {
     fn draft<D: Draft>(
         &self,
         mut model: ModelProto,
-        recovery: Option<&Recovery>,
+        recovery: Option<&RecoveryReport>,
         write: &impl Fn(&ModelProto) -> Result<D, OnnxError>,
-    ) -> Result<(D, Gate), Error> {
+    ) -> Result<(Opened<D>, Gate), Error> {
         let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
         let pruner = scored.pruner;
         let source = &pruner.typed.source;
         Larger::check(&model, source).map_err(GateError::from)?;
         let undescribed = model.metadata_props.clone();
-        let mode = recovery.filter(|recovery| !recovery.undone).map_or(Mode::Off, |recovery| recovery.mode);
+        let mode = recovery.filter(|recovery| !recovery.undone).map(|recovery| recovery.mode);
         describe(&mut model, scored, budgets, mode);
         // A model of a few weights can gain less than its description takes.
         if Larger::check(&model, source).is_err() {
@@ -236,16 +270,18 @@ impl Desk<'_> {
         drop(model);
         let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
         let planned = costs.at(&plan.sizes());
-        let gate = pruner.clock.time("gate", || {
-            let model = draft.reopen().map_err(GateError::Onnx)?;
-            self.keeper.check(&model, draft.size(), &planned, bounds, self.logits, self.held_out)
+        let (sha256, gate) = pruner.clock.time("gate", || {
+            let Source { model, sha256, .. } = draft.reopen().map_err(GateError::Onnx)?;
+            let size = draft.size();
+            let gate = self.keeper.check(&model, size, &planned, bounds, self.logits, self.held_out)?;
+            Ok::<_, GateError>((sha256, gate))
         })?;
-        Ok((draft, gate))
+        Ok((Opened { draft, sha256 }, gate))
     }
 }
 
 /// What is known once there is a plan, for what is left of the dimensions.
-pub(super) fn report(scored: &Scored<'_>, plan: &Plan, dimensions: &Dimensions) -> Report {
+pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimensions: &Dimensions) -> Report {
     let pruner = scored.pruner;
     let typed = &pruner.typed;
     let costs = typed.costs_of(dimensions, &pruner.settings.limits);
@@ -254,7 +290,14 @@ pub(super) fn report(scored: &Scored<'_>, plan: &Plan, dimensions: &Dimensions) 
     let changes = costs.dense().zip(&costs.least(), change).zip(&costs.at(&plan.sizes()), planned);
     let of_samples = typed.samples.notes().iter().map(ToString::to_string);
     let notes = of_samples.chain(scored.scores.notes.iter().cloned()).chain(pruner.notes.iter().cloned());
+    let made = &scored.scores.made;
     Report {
+        schema_version: report::SCHEMA_VERSION,
+        budgets: AskedBudget::list(budgets, &costs),
+        asked: Asked::of(&pruner.settings, made),
+        seeds: Seeds { score: made.seed, recovery: None, data: None },
+        output_sha256: None,
+        calibration_sha256: typed.samples.sha256(),
         tool: format!("optin-onnx {}", env!("CARGO_PKG_VERSION")),
         source_sha256: typed.source.sha256.clone(),
         runtime: pruner.engine.describe(),
@@ -266,9 +309,9 @@ pub(super) fn report(scored: &Scored<'_>, plan: &Plan, dimensions: &Dimensions) 
         stages: pruner.clock.stages("forward"),
         memory: Memory { budget: pruner.settings.memory.0, peak: memory::peak() },
         costs: changes,
-        rotation: pruner.rotation.clone(),
+        rotation: pruner.rotation.as_ref().map(Into::into),
         dimensions: Report::dimensions_of(plan),
-        pinned: dimensions.pinned.clone(),
+        pinned: dimensions.pinned.iter().map(Into::into).collect(),
         proof: None,
         gate: None,
         recovery: None,
@@ -284,14 +327,14 @@ const NAME: &str = "a-model-with-a-name-that-is-as-long-as-names-of-files-of-mod
 pub(super) fn file_bytes(scored: &Scored<'_>, budgets: &Budgets, model: &ModelProto) -> u64 {
     let source = &scored.pruner.typed.source;
     let mut model = model.clone();
-    let recovery = if scored.pruner.refits() { Mode::Refit } else { Mode::Off };
+    let recovery = scored.pruner.refits().then_some(recover::REFIT);
     describe(&mut model, scored, budgets, recovery);
     source.packed.unpack(&mut model);
     onnx::written_bytes(&model, Path::new(NAME), source.external)
 }
 
 /// Notes in the model how it was made.
-fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Mode) {
+fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, recovery: Option<Mode>) {
     let typed = &scored.pruner.typed;
     // Keys have to be distinct, and the model may have been pruned before.
     model.metadata_props.retain(|entry| !entry.key().starts_with("optin-onnx."));
@@ -300,7 +343,7 @@ fn describe(model: &mut ModelProto, scored: &Scored<'_>, budgets: &Budgets, reco
         ("source_sha256", &typed.source.sha256),
         ("budget", &budgets.to_string()),
         ("score", &scored.scores.made.score.to_string()),
-        ("recover", &recovery.to_string()),
+        ("recover", recovery.as_ref().map_or("off", |recovery| recovery.id())),
         ("calibration", if typed.is_synthetic() { "synthetic (noise)" } else { "data" }),
         ("seed", &scored.scores.made.seed.to_string()),
     ] {

@@ -66,13 +66,11 @@ impl Pruner {
     /// What scores of this session are made of. `hashed`: the calibration data as well, which may be large; only scores that are
     /// kept need that.
     pub fn provenance(&self, options: &ScoreOptions, hashed: bool) -> Provenance {
-        let ScoreOptions { method, seed, lambda, probes, logits, paper_quirks, .. } = options;
+        let ScoreOptions { method, settings, seed, logits, .. } = options;
         let samples = &self.typed.samples;
         Provenance {
             score: *method,
-            paper_quirks: *paper_quirks,
-            lambda: *lambda,
-            probes: *probes,
+            settings: settings.resolved(method.settings()),
             logits: logits.clone(),
             granularity: self.settings.granularity,
             refit: self.refits(),

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis};
 
-use super::{Head, Output, probe::TINY};
+use super::{Output, OutputKind, cotangents::TINY};
 use crate::numbers::DEAD;
 
 /// Manifold distance of one sample's tokens `[tokens, features]`: with tokens normalised to unit length, the mean of
@@ -77,12 +77,12 @@ pub fn output_distance(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayV
         let live = pairs.filter(|((a, _), floor)| length(a.view()) > **floor + f64::from(TINY));
         live.map(|((a, b), _)| relative_l2(a, b)).sum::<f64>() / samples as f64
     };
-    if output.head == Head::Embedding {
+    if output.kind == OutputKind::Embedding {
         let floors = vec![0.0; dense.shape().first().copied().unwrap_or(0)];
         return relative(dense, other, &floors);
     }
     let divergence = divergence(output, dense.view(), other.view());
-    let logits = |x| logits(classes_last(output, x), output.head == Head::Probabilities);
+    let logits = |x| logits(classes_last(output, x), output.kind == OutputKind::Probabilities);
     let (dense, other) = (logits(dense), logits(other));
     let floors: Vec<f64> = dense.outer_iter().map(|z| f64::from(DEAD) * length(z)).collect();
     divergence + relative(centred(dense).view(), centred(other).view(), &floors)
@@ -96,10 +96,10 @@ fn length(x: ArrayViewD<'_, f32>) -> f64 {
 /// The divergence of class scores in nats; for other outputs [`relative_l2`].
 pub fn divergence(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>) -> f64 {
     let (dense, other) = (classes_last(output, dense), classes_last(output, other));
-    match output.head {
-        Head::Logits => kullback_leibler(dense, other, false),
-        Head::Probabilities => kullback_leibler(dense, other, true),
-        Head::Embedding => relative_l2(dense, other),
+    match output.kind {
+        OutputKind::Logits => kullback_leibler(dense, other, false),
+        OutputKind::Probabilities => kullback_leibler(dense, other, true),
+        OutputKind::Embedding => relative_l2(dense, other),
     }
 }
 
@@ -172,12 +172,12 @@ mod tests {
 
     #[test]
     fn outputs_that_say_nothing_are_left_out() {
-        let output = |head| Output { value: crate::graph::ValueId(0), head, classes: 1 };
+        let output = |kind| Output { value: crate::graph::ValueId(0), kind, classes: 1 };
         let (dense, other) =
             (array![[0.0f32, 0.0], [3.0, 4.0]].into_dyn(), array![[1.0f32, 0.0], [3.0, 4.0]].into_dyn());
-        assert_eq!(output_distance(output(Head::Embedding), dense.view(), other.view()), 0.0);
+        assert_eq!(output_distance(output(OutputKind::Embedding), dense.view(), other.view()), 0.0);
         let flat = array![[7.0f32, 7.0], [0.0, 1.0]].into_dyn();
         let noisy = array![[7.0f32, 7.000_001], [0.0, 1.0]].into_dyn();
-        assert!(output_distance(output(Head::Logits), flat.view(), noisy.view()) < 1e-9);
+        assert!(output_distance(output(OutputKind::Logits), flat.view(), noisy.view()) < 1e-9);
     }
 }

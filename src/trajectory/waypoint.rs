@@ -22,7 +22,7 @@ pub struct Waypoint {
 
 /// What a graph output holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
+pub enum OutputKind {
     /// Unnormalised class scores.
     Logits,
     /// Class probabilities.
@@ -146,7 +146,7 @@ pub struct Output {
     /// The value.
     pub value: ValueId,
     /// What it holds.
-    pub head: Head,
+    pub kind: OutputKind,
     /// The axis that classes (or features) are on; all others but the batch are positions.
     pub classes: usize,
 }
@@ -168,13 +168,13 @@ pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
             let classes = if rank >= 4 { 1 } else { rank - 1 };
             let rule = graph.producer(value).and_then(|id| ops::find(&graph.node(id).proto));
             let named = logits.contains(&graph.value(value).name);
-            let head = match fact.shape[classes] > 1 {
-                true if named => Head::Logits,
-                true if rule.is_some_and(|r| r.is_softmax()) => Head::Probabilities,
-                true if rank == 2 && is_of_classes(graph, facts, value) => Head::Logits,
-                _ => Head::Embedding,
+            let kind = match fact.shape[classes] > 1 {
+                true if named => OutputKind::Logits,
+                true if rule.is_some_and(|r| r.is_softmax()) => OutputKind::Probabilities,
+                true if rank == 2 && is_of_classes(graph, facts, value) => OutputKind::Logits,
+                _ => OutputKind::Embedding,
             };
-            Output { value, head, classes }
+            Output { value, kind, classes }
         })
         .collect()
 }

@@ -4,12 +4,11 @@
 //! a prunable [`Dimension`].
 
 mod batch;
-mod dimension;
 mod observe;
 mod per_use;
 
+pub use crate::reduction::{Dimension, Dimensions, Granularity, Kind, Pinned, dimensions};
 pub use batch::{batched_inputs, fixed_batch};
-pub use dimension::{Dimension, Dimensions, Granularity, Kind, Pinned, dimensions};
 pub use observe::{observe, shapes};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Granularity, Kind, dimensions};
+use super::{Granularity, dimensions};
 use crate::{
     graph::{Graph, NodeId, Use, ValueId},
     widths::{Contraction, Pin, PinReason, Place, Width, WidthForm, WidthTable, Widths},
@@ -63,7 +63,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
 fn head_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
     let found = dimensions(graph, widths, Granularity::Head);
     let heads: BTreeSet<Width> =
-        found.prunable.iter().filter(|d| d.kind == Kind::Head).map(|d| d.width).collect();
+        found.prunable.iter().filter(|d| d.kind.splits_shared_values()).map(|d| d.width).collect();
     let products = depends_on_product(graph, widths);
     let is_product = |v: &ValueId| products[v.index()];
     let reads_product: Vec<bool> =

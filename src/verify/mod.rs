@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use prost::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     calibration::{CalibrationError, Samples},
@@ -30,7 +30,7 @@ use crate::{
 pub const TOLERANCE: f64 = 1e-4;
 
 /// What was checked, and what came out.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Proof {
     /// Per output: the largest difference between pruned and masked model, relative to the output's largest value.
     pub outputs: Vec<OutputProof>,
@@ -48,7 +48,7 @@ pub struct Proof {
 }
 
 /// One output's comparison.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OutputProof {
     /// The output.
     pub name: String,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::VerifyError;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// An open axis at some extent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     /// The axis' symbol in the file, or else its input and place.
     pub axis: String,

@@ -1,8 +1,8 @@
 //! Operators between, beside and behind products: which axes pass, and that pruned equals masked.
 
 use optin_onnx::{
+    reduction::{CHANNEL, NEURON},
     tensor::Tensor,
-    typing::Kind::{Channel, Neuron},
 };
 
 use crate::common::{self, Net};
@@ -20,12 +20,12 @@ fn blocks_of_channels_become_positions_and_back() {
         let mut net = image(17, 12);
         net.node("DepthToSpace", &["h"], &["d"]).int("blocksize", 2).string("mode", mode);
         net.conv("d", "y", &[5, 3, 3, 3]);
-        net.assert_prunes(&["y"], &[(Channel, 3)]);
+        net.assert_prunes(&["y"], &[(CHANNEL, 3)]);
     }
     let mut net = image(17, 3);
     net.node("SpaceToDepth", &["h"], &["s"]).int("blocksize", 2);
     net.conv("s", "y", &[5, 12, 1, 1]);
-    net.assert_prunes(&["y"], &[(Channel, 3)]);
+    net.assert_prunes(&["y"], &[(CHANNEL, 3)]);
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn sampled_positions_keep_their_channels() {
     let mut net = image(16, 4).input("grid", &[3, 3, 2]);
     net.node("GridSample", &["h", "grid"], &["s"]).string("mode", "bilinear");
     net.conv("s", "y", &[5, 4, 1, 1]);
-    net.assert_prunes(&["y"], &[(Channel, 4)]);
+    net.assert_prunes(&["y"], &[(CHANNEL, 4)]);
 }
 
 /// Rows `[batch, 6, 8]` with an operator on the first axis after the batch, between two products.
@@ -42,7 +42,7 @@ fn between(opset: i64, put: impl Fn(&mut Net)) -> Option<optin_onnx::onnx::proto
     net.linear("x", "h", 8, 10);
     put(&mut net);
     net.linear("o", "y", 10, 5);
-    net.assert_prunes(&["y"], &[(Neuron, 10)])
+    net.assert_prunes(&["y"], &[(NEURON, 10)])
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn constant_indices_take_intervals() {
     net.linear("m", "a", 12, 5);
     net.linear("k", "b", 4, 5);
     net.node("Add", &["a", "b"], &["y"]);
-    net.assert_prunes(&["y"], &[(Neuron, 3), (Neuron, 4)]);
+    net.assert_prunes(&["y"], &[(NEURON, 3), (NEURON, 4)]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn extents_computed_with_the_batch_are_scaled_or_restored() {
     net.ints("merge", &[0, 0, -1]);
     net.node("Reshape", &["u", "merge"], &["m"]);
     net.linear("m", "y", 12, 5);
-    net.assert_prunes(&["y"], &[(Neuron, 3), (Neuron, 4)]);
+    net.assert_prunes(&["y"], &[(NEURON, 3), (NEURON, 4)]);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn repetitions_follow_what_they_are_added_to() {
     net.node("Concat", &["mean", "mean", "mean", "mean"], &["stacked"]).int("axis", 1);
     net.node("Mul", &["a", "stacked"], &["m"]);
     net.conv("m", "y", &[5, 4, 1, 1]);
-    net.assert_prunes(&["y"], &[(Channel, 4)]);
+    net.assert_prunes(&["y"], &[(CHANNEL, 4)]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn features_that_a_recurrent_layer_reads_go() {
         net.weight("w", &[1, gates * 3, 10]);
         net.weight("r", &[1, gates * 3, 3]);
         net.node(op, &["t", "w", "r"], &["y"]).int("hidden_size", 3);
-        net.assert_prunes(&["y"], &[(Neuron, 10)]);
+        net.assert_prunes(&["y"], &[(NEURON, 10)]);
     }
 }
 
@@ -190,7 +190,7 @@ fn weights_that_the_file_computes_are_weights() {
     net.constant("half", &last.cast_float(optin_onnx::tensor::DType::F16).unwrap());
     net.node("Cast", &["half"], &["full"]).int("to", 1);
     net.node("MatMul", &["g", "full"], &["y"]);
-    let Some(pruned) = net.assert_prunes(&["y"], &[(Channel, 6), (Neuron, 9)]) else { return };
+    let Some(pruned) = net.assert_prunes(&["y"], &[(CHANNEL, 6), (NEURON, 9)]) else { return };
     let nodes: Vec<String> = pruned.graph.unwrap().node.iter().map(|n| n.op_type().to_owned()).collect();
     assert_eq!(nodes, ["Conv", "GlobalAveragePool", "Flatten", "MatMul", "Cast", "MatMul"]);
 }
@@ -213,7 +213,7 @@ fn integer_weights_go_with_their_scales() {
     net.constant("v8", &bytes(12, 5));
     net.node("DequantizeLinear", &["v8", "step"], &["v"]);
     net.node("MatMul", &["d", "v"], &["y"]);
-    net.assert_prunes(&["y"], &[(Neuron, 12)]);
+    net.assert_prunes(&["y"], &[(NEURON, 12)]);
 }
 
 #[test]
@@ -223,5 +223,5 @@ fn a_fused_convolution_adds_its_fourth_operand() {
     net.weight("b", &[6]);
     net.node("com.microsoft:FusedConv", &["h", "w", "b", "h"], &["f"]).string("activation", "Relu");
     net.conv("f", "y", &[5, 6, 1, 1]);
-    net.assert_prunes(&["y"], &[(Channel, 6)]);
+    net.assert_prunes(&["y"], &[(CHANNEL, 6)]);
 }

@@ -16,9 +16,12 @@ pub(super) use polynomial::Running;
 #[cfg(test)]
 pub(super) use polynomial::tests::polynomial;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::{Serialize, Serializer};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, IgnoredAny, MapAccess, Visitor},
+};
 
 use crate::{
     calibration::{CalibrationError, Samples},
@@ -179,6 +182,34 @@ impl<T> PerCost<T> {
 impl<T: Serialize> Serialize for PerCost<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter().map(|(model, value)| (model.id(), value)))
+    }
+}
+
+/// Reads an object by the ids of costs. What else is in it does not count, as the object may be part of a larger one.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PerCost<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = PerCost<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with an entry for each cost")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PerCost<T>, A::Error> {
+                let mut found: BTreeMap<&str, T> = BTreeMap::new();
+                while let Some(id) = map.next_key::<String>()? {
+                    match cost_model(&id) {
+                        Some(model) => _ = found.insert(model.id(), map.next_value()?),
+                        None => _ = map.next_value::<IgnoredAny>()?,
+                    }
+                }
+                PerCost::try_of(|model| {
+                    found.remove(model.id()).ok_or_else(|| A::Error::missing_field(model.id()))
+                })
+            }
+        }
+        from.deserialize_map(Entries(PhantomData))
     }
 }
 

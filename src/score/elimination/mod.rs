@@ -18,7 +18,7 @@ use crate::{
     ops,
     runtime::Engine,
     stats::{self, GramStats, Sum},
-    typing::{Dimension, Kind},
+    typing::Dimension,
     widths::Contraction,
 };
 use surgery::Entries;
@@ -75,8 +75,7 @@ pub(super) fn order(
             let entries = entries.filter(|_| scores.scores.iter().all(|score| score.is_finite()));
             if let Some(found) = entries.and_then(|entries| surgery::order(entries, &scores.scores)) {
                 scores.left = Some(found.left);
-                // Heads are few and wide: they go by their scores.
-                scores.order = Some(found.order).filter(|_| scores.kind != Kind::Head);
+                scores.order = Some(found.order).filter(|_| dimension.kind.goes_by_elimination());
             }
         }
         rest = others;

@@ -1,37 +1,50 @@
-//! Baselines that look at weights: magnitude and Wanda.
+//! Wanda: weights by the activations that they read (Sun et al., 2023), a baseline.
+//!
+//! Only the diagonal of the second moments is needed, so they are summed here: [`stats`](crate::stats) multiplies out whole Gram
+//! matrices, at a cost that grows with the square of the entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ndarray::{ArrayD, Axis};
-
-use super::DimensionScores;
+use super::{
+    DimensionScores, Method, ScoreContext, ScoreError, Scored, Scorer,
+    units::{add_to_units, squares_along},
+};
 use crate::{
-    graph::{Graph, Patch, Use, ValueId},
+    catalog::Entry,
+    graph::{Patch, Use, ValueId},
     model::ModelView,
     ops,
     runtime::Engine,
-    score::ScoreError,
+    settings::SettingValues,
     typing::Dimension,
-    widths::{Contraction, Place, Widths},
+    widths::{Contraction, Place},
 };
 
-/// L2 norm of the slices of matrices and kernels that each unit owns.
-pub fn magnitude(
-    graph: &Graph,
-    widths: &Widths,
-    dimensions: &[Dimension],
-) -> Result<Vec<DimensionScores>, ScoreError> {
-    let mut all = Vec::with_capacity(dimensions.len());
-    for dimension in dimensions {
-        let mut squares = vec![0.0; dimension.size];
-        for owned in &dimension.owned {
-            let Some(weight) = ops::weight(graph, owned.at)?.filter(|w| w.ndim() >= 2) else { continue };
-            let norms = squares_along(&weight, owned.axis);
-            add_to_units(widths, graph, dimension, *owned, &norms, &mut squares);
-        }
-        all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
+/// Scores by weights and activations.
+pub const WANDA: Method = Method::of(&WandaScorer);
+
+pub(super) struct WandaScorer;
+
+impl Entry for WandaScorer {
+    fn id(&self) -> &'static str {
+        "wanda"
     }
-    Ok(all)
+
+    fn about(&self) -> &'static str {
+        "Size of the weights that read a unit, times the size of its activation; a baseline."
+    }
+}
+
+impl Scorer for WandaScorer {
+    fn score(
+        &self,
+        cx: &ScoreContext<'_>,
+        _: &SettingValues,
+        _: &dyn Fn(&Dimension) -> bool,
+        _: &mut dyn FnMut(usize, usize),
+    ) -> Result<Scored, ScoreError> {
+        wanda(cx.engine, cx.view).map(Scored::plain)
+    }
 }
 
 /// Wanda, summed over a unit's entries: ‖row of the reading weight‖ · ‖activation‖ (Sun et al., 2023, equation 1).
@@ -61,26 +74,6 @@ pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionSc
         all.push(DimensionScores::of(dimension, squares.into_iter().map(f64::sqrt).collect()));
     }
     Ok(all)
-}
-
-fn squares_along(x: &ArrayD<f32>, axis: usize) -> Vec<f64> {
-    x.axis_iter(Axis(axis)).map(|slice| slice.iter().map(|v| f64::from(*v).powi(2)).sum()).collect()
-}
-
-/// Adds numbers per entry of an operand's axis to the units that the entries belong to.
-fn add_to_units(
-    widths: &Widths,
-    graph: &Graph,
-    dimension: &Dimension,
-    place: Place,
-    entries: &[f64],
-    units: &mut [f64],
-) {
-    for (unit, entry) in dimension.units(graph, widths, place).into_iter().zip(entries) {
-        if let Some(unit) = unit {
-            units[unit] += entry;
-        }
-    }
 }
 
 /// Sum of squares over the samples, per entry of the axis of each summed operand.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Nodes that measure a layer of the pruned model.
-pub(super) struct Probe {
+pub(super) struct LayerProbe {
     /// What they return: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE` about the
     /// means of both, and the means of `X`.
     pub wanted: Wanted,
@@ -39,7 +39,7 @@ impl Positions {
     }
 }
 
-impl Probe {
+impl LayerProbe {
     /// For the pruned model that `graph` is of. `describe` gives the type and the number of axes of a value. `None` where the
     /// layer is gone.
     pub fn new(

@@ -7,7 +7,7 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Head, Output, Padding, Waypoint};
+use super::{Output, OutputKind, Padding, Waypoint};
 use crate::{
     graph::{Expr, Facts, Graph, Patch, Tail, ValueId},
     numbers::DEAD,
@@ -24,7 +24,7 @@ const RANK: usize = 4;
 pub(super) const TINY: f32 = 1e-12;
 
 /// Random cotangents of a model, and the graph inputs that make them random.
-pub struct Probe<'t> {
+pub struct RandomCotangents<'t> {
     /// Values of the model and their cotangents.
     pub seeds: Vec<(ValueId, Expr<'t>)>,
     signs: Vec<Signs>,
@@ -71,8 +71,8 @@ pub struct Trajectory<'a> {
 impl Trajectory<'_> {
     /// Appends to `tail` the formulas of a random cotangent for every waypoint and output; what is random about them become
     /// inputs of `patch`.
-    pub fn probe<'t>(&self, tail: &'t Tail, patch: &mut Patch) -> Probe<'t> {
-        let mut probe = Probe { seeds: Vec::new(), signs: Vec::new() };
+    pub fn probe<'t>(&self, tail: &'t Tail, patch: &mut Patch) -> RandomCotangents<'t> {
+        let mut probe = RandomCotangents { seeds: Vec::new(), signs: Vec::new() };
         let samples = |value| self.widths.samples_axis(self.widths.value(value)?);
         for waypoint in self.waypoints {
             let sample = match self.widths.batch {
@@ -92,7 +92,7 @@ impl Trajectory<'_> {
                 None => Some(0),
             };
             if let Some(layout) = sample.and_then(|s| self.layout(output.value, s, output.classes)) {
-                let seed = self.output(output.head, &layout, tail, patch, &mut probe);
+                let seed = self.output(output.kind, &layout, tail, patch, &mut probe);
                 probe.seeds.push((output.value, seed));
             }
         }
@@ -106,7 +106,7 @@ impl Trajectory<'_> {
         layout: &Layout,
         tail: &'t Tail,
         patch: &mut Patch,
-        probe: &mut Probe<'t>,
+        probe: &mut RandomCotangents<'t>,
     ) -> Expr<'t> {
         let tokens = layout.tokens(tail);
         let norm = (tokens * tokens).sum(&[2], true).map("Sqrt");
@@ -130,11 +130,11 @@ impl Trajectory<'_> {
     /// Of an output's distance: the divergence and the relative error of class scores, or the relative error of features.
     fn output<'t>(
         &self,
-        head: Head,
+        kind: OutputKind,
         layout: &Layout,
         tail: &'t Tail,
         patch: &mut Patch,
-        probe: &mut Probe<'t>,
+        probe: &mut RandomCotangents<'t>,
     ) -> Expr<'t> {
         let z = layout.tokens(tail);
         let mut xi = |scale: f64| {
@@ -146,13 +146,13 @@ impl Trajectory<'_> {
         // The divergence is half the quadratic form, and a mean over rows.
         let divergence = (self.lambda / 2.0 / layout.positions as f64).sqrt();
         let relative = self.lambda.sqrt();
-        let cotangent = match head {
-            Head::Logits => divergence_of_logits(z, xi(divergence)) + relative_to_mean(z, xi(relative)),
-            Head::Probabilities => {
+        let cotangent = match kind {
+            OutputKind::Logits => divergence_of_logits(z, xi(divergence)) + relative_to_mean(z, xi(relative)),
+            OutputKind::Probabilities => {
                 let p = z + TINY;
                 xi(divergence) / p.map("Sqrt") + relative_to_mean(p.map("Log"), xi(relative)) / p
             }
-            Head::Embedding => over_length(xi(relative), z, z.scalar(0.0)),
+            OutputKind::Embedding => over_length(xi(relative), z, z.scalar(0.0)),
         };
         layout.restore(cotangent, tail)
     }
@@ -167,7 +167,13 @@ impl Trajectory<'_> {
     }
 
     /// A random input.
-    fn signs<'t>(&self, tail: &'t Tail, patch: &mut Patch, probe: &mut Probe<'t>, signs: Signs) -> Expr<'t> {
+    fn signs<'t>(
+        &self,
+        tail: &'t Tail,
+        patch: &mut Patch,
+        probe: &mut RandomCotangents<'t>,
+        signs: Signs,
+    ) -> Expr<'t> {
         let name = patch.fresh(self.graph, "signs");
         patch.input(value_info(&name, DType::F32, 3));
         let input = tail.value(&name, DType::F32);
@@ -235,7 +241,7 @@ fn length(x: Expr<'_>) -> Expr<'_> {
     (x * x).sum(&[1, 2], true).map("Sqrt")
 }
 
-impl Probe<'_> {
+impl RandomCotangents<'_> {
     /// Draws the random inputs for samples whose generators are `rngs`. `mask` holds, per sample, which positions are real.
     pub fn draw(&self, rngs: &mut [ChaCha8Rng], mask: Option<&[i64]>) -> Vec<(String, Tensor)> {
         self.signs.iter().filter_map(|signs| Some((signs.name.clone(), signs.draw(rngs, mask)?))).collect()

@@ -1,0 +1,175 @@
+//! Judging a recovery on samples that it was not fitted to.
+
+use std::ops::Range;
+
+use super::{Corrected, Fit, Mode, RecoverContext, RecoverError, Recovered, RecoveryReport};
+use crate::{
+    graph::{Graph, tidy},
+    memory::MemoryBudget,
+    model::ModelView,
+    onnx::{is_float, proto::ModelProto},
+    runtime::Engine,
+    settings::SettingValues,
+    trajectory::{Output, output_distance, outputs},
+    typing::observe,
+    widths::Kept,
+};
+
+/// One batch in so many is held out of a trial.
+const PARTS: usize = 4;
+
+/// SettingValues of a recovery and its judge.
+#[derive(Clone, Debug)]
+pub struct RecoverOptions<'a> {
+    /// Names of outputs that hold logits, beside those that can be told.
+    pub logits: &'a [String],
+    /// The recovery.
+    pub mode: Mode,
+    /// Its settings; others are ignored.
+    pub settings: SettingValues,
+    /// Whether layers without a bias may be given one.
+    pub grow: bool,
+    /// Seed of the choice of positions.
+    pub seed: u64,
+    /// Bytes that may be held beside the models: values that are kept on the host, and moments.
+    pub memory: MemoryBudget,
+}
+
+impl Default for RecoverOptions<'_> {
+    fn default() -> Self {
+        Self {
+            logits: &[],
+            mode: Mode::default(),
+            settings: SettingValues::default(),
+            grow: true,
+            seed: 0,
+            memory: MemoryBudget::default(),
+        }
+    }
+}
+
+/// The batches that samples come in, and which of them are held out.
+#[derive(Clone, Debug)]
+pub struct HeldOut {
+    batches: Vec<Range<usize>>,
+}
+
+impl HeldOut {
+    /// Of all samples of a model, in batches that are small enough for one to be held out.
+    fn new(view: ModelView<'_>) -> Self {
+        let batch = view.batch.min(view.samples.len().div_ceil(PARTS)).max(1);
+        Self { batches: view.samples.ranges(batch).collect() }
+    }
+
+    /// All batches, as ranges of samples.
+    pub fn batches(&self) -> &[Range<usize>] {
+        &self.batches
+    }
+
+    /// Whether a batch, by its number, is held out.
+    pub fn contains(&self, batch: usize) -> bool {
+        let count = self.batches.len();
+        batch % PARTS == PARTS - 1 || (count < PARTS && batch + 1 == count)
+    }
+
+    /// The batches that are held out.
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let batches = self.batches.iter().enumerate();
+        batches.filter(|(number, _)| self.contains(*number)).map(|(_, range)| range.clone()).collect()
+    }
+}
+
+/// Recovers `pruned`, which is the dense model of `view` without what `kept` leaves out.
+///
+/// A trial, of which some samples are held out, is judged on these: where its outputs are farther from the dense model's than
+/// those of the pruned model are, recovery is undone. Otherwise the model is corrected once more, by all samples. `progress` is told
+/// how much of both is done, of how much.
+///
+/// # Errors
+/// When a model does not run, or the recovery fails as a whole.
+pub fn recover(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    kept: &Kept,
+    pruned: &ModelProto,
+    options: &RecoverOptions<'_>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Recovered, RecoverError> {
+    let &RecoverOptions { mode, grow, seed, memory, .. } = options;
+    let graph = Graph::new(pruned);
+    let first = view.samples.ranges(view.facts.samples).next().unwrap_or(0..1);
+    let feed = view.samples.batch(first.start, first.end)?;
+    let facts = observe(engine, pruned, &graph, &feed, first.len())?;
+    let samples = &HeldOut::new(view);
+    let cx = RecoverContext {
+        engine,
+        view,
+        kept,
+        pruned,
+        graph: &graph,
+        facts: &facts,
+        samples,
+        grow,
+        seed,
+        memory,
+    };
+    let trial = mode.run(&cx, &options.settings, Fit::Trial, &mut |done, total| progress(done, 2 * total))?;
+    let Corrected { model: tried, mut layers, notes } = trial;
+    let held_out = samples.ranges();
+    let judged = distances(engine, view, options.logits, &[pruned, &tried], &held_out)?;
+    drop(tried);
+    let (before, after) = (judged[0], judged[1]);
+    // A distance that is no number is no improvement.
+    let undone = after.partial_cmp(&before).is_none_or(std::cmp::Ordering::is_gt);
+    let mut model = None;
+    if !undone {
+        let mut tick = |done, total| progress(total + done, 2 * total);
+        let mut corrected = mode.run(&cx, &options.settings, Fit::All(&layers), &mut tick)?;
+        tidy(&mut corrected.model);
+        layers = corrected.layers;
+        model = Some(corrected.model);
+    }
+    let model = model.unwrap_or_else(|| pruned.clone());
+    let added = parameters(&model).saturating_sub(parameters(pruned));
+    let count = held_out.iter().map(ExactSizeIterator::len).sum();
+    let report = RecoveryReport { mode, layers, held_out: count, before, after, added, undone, notes };
+    Ok(Recovered { model, report, held_out })
+}
+
+/// Floating-point numbers in the constants of a model.
+fn parameters(model: &ModelProto) -> u64 {
+    let graph = Graph::new(model);
+    let constants = graph.values().filter_map(|(id, _)| graph.constant(id)).filter(|tensor| is_float(tensor));
+    constants.map(|tensor| tensor.dims.iter().map(|d| d.unsigned_abs()).product::<u64>()).sum()
+}
+
+/// How far the outputs of each of some models lie from the dense model's, over some batches, as [`output_distance`] has it.
+pub(crate) fn distances(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    logits: &[String],
+    others: &[&ModelProto],
+    batches: &[Range<usize>],
+) -> Result<Vec<f64>, RecoverError> {
+    let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, logits)
+        .into_iter()
+        .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
+        .collect();
+    let mut dense = engine.load(view.model)?;
+    let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
+    let mut totals = vec![0.0; others.len()];
+    for range in batches {
+        let feed = view.samples.batch(range.start, range.end)?;
+        let dense = dense.run(&feed)?;
+        for (total, other) in totals.iter_mut().zip(&mut others) {
+            let other = other.run(&feed)?;
+            let pairs = places.iter().filter_map(|(i, output)| {
+                let (a, b) = (dense.get(*i)?.to_f32()?, other.get(*i)?.to_f32()?);
+                Some(output_distance(*output, a.view(), b.view()))
+            });
+            *total += pairs.sum::<f64>() * range.len() as f64;
+        }
+    }
+    let samples = batches.iter().map(ExactSizeIterator::len).sum::<usize>().max(1) as f64;
+    Ok(totals.into_iter().map(|total| total / samples).collect())
+}

@@ -1,0 +1,98 @@
+//! Layer by layer, from the input on, by least squares.
+
+use super::{
+    Corrected, Fit, LayerRecovery, LeftReason, Outcome, RecoverContext, RecoverError,
+    layer::{Layer, layers},
+    pass::{self, Pass},
+};
+
+/// What least squares may correct.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeastSquares {
+    /// Whether weights, and not biases alone.
+    pub weights: bool,
+    /// The ridge of the weights, relative to the mean variance of what a layer reads; `None`: chosen per layer on held-out
+    /// samples.
+    pub ridge: Option<f64>,
+}
+
+/// A layer to be corrected, or the name of one that is left, and why.
+type Found = Result<Layer, (String, LeftReason)>;
+
+/// Corrects the layers that pruning touches.
+pub(super) fn run(
+    cx: &RecoverContext<'_>,
+    method: LeastSquares,
+    fit: Fit<'_>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Corrected, RecoverError> {
+    let found = layers(cx.view, cx.kept, cx.graph, cx.facts);
+    let mut pass = Pass::new(*cx, method);
+    pass.keep_beside(pass::largest(found.iter().flatten(), cx.memory));
+    let (layers, notes) = match fit {
+        Fit::Trial => (trial(&mut pass, &found, progress), notes(cx, method, &found, &pass)),
+        Fit::All(tried) => (again(&mut pass, &found, tried, progress), Vec::new()),
+    };
+    Ok(Corrected { model: pass.into_model(), layers, notes })
+}
+
+/// Chooses how each layer is corrected.
+fn trial(pass: &mut Pass<'_>, found: &[Found], progress: &mut dyn FnMut(usize, usize)) -> Vec<LayerRecovery> {
+    let mut reports = Vec::with_capacity(found.len());
+    for (done, layer) in found.iter().enumerate() {
+        progress(done, found.len());
+        reports.push(match layer {
+            Ok(layer) => attempt(pass, |pass| pass.choose(layer, done)).unwrap_or_else(|error| {
+                LayerRecovery::left(layer.name.clone(), LeftReason::Failed { why: error.to_string() })
+            }),
+            Err((name, reason)) => LayerRecovery::left(name.clone(), reason.clone()),
+        });
+    }
+    reports
+}
+
+/// Corrects each layer as a trial has chosen.
+fn again(
+    pass: &mut Pass<'_>,
+    found: &[Found],
+    tried: &[LayerRecovery],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Vec<LayerRecovery> {
+    let mut reports = tried.to_vec();
+    for (done, (layer, report)) in found.iter().zip(&mut reports).enumerate() {
+        progress(done, found.len());
+        if let (Ok(layer), Some(form)) = (layer, report.outcome.form())
+            && let Err(error) = attempt(pass, |pass| pass.apply(layer, done, form))
+        {
+            report.outcome = Outcome::Left(LeftReason::Failed { why: error.to_string() });
+        }
+    }
+    reports
+}
+
+/// Does something to a layer; if that fails, once more from the input on, where no piece of the model can be the reason.
+fn attempt<T>(
+    pass: &mut Pass<'_>,
+    mut work: impl FnMut(&mut Pass<'_>) -> Result<T, RecoverError>,
+) -> Result<T, RecoverError> {
+    work(pass).or_else(|_| {
+        pass.restart();
+        let again = work(pass);
+        if again.is_err() {
+            pass.restart();
+        }
+        again
+    })
+}
+
+/// Layers of which not all is corrected or measured, in words.
+fn notes(cx: &RecoverContext<'_>, method: LeastSquares, found: &[Found], pass: &Pass<'_>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for layer in found.iter().flatten().filter(|_| method.weights) {
+        if let Some(why) = pass::too_large(layer, cx.memory) {
+            notes.push(format!("{}: of its weights, the bias alone is corrected: {why}", layer.name));
+        }
+    }
+    notes.extend(pass.notes());
+    notes
+}

@@ -1,0 +1,262 @@
+//! The report of a run as a document.
+
+use super::{
+    Block, Cell, Change, Detail, Document, Holds, LayerReport, RecoveryReport, Report, Reportable,
+    RotationReport, Section, Series, Table, quantity,
+};
+use crate::{
+    gate::Gate,
+    memory::Bytes,
+    plan::{COST_MODELS, PerCost},
+    score::Stability,
+    verify::{Extent, Proof},
+};
+
+impl Reportable for Report {
+    fn document(&self) -> Document {
+        let mut sections = vec![self.layers(), self.totals()];
+        sections.extend(self.pinned());
+        sections.extend(self.rotation.as_ref().map(|rotation| words("rotation", rotation_text(rotation))));
+        sections.extend(self.stability.as_ref().map(|stability| words("scores", stability_text(stability))));
+        sections.extend(self.proof.as_ref().map(|proof| words("proof", proof_text(proof))));
+        sections.extend(self.recovery.iter().flat_map(recovery));
+        sections.extend(self.gate.as_ref().map(|gate| words("file", gate_text(gate))));
+        if !self.notes.is_empty() {
+            let notes: Vec<String> = self.notes.iter().map(|note| format!("note: {note}")).collect();
+            sections.push(words("notes", notes.join("\n")));
+        }
+        sections.push(self.stages());
+        Document { title: format!("{} report", self.tool), sections }
+    }
+
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+}
+
+/// A section of one paragraph, which everybody should read.
+fn words(name: &str, text: String) -> Section {
+    Section::new(name, Detail::Brief, vec![Block::paragraph(text)])
+}
+
+impl Report {
+    fn layers(&self) -> Section {
+        let columns =
+            [("layer", Holds::Text), ("kind", Holds::Text), ("kept", Holds::Count), ("of", Holds::Count)];
+        let mut table = Table::new(columns);
+        let mut points = Vec::new();
+        for (place, d) in self.dimensions.iter().enumerate() {
+            table.push([d.name.clone().into(), d.kind.to_string().into(), d.kept.into(), d.size.into()]);
+            points.push((place as f64, d.kept as f64 / d.size.max(1) as f64));
+        }
+        let series = Series {
+            name: "what stays of each layer".to_owned(),
+            x: "place in the network".to_owned(),
+            y: "share that stays".to_owned(),
+            points,
+        };
+        Section::new("layers", Detail::Brief, vec![Block::Table(table), Block::Series(series)])
+    }
+
+    fn totals(&self) -> Section {
+        let columns = [
+            ("", Holds::Text),
+            ("before", Holds::Quantity),
+            ("after", Holds::Quantity),
+            ("share", Holds::Share),
+            ("least possible", Holds::Quantity),
+        ];
+        let mut table = Table::new(columns);
+        for (cost, Change { before, after, minimum }) in self.costs.iter() {
+            let share = *after as f64 / (*before).max(1) as f64;
+            let numbers = [(*before).into(), (*after).into(), share.into(), (*minimum).into()];
+            table.push([Cell::from(cost.name())].into_iter().chain(numbers));
+        }
+        Section::new("totals", Detail::Brief, vec![Block::Table(table)])
+    }
+
+    /// What could not be pruned: how many axes, and in full, which and why.
+    fn pinned(&self) -> Vec<Section> {
+        if self.pinned.is_empty() {
+            return Vec::new();
+        }
+        let mut table =
+            Table::new([("cannot be pruned", Holds::Text), ("size", Holds::Count), ("because", Holds::Text)]);
+        for axis in &self.pinned {
+            let more = axis.reasons.len().saturating_sub(1);
+            let first = axis.reasons.first().map_or(String::new(), ToString::to_string);
+            let because = if more > 0 { format!("{first}, and {more} more") } else { first };
+            table.push([axis.name.clone().into(), axis.size.into(), because.into()]);
+        }
+        let count = match self.pinned.len() {
+            1 => "1 axis of the weights cannot be pruned".to_owned(),
+            count => format!("{count} axes of the weights cannot be pruned"),
+        };
+        vec![words("not pruned", count), Section::new("why not", Detail::Full, vec![Block::Table(table)])]
+    }
+
+    /// Time per stage, and the peak of memory.
+    fn stages(&self) -> Section {
+        let mut table = Table::new([
+            ("stage", Holds::Text),
+            ("seconds", Holds::Seconds),
+            ("forward passes", Holds::Multiple),
+        ]);
+        for stage in &self.stages {
+            table.push([stage.name.clone().into(), stage.seconds.into(), stage.forwards.into()]);
+        }
+        let mut blocks = vec![Block::Table(table)];
+        blocks.extend(self.memory.peak.map(|peak| {
+            let budget = Bytes(self.memory.budget);
+            Block::paragraph(format!(
+                "peak memory: {}; budget for the work, beside the weights: {budget}",
+                Bytes(peak)
+            ))
+        }));
+        Section::new("time", Detail::Measured, blocks)
+    }
+}
+
+fn rotation_text(rotation: &RotationReport) -> String {
+    let RotationReport { rotated, left, difference } = rotation;
+    let (count, all) = (rotated.len(), rotated.len() + left.len());
+    let mut text = format!(
+        "attention: in {count} of {all} layers, the dimensions of each head were rotated to its principal components, so \
+         that the last ones matter least"
+    );
+    if let Some(difference) = difference {
+        text +=
+            &format!("; this changed the outputs by {} of their largest value at most", small(*difference));
+    }
+    for dimension in left {
+        text += &format!("\n  {} was not rotated: {}", dimension.name, dimension.reason.message);
+    }
+    text
+}
+
+fn stability_text(stability: &Stability) -> String {
+    let Stability { probes, agreement, standard_error } = stability;
+    format!(
+        "scores: estimated by {probes} random probes per sample; the rankings by two halves of them correlate by \
+         {agreement:.3} (1: the same order); typical error of a score: {:.0} %",
+        100.0 * standard_error
+    )
+}
+
+fn proof_text(proof: &Proof) -> String {
+    let worst = proof.outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
+    format!(
+        "proof: before recovery, the pruned model computes what the original does with the removed units set to zero; largest \
+         difference: {} of the largest output, at {}; {}",
+        small(worst),
+        runs_text(&proof.batches, &proof.extents),
+        recounted(&proof.costs)
+    )
+}
+
+/// The costs of which the plan was exact, and what was counted.
+fn recounted(costs: &PerCost<u64>) -> String {
+    let exact = costs.iter().filter(|(cost, _)| cost.is_exact());
+    let each =
+        exact.map(|(cost, count)| format!("{} counted anew: {}", cost.name(), quantity(*count as f64)));
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// Batch sizes, and extents of open axes beside those of the samples.
+fn runs_text(batches: &[usize], extents: &[Extent]) -> String {
+    let batches = batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let extents: Vec<String> = extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)).collect();
+    let extents = if extents.is_empty() { String::new() } else { format!(" and at {}", extents.join(", ")) };
+    format!("batch sizes {batches}{extents}")
+}
+
+fn gate_text(gate: &Gate) -> String {
+    let exact = COST_MODELS.iter().filter(|cost| cost.is_exact()).map(|cost| cost.name());
+    let mut text = format!(
+        "written file: read back and run at {}; its outputs are finite and of the declared shapes, and its \
+         {} are as planned",
+        runs_text(&gate.batches, &gate.extents),
+        exact.collect::<Vec<_>>().join(" and ")
+    );
+    if let Some(far) = gate.distance {
+        text += &format!("; distance of its outputs on the same samples: {}", distance(far));
+    }
+    if !gate.fixed.is_empty() {
+        let fixed = gate.fixed.join(", ");
+        text += &format!("\n  left open by the file, though the original runs at one size only: {fixed}");
+    }
+    if !gate.branches.is_empty() {
+        let branches = gate.branches.join(", ");
+        text += &format!("\n  of these, only the branches that the samples lead to were run: {branches}");
+    }
+    text
+}
+
+/// What recovery did: the layers in full, and the sum of it.
+fn recovery(recovery: &RecoveryReport) -> Vec<Section> {
+    let left = recovery.layers.iter().filter(|layer| layer.reason.is_some()).count();
+    let (count, undone) = (
+        recovery.layers.len(),
+        if recovery.undone { "; that is no improvement, so recovery was undone" } else { "" },
+    );
+    let text = format!(
+        "recovery ({}): {} of {count} layers corrected; on {} samples held out, the distance of the outputs from the original's \
+         went from {} to {}{undone}",
+        recovery.mode,
+        count - left,
+        recovery.held_out,
+        distance(recovery.before),
+        distance(recovery.after)
+    );
+    vec![
+        Section::new("recovered layers", Detail::Full, recovered_layers(&recovery.layers)),
+        words("recovery", text),
+    ]
+}
+
+fn recovered_layers(layers: &[LayerReport]) -> Vec<Block> {
+    let mut table = Table::new([
+        ("layer", Holds::Text),
+        ("sums over", Holds::Count),
+        ("positions", Holds::Count),
+        ("error before", Holds::Error),
+        ("error after", Holds::Error),
+        ("correction", Holds::Text),
+    ]);
+    for layer in layers {
+        let by = match (&layer.reason, layer.ridge) {
+            (Some(reason), _) => format!("none: {}", reason.message),
+            (None, Some(ridge)) => format!("refitted, ridge {ridge}"),
+            (None, None) => "bias".to_owned(),
+        };
+        table.push([
+            layer.name.clone().into(),
+            layer.entries.into(),
+            layer.positions.into(),
+            layer.before.into(),
+            layer.after.into(),
+            by.into(),
+        ]);
+    }
+    let curve = |name: &str, error: fn(&LayerReport) -> Option<f64>| {
+        let points =
+            layers.iter().enumerate().filter_map(|(place, layer)| Some((place as f64, error(layer)?)));
+        Block::Series(Series {
+            name: name.to_owned(),
+            x: "place in the network".to_owned(),
+            y: "relative error".to_owned(),
+            points: points.collect(),
+        })
+    };
+    vec![Block::Table(table), curve("before", |layer| layer.before), curve("after", |layer| layer.after)]
+}
+
+/// A small number, to a few digits.
+fn distance(x: f64) -> String {
+    if x == 0.0 || x >= 1e-3 { format!("{x:.4}") } else { format!("{x:.1e}") }
+}
+
+/// A difference that rounding explains, or none.
+fn small(x: f64) -> String {
+    if x == 0.0 { "0".to_owned() } else { format!("{x:.1e}") }
+}
