@@ -157,7 +157,7 @@ impl<'a> Pass<'a> {
             let patch = write::correction(&self.graph, layer, correction)?;
             patch.edit(&mut self.model);
             self.cx.engine.settle(&mut self.model);
-            self.graph.follow(&patch, &self.model);
+            self.graph.update(&patch, &self.model);
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ use crate::{
     typing::{Dimension, Granularity},
     verify::{Runs, VerifyError},
     warning::Warning,
-    widths::{Pin, Reason},
+    widths::{Pin, PinReason},
 };
 use event::{Cancellable, Monitor};
 
@@ -320,7 +320,7 @@ fn turn_heads(
     let names = &rotated.report.rotated;
     typed.dimensions.freeze(
         |d| d.kind.is_rotated() && !names.contains(&d.name),
-        |d| Pin::new(&d.name, Reason::HeadDimension),
+        |d| Pin::new(&d.name, PinReason::HeadDimension),
     );
     Ok((typed, Some(rotated.report)))
 }
