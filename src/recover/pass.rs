@@ -8,7 +8,6 @@ use super::{
     LayerRecovery, Outcome, RecoverContext, RecoverError,
     layer::{Layer, LeftReason},
     layer_probe::{LayerProbe, Positions, choose},
-    layerwise::LeastSquares,
     ridge::{Form, choose_form, fit},
     stream::{Stream, Wanted},
     write,
@@ -33,6 +32,16 @@ const POSITIONS_SHARE: u64 = 4;
 
 /// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
 const MOST_ENTRIES: usize = 4608;
+
+/// What least squares may correct.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeastSquares {
+    /// Whether weights, and not biases alone.
+    pub weights: bool,
+    /// The ridge of the weights, relative to the mean variance of what a layer reads; `None`: chosen per layer on held-out
+    /// samples.
+    pub ridge: Option<f64>,
+}
 
 /// Where the walk is.
 pub(super) struct Pass<'a> {
