@@ -140,7 +140,7 @@ fn of_saved(error: &SavedError) -> Option<String> {
         ScoreInput::Method => "--score",
         ScoreInput::Setting(name) => return Some(format!("set by --{name}")),
         ScoreInput::Granularity => "--granularity",
-        ScoreInput::Logits => "--logits",
+        ScoreInput::Outputs => "--logits and --embedding",
         ScoreInput::Recovery => "--recover",
         ScoreInput::Data => "--calib, --samples and --seed",
         _ => return None,
