@@ -162,7 +162,7 @@ fn data(path: &Path, folder: &Path) -> Result<(CalibrationOptions, Samples)> {
     let samples = calibration::load(&model, Some(path), &options.clone().or_synthetic())?;
     let file = folder.join("drawn.npz");
     let mut writer = NpzWriter::new(fs::File::create(&file)?);
-    for (name, tensor) in samples.inputs() {
+    for (name, tensor) in &samples.batch(0, samples.len())? {
         match tensor {
             Tensor::F32(x) => writer.add_array(name.as_str(), x)?,
             Tensor::F64(x) => writer.add_array(name.as_str(), x)?,
@@ -214,7 +214,7 @@ fn write_operators(out: &mut String, unsupported: &BTreeMap<String, BTreeSet<Str
         writeln!(out, "| {operator} | {} |", models.join(", "))?;
     }
     writeln!(out, "\n## Operators with rules\n\n| operator | rules | gradient |\n|---|---|---|")?;
-    let mut operators: Vec<_> = ops::contracts().collect();
+    let mut operators: Vec<_> = ops::schemas().collect();
     operators.sort_by_key(|(_, operator)| (operator.domain, operator.name));
     for (family, operator) in operators {
         let name = operator.name;

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Graph, NodeId, Origin, ValueId},
+    graph::{Graph, NodeId, ValueId, ValueOrigin},
     limits,
     onnx::{
         self,
@@ -259,11 +259,11 @@ fn foldable(graph: &Graph) -> Vec<NodeId> {
     let mut nodes = BTreeSet::new();
     for (id, node) in graph.nodes() {
         let computes = node.outputs.iter().flatten().any(|v| graph.producer(*v) == Some(id));
-        let known = ops::find(&node.proto).is_some_and(|rule| !rule.recasts());
+        let known = ops::find(&node.proto).is_some_and(|rule| !rule.is_cast());
         let constant = node.inputs.iter().flatten().all(|v| match graph.value(*v).origin {
-            Origin::Constant(_) => !graph.is_default(*v),
-            Origin::Node(producer) => nodes.contains(&producer),
-            Origin::Input | Origin::Unknown => false,
+            ValueOrigin::Constant(_) => !graph.is_default(*v),
+            ValueOrigin::Node(producer) => nodes.contains(&producer),
+            ValueOrigin::Input | ValueOrigin::Unknown => false,
         });
         if computes && known && constant && node.captures.is_empty() {
             nodes.insert(id);

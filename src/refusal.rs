@@ -13,7 +13,7 @@ use crate::{
     runtime::Engine,
     typing::Dimension,
     verify::{self, Proof, VerifyError},
-    widths::{Pin, Reason, Width},
+    widths::{Pin, PinReason, Width},
 };
 
 /// Why a pruned model is refused.
@@ -123,7 +123,7 @@ impl Trial<'_> {
             }
         }
         let name = self.culprit(plan, clock)?;
-        let pin = Pin::new(&name, Reason::Unproven(refusal.to_string()));
+        let pin = Pin::new(&name, PinReason::Unproven(refusal.to_string()));
         Some(Blame { names: BTreeSet::from([name]), pin })
     }
 

@@ -12,7 +12,7 @@ use crate::{
         proto::{GraphProto, ModelProto, NodeProto, TensorProto},
         tensor::to_tensor,
     },
-    ops::{self, Ids},
+    ops::{self, IndexFlow},
     tensor::DType,
 };
 
@@ -107,13 +107,15 @@ impl<'a> Flow<'a> {
 
     /// If input number `slot` of the node holds indices: the extent of what they index, if known.
     fn table_rows(&self, node: &NodeProto, slot: usize) -> Option<Option<usize>> {
-        Some(match ops::find(node)?.ids(node, slot)? {
-            Ids::Indexes { table, axis } => node.input.get(table).and_then(|table| self.extent(table, axis)),
-            Ids::Below { depth } => {
+        Some(match ops::find(node)?.index_flow(node, slot)? {
+            IndexFlow::Indexes { table, axis } => {
+                node.input.get(table).and_then(|table| self.extent(table, axis))
+            }
+            IndexFlow::Below { depth } => {
                 let depth = node.input.get(depth).and_then(|depth| self.bounds(depth));
                 depth.and_then(|(depth, _)| usize::try_from(depth).ok())
             }
-            Ids::Passed | Ids::Plus(_) | Ids::Minus(_) => return None,
+            IndexFlow::Passed | IndexFlow::Plus(_) | IndexFlow::Minus(_) => return None,
         })
     }
 
@@ -127,7 +129,7 @@ impl<'a> Flow<'a> {
                 return usize::try_from(*tensor.dims.get(usize::try_from(axis).ok()?)?).ok();
             }
             let node = self.producers.get(value)?;
-            value = node.input.first().filter(|_| ops::find(node).is_some_and(|rule| rule.recasts()))?;
+            value = node.input.first().filter(|_| ops::find(node).is_some_and(|rule| rule.is_cast()))?;
         }
         None
     }
@@ -136,11 +138,11 @@ impl<'a> Flow<'a> {
     /// not constant counts as no shift.
     fn shift(&self, node: &NodeProto, slot: usize) -> Option<i64> {
         let bounds = |slot: usize| node.input.get(slot).and_then(|value| self.bounds(value));
-        match ops::find(node)?.ids(node, slot)? {
-            Ids::Passed => Some(0),
-            Ids::Plus(other) => Some(bounds(other).map_or(0, |(_, max)| max)),
-            Ids::Minus(other) => Some(bounds(other).map_or(0, |(min, _)| min.saturating_neg())),
-            Ids::Indexes { .. } | Ids::Below { .. } => None,
+        match ops::find(node)?.index_flow(node, slot)? {
+            IndexFlow::Passed => Some(0),
+            IndexFlow::Plus(other) => Some(bounds(other).map_or(0, |(_, max)| max)),
+            IndexFlow::Minus(other) => Some(bounds(other).map_or(0, |(min, _)| min.saturating_neg())),
+            IndexFlow::Indexes { .. } | IndexFlow::Below { .. } => None,
         }
     }
 

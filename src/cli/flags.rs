@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Options,
-    calibration::{CalibrationOptions, Synthetic},
+    calibration::{self, CalibrationOptions, Synthetic},
     memory::MemoryBudget,
     plan::Limits,
     recover::{Mode, Recovery},
@@ -123,8 +123,8 @@ struct RecoverFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = DATA)]
 pub(super) struct DataFlags {
-    /// Calibration samples: .npz by input name, .npy, or a folder of test_data_set_N/input_I.pb.
-    #[arg(long, value_name = "PATH")]
+    // What the readers say of themselves.
+    #[arg(long, value_name = "PATH", help = format!("Calibration samples: {}", calibration::accepted()))]
     calib: Option<PathBuf>,
     /// Make inputs up. They are good for shapes alone: scores of them mean nothing.
     #[arg(long, conflicts_with = "calib")]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Graph, NodeId, Origin, ValueId};
+use super::{Graph, NodeId, ValueId, ValueOrigin};
 use crate::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 
 /// A suffix of a model.
@@ -16,15 +16,15 @@ pub struct Cut {
 
 /// Cuts out what lies downstream of `start` and is needed for `outputs`.
 ///
-/// `describe` gives a boundary value its type and rank. Values for which `again` holds are not fed across the cut but
-/// computed again: integers that say sizes, which must follow the batch that the suffix is run with, and constants.
+/// `describe` gives a boundary value its type and rank. Values for which `recompute` holds are not fed across the cut but
+/// computed recompute: integers that say sizes, which must follow the batch that the suffix is run with, and constants.
 pub fn cut(
     model: &ModelProto,
     graph: &Graph,
     start: &BTreeSet<NodeId>,
     outputs: &[ValueId],
     describe: impl Fn(ValueId) -> ValueInfoProto,
-    again: impl Fn(ValueId) -> bool,
+    recompute: impl Fn(ValueId) -> bool,
 ) -> Cut {
     let mut nodes = upstream(graph, outputs, &graph.descendants(start.iter().copied()));
     let mut boundary = BTreeSet::new();
@@ -34,12 +34,12 @@ pub fn cut(
         let node = graph.node(id);
         for &value in node.inputs.iter().flatten().chain(&node.captures) {
             match &graph.value(value).origin {
-                Origin::Node(producer) if nodes.contains(producer) => {}
-                Origin::Node(producer) if again(value) => {
+                ValueOrigin::Node(producer) if nodes.contains(producer) => {}
+                ValueOrigin::Node(producer) if recompute(value) => {
                     nodes.insert(*producer);
                     pending.push(*producer);
                 }
-                Origin::Node(_) => {
+                ValueOrigin::Node(_) => {
                     boundary.insert(value);
                 }
                 _ => {
@@ -57,7 +57,7 @@ pub fn cut(
 /// inputs.
 ///
 /// `describe` gives a known value its type and rank. No output may itself be known.
-pub fn segment(
+pub fn between(
     model: &ModelProto,
     graph: &Graph,
     known: &BTreeSet<ValueId>,

@@ -119,7 +119,7 @@ impl Tail {
     }
 
     /// Appends `node` once more, on other operands, for its first result alone.
-    pub fn repeat<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
+    pub fn reemit<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
         let result = self.fresh(&node.op_type().to_lowercase());
         let input = operands.iter().map(|o| o.map_or_else(String::new, |o| o.name())).collect();
         self.nodes.borrow_mut().push(NodeProto {
@@ -324,7 +324,7 @@ impl<'t> Expr<'t> {
     }
 
     /// The number of elements, as a scalar of this value's type.
-    pub fn count(self) -> Self {
+    pub fn num_elements(self) -> Self {
         self.tail.node("Size", &[Some(self)], &[], DType::I64).cast(self.dtype)
     }
 
@@ -427,17 +427,17 @@ impl<'t> Expr<'t> {
     }
 
     /// A linear map along one of `rank` axes: `matrix` is `[extent before, extent after]`, row-major.
-    pub fn along(self, axis: usize, rank: usize, matrix: &[Vec<f32>]) -> Self {
+    pub fn apply_matrix(self, axis: usize, rank: usize, matrix: &[Vec<f32>]) -> Self {
         let columns = matrix.first().map_or(0, Vec::len);
         let flat = matrix.iter().flatten().copied().collect();
         match self.tail.numbers(&[matrix.len(), columns], flat, self.dtype) {
-            Some(matrix) => self.times(axis, rank, matrix),
+            Some(matrix) => self.apply_computed_matrix(axis, rank, matrix),
             None => self,
         }
     }
 
-    /// As [`Self::along`], by a matrix that is computed.
-    pub fn times(self, axis: usize, rank: usize, matrix: Self) -> Self {
+    /// As [`Self::apply_matrix`], by a matrix that is computed.
+    pub fn apply_computed_matrix(self, axis: usize, rank: usize, matrix: Self) -> Self {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(axis, rank - 1);
         self.transpose(&perm).matmul(matrix).transpose(&perm)

@@ -85,11 +85,11 @@ pub fn bound(node: &NodeProto, operands: &[Option<&Known>]) -> Known {
             Known { bytes, contents: None, shape: first.shape.filter(|_| kept), elements: first.elements }
         }
         // No axis of the result is longer than that of the first operand.
-        ("activation" | "softmax" | "normalization" | "quantize" | "slice" | "along", _)
-        | (_, "Split" | "Cast" | "Identity" | "ScatterElements" | "ScatterND") => {
+        ("activation" | "softmax" | "normalization" | "quantize" | "slice" | "positional" | "topk", _)
+        | (_, "EyeLike" | "Split" | "Cast" | "Identity" | "ScatterElements" | "ScatterND") => {
             Known { bytes, contents: None, ..first }
         }
-        ("transpose" | "reshape" | "space", _) | (_, "Compress") if node.op_type() != "RoiAlign" => Known {
+        ("transpose" | "reshape" | "depth_to_space", _) | (_, "Compress") => Known {
             elements: first.elements,
             bytes,
             shape: rearranged(node, &first, operands),

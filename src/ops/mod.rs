@@ -1,35 +1,36 @@
 //! What the tool knows of operators: one file per family.
 //!
-//! A family's file declares its operators ([`Contract`]): their versions, forms and slots. Its rules say how the axes of
+//! A family's file declares its operators ([`OpSchema`]): their versions, forms and slots. Its rules say how the axes of
 //! its operators relate and what they cost ([`Operator::infer`]), how sizes pass through them as data
-//! ([`Operator::sizes`]), what becomes of ids ([`Operator::ids`]), how cotangents pass backward ([`Operator::gradient`]),
+//! ([`Operator::propagate_data`]), what becomes of ids ([`Operator::index_flow`]), how cotangents pass backward ([`Operator::gradient`]),
 //! and which attributes and shape operands have to follow when axes shrink ([`Operator::rewrite`]). Nothing outside this
 //! folder decides by an operator's name.
 
 mod activation;
-mod along;
 mod attention;
 mod bound;
 mod concat;
-mod contract;
+mod contrib_attention;
+mod contrib_fused;
 mod conv;
+mod data_propagation;
+mod depth_to_space;
 mod editor;
 mod einsum;
 mod elementwise;
 mod expand;
-mod experts;
-mod fused;
 mod gather;
 mod gradient;
-mod grid;
-mod ids;
+mod grid_sample;
+mod index_flow;
 mod linear;
 mod matmul;
-mod microsoft;
+mod moe;
 mod node;
 mod normalization;
 mod pad;
 mod pool;
+mod positional;
 mod quantize;
 mod recurrent;
 mod reduce;
@@ -38,42 +39,42 @@ mod reshape;
 mod resize;
 mod rotary;
 mod scatter;
+mod schema;
 mod shape;
-mod sizes;
 mod slice;
 mod softmax;
-mod space;
+mod stored_weight;
+mod topk;
 mod transpose;
 mod typer;
-mod weights;
 mod window;
 
 pub use bound::{Known, bound, element_bytes, stated};
-pub use contract::{Arity, Class, Contract, Form, Slot};
-pub use editor::{Change, EditError, NodeEditor};
+pub use data_propagation::DataPropagation;
+pub use editor::{EditError, ElementEdit, NodeEditor};
 pub use gather::{gather, per_sample};
 pub use gradient::{NoGradient, NodeGradient};
-pub use ids::Ids;
+pub use index_flow::IndexFlow;
 pub use linear::Linear;
 pub use node::{Missing, NodeCx};
 pub use quantize::{is_quantized, unrounded};
-pub use registry::{contract, contracts, find, makes_tensors, operator_name};
-pub use sizes::SizeFlow;
+pub use registry::{find, makes_tensors, operator_name, schema, schemas};
+pub use schema::{Arity, ElementClass, OpSchema, OperatorForm, Slot};
+pub use stored_weight::{holds_weights, reader, weight};
 pub use typer::NodeTyper;
-pub use weights::{holds_weights, reader, weight};
 pub use window::Window;
 
 use ndarray::ArrayD;
 
-use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::Reason};
+use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::PinReason};
 
 /// The rules of one operator.
 pub trait Operator: Sync {
     /// Relates the widths of the node's operands and results, and says what it costs. An error pins everything it touches.
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason>;
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason>;
 
     /// Passes what integer operands say about sizes on to the result; `None` where they are used as plain numbers.
-    fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, _flow: &mut DataPropagation<'_>) -> Option<()> {
         None
     }
 
@@ -88,12 +89,12 @@ pub trait Operator: Sync {
     }
 
     /// What becomes of the integers of an operand, were they ids; `None` when they end here as numbers.
-    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
+    fn index_flow(&self, _node: &NodeProto, _slot: usize) -> Option<IndexFlow> {
         None
     }
 
     /// Whether the result is the first operand in another element type: of a constant, a weight as the file stores it.
-    fn recasts(&self) -> bool {
+    fn is_cast(&self) -> bool {
         false
     }
 
@@ -114,22 +115,22 @@ pub trait Operator: Sync {
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.
-    fn adds(&self) -> bool {
+    fn is_sum(&self) -> bool {
         false
     }
 
     /// Whether the results jump where numbers cross each other: of two that are almost equal, rounding says which is larger.
-    fn chooses(&self) -> bool {
+    fn is_selection(&self) -> bool {
         false
     }
 
     /// Whether the result holds probabilities over an axis: logits went in.
-    fn normalises(&self) -> bool {
+    fn is_softmax(&self) -> bool {
         false
     }
 
     /// Whether the result holds logarithms of such probabilities.
-    fn takes_logarithm(&self) -> bool {
+    fn is_log_softmax(&self) -> bool {
         false
     }
 }

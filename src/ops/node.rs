@@ -9,10 +9,10 @@ use crate::{
     graph::{Fact, Facts, Graph, Node, NodeId, ValueId},
     onnx::tensor::to_tensor,
     tensor::{DType, Tensor},
-    widths::Reason,
+    widths::PinReason,
 };
 
-/// A node of a graph that was observed. Slots count its operands (or results) as its [`Contract`](super::Contract) lists them.
+/// A node of a graph that was observed. Slots count its operands (or results) as its [`OpSchema`](super::OpSchema) lists them.
 #[derive(Clone, Copy)]
 pub struct NodeCx<'a> {
     pub(super) graph: &'a Graph,
@@ -33,12 +33,12 @@ impl Deref for NodeCx<'_> {
 #[derive(Clone, Copy)]
 pub struct Missing<'a> {
     pub(super) node: &'a Node,
-    pub(super) what: Lack,
+    pub(super) what: MissingKind,
 }
 
 /// What is missing.
 #[derive(Clone, Copy)]
-pub(super) enum Lack {
+pub(super) enum MissingKind {
     /// A fact about an operand.
     Operand,
     /// A fact about a result.
@@ -47,11 +47,11 @@ pub(super) enum Lack {
     Axis,
 }
 
-impl From<Missing<'_>> for Reason {
+impl From<Missing<'_>> for PinReason {
     fn from(missing: Missing<'_>) -> Self {
         match missing.what {
-            Lack::Operand | Lack::Result => Self::Unobserved,
-            Lack::Axis => {
+            MissingKind::Operand | MissingKind::Result => Self::Unobserved,
+            MissingKind::Axis => {
                 Self::Form { op: missing.node.op_type().to_owned(), what: "axis out of range".to_owned() }
             }
         }
@@ -61,9 +61,9 @@ impl From<Missing<'_>> for Reason {
 impl From<Missing<'_>> for EditError {
     fn from(missing: Missing<'_>) -> Self {
         let what = match missing.what {
-            Lack::Operand => "an operand was not observed",
-            Lack::Result => "a result was not observed",
-            Lack::Axis => "axis out of range",
+            MissingKind::Operand => "an operand was not observed",
+            MissingKind::Result => "a result was not observed",
+            MissingKind::Axis => "axis out of range",
         };
         Self::new(missing.node, what)
     }
@@ -80,7 +80,7 @@ impl<'a> NodeCx<'a> {
         self.graph.opset()
     }
 
-    fn missing(&self, what: Lack) -> Missing<'a> {
+    fn missing(&self, what: MissingKind) -> Missing<'a> {
         Missing { node: self.node, what }
     }
 
@@ -99,12 +99,12 @@ impl<'a> NodeCx<'a> {
 
     /// Observed extents of an operand. The batch of a run may differ from the observed one.
     pub fn shape(&self, slot: usize) -> Result<&'a [usize], Missing<'a>> {
-        self.fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(Lack::Operand))
+        self.fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(MissingKind::Operand))
     }
 
     /// Observed extents of a result.
     pub fn result_shape(&self, slot: usize) -> Result<&'a [usize], Missing<'a>> {
-        self.result_fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(Lack::Result))
+        self.result_fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(MissingKind::Result))
     }
 
     /// Element type of an operand.
@@ -161,6 +161,6 @@ impl<'a> NodeCx<'a> {
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Missing<'a>> {
         let wrapped = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
         let wrapped = wrapped.and_then(|a| usize::try_from(a).ok()).filter(|a| *a < rank);
-        wrapped.ok_or(self.missing(Lack::Axis))
+        wrapped.ok_or(self.missing(MissingKind::Axis))
     }
 }

@@ -2,10 +2,10 @@
 
 use std::ops::Deref;
 
-use super::{Contract, NodeCx, registry};
+use super::{NodeCx, OpSchema, registry};
 use crate::{
     graph::{Facts, Graph, NodeId, Use},
-    widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
+    widths::{Contraction, Element, Macs, Pin, PinReason, Width, Widths},
 };
 
 /// One node under typing.
@@ -36,20 +36,20 @@ impl<'a> NodeTyper<'a> {
 
     /// Types the results by the operator's rule; where there is none for it in this version, pins all that it touches.
     pub(crate) fn run(self) {
-        let contract = registry::contract(&self.cx.node.proto);
-        self.run_by(contract);
+        let schema = registry::schema(&self.cx.node.proto);
+        self.run_by(schema);
     }
 
-    fn run_by(mut self, contract: Option<&Contract>) {
-        let typed = match contract {
-            None => Err(Reason::Unsupported(registry::operator_name(&self.cx.node.proto))),
-            Some(contract) => match contract.changed_by(self.opset()) {
-                Some(since) => Err(Reason::Version { op: contract.name.to_owned(), since }),
-                None => contract.rule.infer(&mut self),
+    fn run_by(mut self, schema: Option<&OpSchema>) {
+        let typed = match schema {
+            None => Err(PinReason::Unsupported(registry::operator_name(&self.cx.node.proto))),
+            Some(schema) => match schema.unsupported_since(self.opset()) {
+                Some(since) => Err(PinReason::Version { op: schema.name.to_owned(), since }),
+                None => schema.rule.infer(&mut self),
             },
         };
         match typed {
-            Ok(()) => self.finish(),
+            Ok(()) => self.check_results(),
             Err(reason) => self.pin_everything(&reason),
         }
     }
@@ -61,7 +61,7 @@ impl<'a> NodeTyper<'a> {
 
     /// Whether an element of an integer operand is what was observed for every input: it does not depend on the contents of
     /// the graph's inputs, nor on their extents or the positions that windows make of them.
-    pub fn holds(&self, slot: usize, index: usize) -> bool {
+    pub fn is_input_invariant(&self, slot: usize, index: usize) -> bool {
         match self.elements(slot).and_then(|elements| elements.get(index)) {
             None | Some(Element::Varying) => !self.is_dynamic(slot),
             Some(element) => !element.widths().iter().any(|width| self.is_of_inputs(*width)),
@@ -69,20 +69,20 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Whether an element of an integer operand depends on inputs otherwise than by extents of axes.
-    pub fn varies(&self, slot: usize, index: usize) -> bool {
+    pub fn is_data_dependent(&self, slot: usize, index: usize) -> bool {
         let element = self.elements(slot).and_then(|elements| elements.get(index));
         matches!(element, None | Some(Element::Varying)) && self.is_dynamic(slot)
     }
 
     fn is_of_inputs(&self, width: Width) -> bool {
         let mut pins = self.widths.table.pins(width);
-        pins.any(|pin| matches!(pin.reason, Reason::Input | Reason::Spatial))
+        pins.any(|pin| matches!(pin.reason, PinReason::Input | PinReason::Spatial))
     }
 
     /// Axes of an operand.
-    pub fn axes(&self, slot: usize) -> Result<Vec<Width>, Reason> {
+    pub fn axes(&self, slot: usize) -> Result<Vec<Width>, PinReason> {
         let axes = self.widths.operand(self.cx.graph, Use { node: self.cx.id, slot });
-        axes.map(<[Width]>::to_vec).ok_or(Reason::Unobserved)
+        axes.map(<[Width]>::to_vec).ok_or(PinReason::Unobserved)
     }
 
     /// What each element of an integer operand says about sizes.
@@ -91,8 +91,8 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// The reason for a form of the operator that its rule does not cover.
-    pub fn form(&self, what: &str) -> Reason {
-        Reason::Form { op: self.op_type().to_owned(), what: what.to_owned() }
+    pub fn unsupported(&self, what: &str) -> PinReason {
+        PinReason::Form { op: self.op_type().to_owned(), what: what.to_owned() }
     }
 
     /// Extent of a width.
@@ -106,7 +106,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// A new width that keeps its extent.
-    pub fn fixed(&mut self, size: usize, reason: Reason) -> Width {
+    pub fn fixed(&mut self, size: usize, reason: PinReason) -> Width {
         let width = self.fresh(size);
         self.pin(width, reason);
         width
@@ -125,7 +125,7 @@ impl<'a> NodeTyper<'a> {
     /// Says that two widths are one.
     pub fn unify(&mut self, a: Width, b: Width) {
         let label = self.cx.node.label();
-        self.widths.table.unify(a, b, |a, b| Pin::new(label, Reason::Conflict(a, b)));
+        self.widths.table.unify(a, b, |a, b| Pin::new(label, PinReason::Conflict(a, b)));
     }
 
     /// Splits a width into outer and inner factors; the extents must multiply to its own.
@@ -145,7 +145,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Forbids a width to shrink.
-    pub fn pin(&mut self, width: Width, reason: Reason) {
+    pub fn pin(&mut self, width: Width, reason: PinReason) {
         self.widths.table.pin(width, Pin::new(self.cx.node.label(), reason));
     }
 
@@ -175,7 +175,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Axes of the result of broadcasting operands against each other (ONNX "multidirectional broadcasting").
-    pub fn broadcast(&mut self, slots: &[usize]) -> Result<Vec<Width>, Reason> {
+    pub fn broadcast(&mut self, slots: &[usize]) -> Result<Vec<Width>, PinReason> {
         let operands = slots.iter().map(|s| self.axes(*s)).collect::<Result<Vec<_>, _>>()?;
         let operands: Vec<&[Width]> = operands.iter().map(Vec::as_slice).collect();
         Ok(self.broadcast_axes(&operands))
@@ -200,7 +200,7 @@ impl<'a> NodeTyper<'a> {
 
     /// Says that a sum runs over `width` of the axis `axis` of operand `slot` and, with it, over that of `other`, if the
     /// sum is of products. Features of the first result are on its axis `feature`.
-    pub fn contract(
+    pub fn contraction(
         &mut self,
         width: Width,
         (slot, axis): (usize, usize),
@@ -235,8 +235,8 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Notes an axis that has to keep two entries, as the operator takes axes of one for something else.
-    pub fn plural(&mut self, width: Width) {
-        self.widths.plural.insert(width);
+    pub fn keep_at_least_two(&mut self, width: Width) {
+        self.widths.at_least_two.insert(width);
     }
 
     /// Says what the node costs: `factor` times the product of `widths` multiply-accumulates.
@@ -245,7 +245,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// After a rule has run: results it left out, or whose extents are not what was observed, are typed as fixed.
-    fn finish(&mut self) {
+    fn check_results(&mut self) {
         for (slot, value) in self.cx.node.outputs.iter().enumerate() {
             let Some(value) = value else { continue };
             let Some(fact) = self.cx.facts.get(*value) else {
@@ -258,7 +258,7 @@ impl<'a> NodeTyper<'a> {
                     && axes.iter().zip(&fact.shape).all(|(a, s)| self.size(*a) == *s)
             });
             if !fits {
-                let reason = self.form("result typed otherwise than observed");
+                let reason = self.unsupported("result typed otherwise than observed");
                 for axis in typed.into_iter().flatten() {
                     self.pin(axis, reason.clone());
                 }
@@ -267,13 +267,13 @@ impl<'a> NodeTyper<'a> {
         }
     }
 
-    fn set_fixed(&mut self, slot: usize, shape: &[usize], reason: &Reason) {
+    fn set_fixed(&mut self, slot: usize, shape: &[usize], reason: &PinReason) {
         let axes = shape.iter().map(|&s| self.fixed(s, reason.clone())).collect();
         self.set(slot, axes);
     }
 
     /// Pins every axis of every operand and result.
-    fn pin_everything(&mut self, reason: &Reason) {
+    fn pin_everything(&mut self, reason: &PinReason) {
         for slot in 0..self.input_count() {
             for axis in self.axes(slot).unwrap_or_default() {
                 self.pin(axis, reason.clone());
@@ -322,18 +322,18 @@ mod tests {
             facts.insert(value, Fact { dtype: DType::F32, shape: vec![3], ints: None });
         }
         let id = graph.nodes().next().unwrap().0;
-        let known = *registry::contract(&graph.node(id).proto).unwrap();
+        let known = *registry::schema(&graph.node(id).proto).unwrap();
         let type_by = |changed| {
             let mut widths = Widths::new(2);
             let x = widths.table.fresh(3);
             widths.values[graph.node(id).inputs[0].unwrap().index()] = Some(vec![x]);
             let dynamic = graph.dynamic();
-            let contract = Contract { changed, ..known };
-            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&contract));
+            let schema = OpSchema { changed, ..known };
+            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&schema));
             widths.table.pins(x).map(|pin| pin.reason.clone()).collect::<Vec<_>>()
         };
         assert_eq!(type_by(None), []);
         assert_eq!(type_by(Some(15)), []);
-        assert_eq!(type_by(Some(14)), [Reason::Version { op: "Relu".to_owned(), since: 14 }]);
+        assert_eq!(type_by(Some(14)), [PinReason::Version { op: "Relu".to_owned(), since: 14 }]);
     }
 }

@@ -1,6 +1,6 @@
 //! Judging a recovery on samples that it was not fitted to.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use super::{Corrected, Fit, Mode, RecoverContext, RecoverError, Recovered, RecoveryReport};
 use crate::{
@@ -8,8 +8,9 @@ use crate::{
     memory::MemoryBudget,
     model::ModelView,
     onnx::{is_float, proto::ModelProto},
-    runtime::Engine,
+    runtime::{Engine, Session},
     settings::SettingValues,
+    tensor::Tensor,
     trajectory::{Output, SaidOutput, output_distance, outputs},
     typing::observe,
     widths::Kept,
@@ -143,6 +144,28 @@ fn parameters(model: &ModelProto) -> u64 {
     constants.map(|tensor| tensor.dims.iter().map(|d| d.unsigned_abs()).product::<u64>()).sum()
 }
 
+/// The outputs of the dense model on a batch: those that are kept, or else those of a session, which is loaded when it is needed.
+fn dense_outputs(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    session: &mut Option<Box<dyn Session>>,
+    range: &Range<usize>,
+    feed: &[(String, Tensor)],
+) -> Result<Vec<Rc<Tensor>>, RecoverError> {
+    // Beside the values of the graph, as outputs may be values that recovery has met in other pieces of the model.
+    let names = view.graph.outputs().iter().map(|v| format!("output {}", view.graph.value(*v).name));
+    let kept: Option<Vec<Rc<Tensor>>> = names.clone().map(|name| view.values.get(&name, range)).collect();
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(engine.load(view.model)?),
+    };
+    let outputs = names.zip(session.run(feed)?);
+    Ok(outputs.map(|(name, output)| view.values.keep(&name, range, output)).collect())
+}
+
 /// How far the outputs of each of some models lie from the dense model's, over some batches, as [`output_distance`] has it.
 pub(crate) fn distances(
     engine: &dyn Engine,
@@ -155,12 +178,12 @@ pub(crate) fn distances(
         .into_iter()
         .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
         .collect();
-    let mut dense = engine.load(view.model)?;
+    let mut dense = None;
     let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
     let mut totals = vec![0.0; others.len()];
     for range in batches {
         let feed = view.samples.batch(range.start, range.end)?;
-        let dense = dense.run(&feed)?;
+        let dense = dense_outputs(engine, view, &mut dense, range, &feed)?;
         for (total, other) in totals.iter_mut().zip(&mut others) {
             let other = other.run(&feed)?;
             let pairs = places.iter().filter_map(|(i, output)| {

@@ -89,7 +89,8 @@ impl<'a> Pass<'a> {
 
     /// Leaves to the values that are kept on the host what `moments` leave of the memory.
     pub fn keep_beside(&mut self, moments: u64) {
-        let each = self.cx.memory.less(moments).share(2);
+        let kept = self.cx.view.values.capacity();
+        let each = self.cx.memory.less(moments).less(kept).share(2);
         self.dense.keep(each);
         self.pruned.keep(each);
     }
@@ -156,7 +157,7 @@ impl<'a> Pass<'a> {
             let patch = write::correction(&self.graph, layer, correction)?;
             patch.edit(&mut self.model);
             self.cx.engine.settle(&mut self.model);
-            self.graph.follow(&patch, &self.model);
+            self.graph.update(&patch, &self.model);
         }
         Ok(())
     }
@@ -188,8 +189,13 @@ impl<'a> Pass<'a> {
         let dense = self.cx.view.graph;
         let Some(waypoint) = dense.find(&layer.waypoint.0) else { return Ok(None) };
         let places = self.places(dense, settled, layer);
-        let mut reference =
-            self.dense.piece(self.cx.view.model, dense, &[waypoint], Wanted::default(), places)?;
+        let values = self.cx.view.values;
+        let mut reference = if values.has_all(&layer.waypoint.0, self.cx.samples.batches()) {
+            None
+        } else {
+            let model = self.cx.view.model;
+            Some(self.dense.piece(model, dense, &[waypoint], Wanted::default(), places)?)
+        };
         let (groups, features) = (layer.linear.groups, layer.gain.len());
         let wanted =
             (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.cx.samples.batches().len());
@@ -201,8 +207,13 @@ impl<'a> Pass<'a> {
         let mut spread = Spread::new(features);
         let mut steady = true;
         for (batch, range) in self.cx.samples.batches().iter().enumerate() {
-            let found = self.dense.run(&mut reference, batch, range, Vec::new())?;
-            let found = found.into_iter().next();
+            let found = match &mut reference {
+                None => values.get(&layer.waypoint.0, range),
+                Some(piece) => {
+                    let found = self.dense.run(piece, batch, range, Vec::new())?.into_iter().next();
+                    found.map(|found| values.keep(&layer.waypoint.0, range, found))
+                }
+            };
             steady &= found.as_ref().is_some_and(|f| self.is_steady(waypoint, f.shape(), range.len()));
             let real = self.real_positions(waypoint, range)?;
             let seed = self.cx.seed ^ ((number as u64) << 32) ^ batch as u64;
@@ -225,7 +236,9 @@ impl<'a> Pass<'a> {
             };
             steady &= probe.collect(&results, part).is_some();
         }
-        self.dense.advance(reference);
+        if let Some(reference) = reference {
+            self.dense.advance(reference);
+        }
         self.pruned.advance(piece);
         measured.variance = spread.total();
         Ok(Some(measured).filter(|_| steady))

@@ -9,7 +9,7 @@ use std::{
 use super::RecoverError;
 use crate::{
     calibration::Samples,
-    graph::{Facts, Graph, Patch, ValueId, segment},
+    graph::{Facts, Graph, Patch, ValueId, between},
     memory::MemoryBudget,
     onnx::{
         build,
@@ -101,7 +101,7 @@ impl<'a> Stream<'a> {
         let new = next.iter().flat_map(|(new, _)| new.iter().map(|(_, v)| *v));
         let outputs: Vec<ValueId> = values.iter().copied().chain(new).collect();
         let describe = |v: ValueId| self.describe(&graph.value(v).name);
-        let mut cut = segment(model, graph, &known, (&outputs, &wanted.operands), describe);
+        let mut cut = between(model, graph, &known, (&outputs, &wanted.operands), describe);
         let count = values.len() + wanted.outputs.len();
         if !wanted.outputs.is_empty() {
             let (values, new) = outputs.split_at(values.len());
@@ -146,7 +146,7 @@ impl<'a> Stream<'a> {
     ) -> Result<Vec<Tensor>, RecoverError> {
         let kept = self.kept.get_mut(batch).map(std::mem::take).unwrap_or_default();
         let mut feed = extra;
-        if self.samples.inputs().iter().any(|(name, _)| piece.reads.contains(name)) {
+        if self.samples.inputs().iter().any(|input| piece.reads.contains(&input.name)) {
             let inputs = self.samples.batch(range.start, range.end)?;
             feed.extend(inputs.into_iter().filter(|(name, _)| piece.reads.contains(name)));
         }

@@ -14,7 +14,7 @@ use crate::{
     },
     ops::{self, EditError, NodeEditor},
     tensor::Tensor,
-    widths::{Element, Kept, Pin, Reason, Width, Widths},
+    widths::{Element, Kept, Pin, PinReason, Width, Widths},
 };
 
 /// Why a model could not be rewritten, and which widths would have to keep their extent for it.
@@ -53,9 +53,9 @@ impl RewriteError {
         match self {
             Self::Edit { error, .. } => {
                 let what = format!("{}: {}", error.op, error.what);
-                Pin::new(&error.node, Reason::Uneditable(what))
+                Pin::new(&error.node, PinReason::Uneditable(what))
             }
-            Self::Constant { name, error, .. } => Pin::new(name, Reason::Uneditable(error.to_string())),
+            Self::Constant { name, error, .. } => Pin::new(name, PinReason::Uneditable(error.to_string())),
         }
     }
 }
@@ -88,7 +88,7 @@ pub(crate) fn edit(
     patch: &mut Patch,
 ) -> Result<(), RewriteError> {
     slice_constants(graph, widths, kept, patch)?;
-    select_views(graph, widths, kept, patch);
+    select_per_use(graph, widths, kept, patch);
     let restored = restored(widths, kept);
     for (id, _) in graph.nodes() {
         let shrinking = around(graph, widths, kept, id);
@@ -192,8 +192,8 @@ fn slice_constants(
 }
 
 /// Puts a selection before every use of a computed value that shrinks by itself.
-fn select_views(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
-    for (&at, axes) in &widths.views {
+fn select_per_use(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
+    for (&at, axes) in &widths.per_use {
         let node = graph.node(at.node);
         for (axis, width) in axes.iter().enumerate() {
             let (Some(entries), Some(value)) = (kept.entries(&widths.table, *width), node.inputs[at.slot])

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     catalog::Entry,
     gradient::{self, Stop},
-    graph::{Expr, Graph, Origin, Patch, Tail, Use, ValueId, live},
+    graph::{Expr, Graph, Patch, Tail, Use, ValueId, ValueOrigin, live},
     memory::{Bytes, MemoryBudget},
     model::ModelView,
     onnx::{proto::ModelProto, single},
@@ -359,7 +359,7 @@ impl Passes<'_> {
         memory: MemoryBudget,
     ) -> Result<Option<String>, ScoreError> {
         let ModelView { graph, facts, samples, batch, .. } = self.view;
-        let computed = graph.values().filter(|(_, v)| matches!(v.origin, Origin::Node(_)));
+        let computed = graph.values().filter(|(_, v)| matches!(v.origin, ValueOrigin::Node(_)));
         let forward: u64 = computed.map(|(id, _)| facts.bytes(id)).sum();
         let all = forward / facts.samples.max(1) as u64 * batch as u64;
         if memory.holds(all.saturating_mul(PLENTY)) {

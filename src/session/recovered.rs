@@ -108,17 +108,25 @@ impl<'s> Recovered<'s> {
         self.finish(|model| Ok(onnx::encode(model)))
     }
 
-    /// Drafts the model and tries the draft. Where recovery spoilt it, the model is drafted and tried as it was proven.
+    /// The model as it is to be written, once it has passed the gate, and the report.
     fn finish<D: Draft>(
+        self,
+        write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
+    ) -> Result<(D, Report), Error> {
+        let pruner = self.applied.scored.pruner;
+        pruner.monitor.tell(Progress::Stage("gate"));
+        let finished = self.draft(write);
+        pruner.monitor.unless_cancelled(finished)
+    }
+
+    /// Drafts the model and tries the draft. Where recovery spoilt it, the model is drafted and tried as it was proven.
+    fn draft<D: Draft>(
         self,
         write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(D, Report), Error> {
         let Self { applied, recovered, held_out, asked, said_outputs, mut warnings } = self;
         let pruner = applied.scored.pruner;
-        pruner.monitor.tell(Progress::Stage("gate"));
-        let view = pruner.typed.view();
-        let keeper =
-            pruner.clock.time("gate", || Gatekeeper::new(&*pruner.engine, view, view.facts.samples))?;
+        let keeper = pruner.clock.time("gate", || pruner.gatekeeper())?;
         let desk =
             Desk { applied: &applied, keeper: &keeper, said_outputs: &said_outputs, held_out: &held_out };
         let mut recovery = None;
@@ -147,7 +155,6 @@ impl<'s> Recovered<'s> {
             Some(passed) => passed,
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
-        pruner.monitor.unless_cancelled(Ok::<_, Error>(()))?;
         let Applied { scored, budgets, plan, dimensions, proof, warnings: frozen, .. } = applied;
         let mut report = report(scored, &budgets, &plan, &dimensions);
         report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });

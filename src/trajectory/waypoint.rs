@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     graph::{Facts, Graph, NodeId, Use, ValueId},
     named::named,
-    ops::{self, Ids, Linear, NodeCx},
+    ops::{self, IndexFlow, Linear, NodeCx},
     typing::Dimension,
     widths::Widths,
 };
@@ -113,7 +113,7 @@ pub fn after_residual(
         && let Some((end, gain)) = step(graph, facts, widths, &path.end, *at)
     {
         let node = graph.node(at.node);
-        let adds = ops::find(&node.proto).is_some_and(|rule| rule.adds());
+        let adds = ops::find(&node.proto).is_some_and(|rule| rule.is_sum());
         let is_constant = |v: &Option<ValueId>| v.is_some_and(|v| graph.constant(v).is_some());
         if let Some(slot) = node.inputs.iter().position(is_constant).filter(|_| adds && path.bias.is_none()) {
             let rank = facts.get(path.end.value)?.shape.len();
@@ -197,7 +197,7 @@ pub fn outputs(graph: &Graph, facts: &Facts, said: &[SaidOutput]) -> Vec<Output>
             let said = said.iter().rev().find(|said| said.name == graph.value(value).name);
             let kind = match fact.shape[classes] > 1 {
                 true if said.is_some() => said.map_or(OutputKind::Embedding, |said| said.kind),
-                true if rule.is_some_and(|r| r.normalises()) => OutputKind::Probabilities,
+                true if rule.is_some_and(|r| r.is_softmax()) => OutputKind::Probabilities,
                 true if rank == 2 && is_of_classes(graph, facts, value) => OutputKind::Logits,
                 _ => OutputKind::Embedding,
             };
@@ -216,8 +216,8 @@ fn is_of_classes(graph: &Graph, facts: &Facts, value: ValueId) -> bool {
     let compared = || {
         let readers = graph.uses(value).iter().filter_map(|at| rule(at.node));
         let maker = graph.producer(value).and_then(rule);
-        readers.into_iter().any(|r| r.normalises() || r.chooses())
-            || maker.is_some_and(|r| r.takes_logarithm())
+        readers.into_iter().any(|r| r.is_softmax() || r.is_selection())
+            || maker.is_some_and(|r| r.is_log_softmax())
     };
     !says(FEATURES) && (says(CLASSES) || compared() || is_biased_product(graph, facts, value))
 }
@@ -235,10 +235,10 @@ fn is_biased_product(graph: &Graph, facts: &Facts, mut value: ValueId) -> bool {
         else {
             return false;
         };
-        if rule.adds() && node.inputs.iter().any(is_constant) {
+        if rule.is_sum() && node.inputs.iter().any(is_constant) {
             return graph.producer(operand).is_some_and(|id| product(graph, facts, id).is_some());
         }
-        if !matches!(rule.ids(&node.proto, 0), Some(Ids::Passed)) {
+        if !matches!(rule.index_flow(&node.proto, 0), Some(IndexFlow::Passed)) {
             return false;
         }
         value = operand;

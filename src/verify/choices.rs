@@ -73,7 +73,7 @@ fn given(result: &str) -> String {
 fn choices(masked: &ModelProto, pruned: &ModelProto) -> Vec<Choice> {
     let (masked, pruned) = (Graph::new(masked), Graph::new(pruned));
     let choices = pruned.nodes().filter_map(|(_, node)| {
-        ops::find(&node.proto).filter(|rule| rule.chooses())?;
+        ops::find(&node.proto).filter(|rule| rule.is_selection())?;
         let results: Vec<String> = node.proto.output.iter().filter(|o| !o.is_empty()).cloned().collect();
         let other = masked.node(masked.producer(masked.find(results.first()?)?)?);
         let values = node.outputs.iter().flatten();

@@ -7,8 +7,8 @@ mod pin;
 mod width;
 
 pub use kept::Kept;
-pub use pin::{Pin, Reason};
-pub use width::{Form, Width, WidthTable};
+pub use pin::{Pin, PinReason};
+pub use width::{Width, WidthForm, WidthTable};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -107,7 +107,7 @@ pub struct Widths {
     /// Axes of each use of a constant. Uses of one constant are typed apart: shared ones are copied before they are sliced.
     pub(crate) constants: BTreeMap<Use, Vec<Width>>,
     /// Axes of uses of computed values that are typed apart: a use that shrinks selects its entries.
-    pub(crate) views: BTreeMap<Use, Vec<Width>>,
+    pub(crate) per_use: BTreeMap<Use, Vec<Width>>,
     /// For integer values that say sizes: what each element says.
     pub(crate) sizes: Vec<Option<Vec<Element>>>,
     /// Widths whose extents become floating-point numbers: those stay what the dense model computes.
@@ -123,7 +123,7 @@ pub struct Widths {
     /// Widths contracted or produced between two activations: the inside of attention heads.
     pub paired: BTreeSet<Width>,
     /// Axes that would be taken for another kind of axis if they had one entry.
-    pub(crate) plural: BTreeSet<Width>,
+    pub(crate) at_least_two: BTreeSet<Width>,
     /// The batch: the first axis of the first input, where that is symbolic.
     pub batch: Option<Width>,
 }
@@ -135,7 +135,7 @@ impl Widths {
             table: WidthTable::default(),
             values: vec![None; values],
             constants: BTreeMap::new(),
-            views: BTreeMap::new(),
+            per_use: BTreeMap::new(),
             sizes: vec![None; values],
             counted: BTreeSet::new(),
             contractions: Vec::new(),
@@ -143,7 +143,7 @@ impl Widths {
             batched: BTreeSet::new(),
             heads: BTreeSet::new(),
             paired: BTreeSet::new(),
-            plural: BTreeSet::new(),
+            at_least_two: BTreeSet::new(),
             batch: None,
         }
     }
@@ -155,7 +155,7 @@ impl Widths {
 
     /// Axes of an operand.
     pub fn operand(&self, graph: &Graph, at: Use) -> Option<&[Width]> {
-        match self.constants.get(&at).or_else(|| self.views.get(&at)) {
+        match self.constants.get(&at).or_else(|| self.per_use.get(&at)) {
             Some(axes) => Some(axes),
             None => self.value((*graph.node(at.node).inputs.get(at.slot)?)?),
         }

@@ -2,7 +2,7 @@
 
 /// What a node does with the integers of one operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ids {
+pub enum IndexFlow {
     /// They are indices into operand `table`, along its axis `axis` (negative ones count from the end).
     Indexes {
         /// Slot of what is indexed.
@@ -23,7 +23,7 @@ pub enum Ids {
     Minus(usize),
 }
 
-impl Ids {
+impl IndexFlow {
     /// For operators that only move the elements of their first operand.
     pub(super) fn moved(slot: usize) -> Option<Self> {
         (slot == 0).then_some(Self::Passed)
