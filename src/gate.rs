@@ -20,6 +20,7 @@ use crate::{
     refusal::Larger,
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
+    trajectory::SaidOutput,
     verify::{Extent, Runs, VerifyError},
 };
 
@@ -152,7 +153,7 @@ impl<'a> Gatekeeper<'a> {
         file_bytes: u64,
         planned: &PerCost<u64>,
         bounds: &Bounds,
-        logits: &[String],
+        said_outputs: &[SaidOutput],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
         let mut session = self.engine.load(model)?;
@@ -168,7 +169,7 @@ impl<'a> Gatekeeper<'a> {
         let distance = if judged_on.is_empty() {
             None
         } else {
-            recover::distances(self.engine, self.view, logits, &[model], judged_on)?.first().copied()
+            recover::distances(self.engine, self.view, said_outputs, &[model], judged_on)?.first().copied()
         };
         Ok(Gate {
             batches: self.dense.batches(),

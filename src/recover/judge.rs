@@ -11,7 +11,7 @@ use crate::{
     runtime::{Engine, Session},
     settings::SettingValues,
     tensor::Tensor,
-    trajectory::{Output, output_distance, outputs},
+    trajectory::{Output, SaidOutput, output_distance, outputs},
     typing::observe,
     widths::Kept,
 };
@@ -23,7 +23,7 @@ const PARTS: usize = 4;
 #[derive(Clone, Debug)]
 pub struct RecoverOptions<'a> {
     /// Names of outputs that hold logits, beside those that can be told.
-    pub logits: &'a [String],
+    pub said_outputs: &'a [SaidOutput],
     /// The recovery.
     pub mode: Mode,
     /// Its settings; others are ignored.
@@ -39,7 +39,7 @@ pub struct RecoverOptions<'a> {
 impl Default for RecoverOptions<'_> {
     fn default() -> Self {
         Self {
-            logits: &[],
+            said_outputs: &[],
             mode: Mode::default(),
             settings: SettingValues::default(),
             grow: true,
@@ -117,7 +117,7 @@ pub fn recover(
     let trial = mode.run(&cx, &options.settings, Fit::Trial, &mut |done, total| progress(done, 2 * total))?;
     let Corrected { model: tried, mut layers, notes } = trial;
     let held_out = samples.ranges();
-    let judged = distances(engine, view, options.logits, &[pruned, &tried], &held_out)?;
+    let judged = distances(engine, view, options.said_outputs, &[pruned, &tried], &held_out)?;
     drop(tried);
     let (before, after) = (judged[0], judged[1]);
     // A distance that is no number is no improvement.
@@ -170,11 +170,11 @@ fn dense_outputs(
 pub(crate) fn distances(
     engine: &dyn Engine,
     view: ModelView<'_>,
-    logits: &[String],
+    said_outputs: &[SaidOutput],
     others: &[&ModelProto],
     batches: &[Range<usize>],
 ) -> Result<Vec<f64>, RecoverError> {
-    let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, logits)
+    let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, said_outputs)
         .into_iter()
         .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
         .collect();
