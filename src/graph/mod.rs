@@ -16,7 +16,7 @@ pub(crate) use facts::REMEMBERED;
 pub use facts::{Fact, Facts};
 pub use live::live;
 pub use patch::Patch;
-pub use tail::{Attr, Expr, Tail};
+pub use tail::{Attr, Expr, SliceRange, Tail};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

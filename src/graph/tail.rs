@@ -46,6 +46,19 @@ pub enum Attr<'a> {
     Str(&'a str, &'a str),
 }
 
+/// The entries `start`, `start + step`, … below `end` of an axis.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceRange {
+    /// The axis.
+    pub axis: usize,
+    /// The first entry.
+    pub start: usize,
+    /// The entry after the last.
+    pub end: usize,
+    /// The distance between entries, at least one.
+    pub step: usize,
+}
+
 impl Tail {
     /// Nothing appended yet to a model of this version of the default operator set. `prefix` begins the names of new values
     /// and must be one that no other edit of the model uses.
@@ -387,15 +400,15 @@ impl<'t> Expr<'t> {
 
     /// The entries `start..end` of an axis.
     pub fn slice(self, axis: usize, start: usize, end: usize) -> Self {
-        self.slices(&[(axis, start, end, 1)])
+        self.slices(&[SliceRange { axis, start, end, step: 1 }])
     }
 
-    /// Entries of several axes, each `(axis, start, end, step)`. Steps other than one need operator set 10.
-    pub fn slices(self, ranges: &[(usize, usize, usize, usize)]) -> Self {
-        let each = |of: fn(&(usize, usize, usize, usize)) -> usize| {
-            ranges.iter().map(|range| of(range) as i64).collect::<Vec<_>>()
-        };
-        let [axes, starts, ends, steps] = [each(|r| r.0), each(|r| r.1), each(|r| r.2), each(|r| r.3)];
+    /// Entries of several axes. Steps other than one need operator set 10.
+    pub fn slices(self, ranges: &[SliceRange]) -> Self {
+        let each =
+            |of: fn(&SliceRange) -> usize| ranges.iter().map(|range| of(range) as i64).collect::<Vec<_>>();
+        let [axes, starts, ends, steps] =
+            [each(|r| r.axis), each(|r| r.start), each(|r| r.end), each(|r| r.step)];
         if self.tail.opset < 10 {
             let attributes =
                 [Attr::Ints("starts", &starts), Attr::Ints("ends", &ends), Attr::Ints("axes", &axes)];

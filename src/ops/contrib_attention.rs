@@ -10,7 +10,7 @@ use crate::{
     graph::Expr,
     onnx::{int_attribute, ints_attribute, proto::NodeProto},
     tensor::Tensor,
-    widths::{PinReason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -250,7 +250,12 @@ impl Operator for FusedAttention {
         node.set(1, vec![two, batch, heads, keys, inner]);
         let merged = node.product(&[heads, value]);
         node.set(0, vec![batch, length, merged]);
-        node.contraction(features, (attention::INPUT, 2), Some((attention::WEIGHT, 0)), Some(2));
+        node.contraction(
+            features,
+            SlotAxis::new(attention::INPUT, 2),
+            Some(SlotAxis::new(attention::WEIGHT, 0)),
+            Some(2),
+        );
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     graph::{Expr, Node},
     onnx::proto::NodeProto,
-    widths::{PinReason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -102,7 +102,12 @@ impl Operator for FusedMatMul {
         node.unify(k, rows);
         let cost: Vec<Width> = result.iter().copied().chain([k]).collect();
         node.macs(1, &cost);
-        node.contraction(k, (product::A, k_of_a), Some((product::B, k_of_b)), Some(result.len() - 1));
+        node.contraction(
+            k,
+            SlotAxis::new(product::A, k_of_a),
+            Some(SlotAxis::new(product::B, k_of_b)),
+            Some(result.len() - 1),
+        );
         node.set(0, result);
         Ok(())
     }

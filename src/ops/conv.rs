@@ -2,11 +2,12 @@
 
 use super::schema::{OpSchema, OperatorForm, float, onnx, slots};
 use super::{
-    EditError, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, window::Window,
+    BiasOperand, EditError, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
+    window::Window,
 };
 use crate::{
     graph::Expr,
-    widths::{PinReason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -37,7 +38,7 @@ impl Operator for Conv {
         node.unify(group, out_group);
         node.unify(inner, w[1]);
         let result = window_result(node, &x, w[0])?;
-        finish(node, &w, inner, result, (slot::WEIGHT, 1))
+        finish(node, &w, inner, result, SlotAxis::new(slot::WEIGHT, 1))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -87,7 +88,7 @@ impl Operator for ConvTranspose {
         cost.push(w[1]);
         node.macs(kernel, &cost);
         bias(node, result[1])?;
-        node.contraction(inner, (slot::X, 1), Some((slot::WEIGHT, 0)), Some(1));
+        node.contraction(inner, SlotAxis::new(slot::X, 1), Some(SlotAxis::new(slot::WEIGHT, 0)), Some(1));
         node.set(0, result);
         Ok(())
     }
@@ -121,7 +122,13 @@ fn convolution(node: &NodeCx<'_>, weight: usize, order: [usize; 4], transposed: 
     let window = Window::of(node, &w[2..], (x, y), transposed)?;
     let groups = node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1);
     let window = Some(window).filter(|w| !w.is_identity());
-    Some(Linear { groups, window, order, scale: 1.0, bias: Some((slot::BIAS, 1.0)) })
+    Some(Linear {
+        groups,
+        window,
+        order,
+        scale: 1.0,
+        bias: Some(BiasOperand { slot: slot::BIAS, factor: 1.0 }),
+    })
 }
 
 /// How the node's kernel slides.
@@ -174,14 +181,14 @@ fn finish(
     w: &[Width],
     inner: Width,
     result: Vec<Width>,
-    weight: (usize, usize),
+    weight: SlotAxis,
 ) -> Result<(), PinReason> {
     bias(node, result[1])?;
     let kernel = w[2..].iter().map(|k| node.size(*k) as u64).product();
     let mut cost = result.clone();
     cost.push(inner);
     node.macs(kernel, &cost);
-    node.contraction(inner, (slot::X, 1), Some(weight), Some(1));
+    node.contraction(inner, SlotAxis::new(slot::X, 1), Some(weight), Some(1));
     node.set(0, result);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::{Attr, Expr},
-    widths::{PinReason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 #[rustfmt::skip]
@@ -118,14 +118,14 @@ fn relate(node: &mut NodeTyper<'_>, terms: &[Vec<char>], right: &[char], letters
         let places: Vec<_> = terms
             .iter()
             .enumerate()
-            .filter_map(|(slot, term)| Some((slot, term.iter().position(|l| *l == letter)?)))
+            .filter_map(|(slot, term)| Some(SlotAxis::new(slot, term.iter().position(|l| *l == letter)?)))
             .collect();
         let in_result = right.contains(&letter);
         match (places.as_slice(), in_result) {
             ([first], false) => node.contraction(width, *first, None, None),
             ([first, second], false) => node.contraction(width, *first, Some(*second), feature(terms, right)),
             ([_, _], true) if paired => node.batched(width),
-            ([(1, _)], true) if paired => node.paired(width),
+            ([SlotAxis { slot: 1, .. }], true) if paired => node.paired(width),
             _ => {}
         }
     }

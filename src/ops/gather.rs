@@ -67,9 +67,10 @@ impl Operator for Gather {
         let single = node.shape(slot::INDICES)?.iter().product::<usize>() == 1;
         node.set_cotangent(
             slot::DATA,
-            match single {
-                true => g * picks.reshape(&[&[-1], &vec![1; rank - 1 - axis][..]].concat()),
-                false => g.apply_computed_matrix(axis, rank, picks),
+            if single {
+                g * picks.reshape(&[&[-1], &vec![1; rank - 1 - axis][..]].concat())
+            } else {
+                g.apply_computed_matrix(axis, rank, picks)
             },
         );
         Ok(())
@@ -140,15 +141,12 @@ fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
 /// the extent on the batch.
 fn picks<'a>(node: &NodeGradient<'a>, axis: usize, indices: Expr<'a>) -> Result<Expr<'a>, NoGradient> {
     let extent = node.x(slot::DATA)?.shape().slice(0, axis, axis + 1);
-    let places = match node.opset() >= 11 {
-        true => {
-            let [first, step] = [0, 1].map(|n| Some(node.tail().constant(&Tensor::int(n))));
-            node.tail().node("Range", &[first, Some(extent.squeeze(&[0])), step], &[], DType::I64)
-        }
-        false => {
-            let places: Vec<i64> = (0..node.shape(slot::DATA)?[axis] as i64).collect();
-            node.tail().constant(&Tensor::ints(&places))
-        }
+    let places = if node.opset() >= 11 {
+        let [first, step] = [0, 1].map(|n| Some(node.tail().constant(&Tensor::int(n))));
+        node.tail().node("Range", &[first, Some(extent.squeeze(&[0])), step], &[], DType::I64)
+    } else {
+        let places: Vec<i64> = (0..node.shape(slot::DATA)?[axis] as i64).collect();
+        node.tail().constant(&Tensor::ints(&places))
     };
     let column = indices.reshape(&[-1, 1]);
     // Negative indices count from the end.

@@ -1,8 +1,11 @@
 //! MatMul and Gemm.
 
 use super::schema::{OpSchema, OperatorForm, number, onnx, slots};
-use super::{Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
-use crate::{graph::Expr, widths::PinReason};
+use super::{BiasOperand, Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
+use crate::{
+    graph::Expr,
+    widths::{PinReason, SlotAxis},
+};
 
 slots! {
     gemm:
@@ -61,7 +64,12 @@ impl Operator for MatMul {
             (Some(_), _) if !node.is_dynamic(slot::A) => Some(result.len() - 1 - usize::from(n.is_some())),
             _ => n.map(|_| result.len() - 1),
         };
-        node.contraction(k, (slot::A, a.len() - 1), Some((slot::B, k_axis)), feature);
+        node.contraction(
+            k,
+            SlotAxis::new(slot::A, a.len() - 1),
+            Some(SlotAxis::new(slot::B, k_axis)),
+            feature,
+        );
         node.set(0, result);
         Ok(())
     }
@@ -138,7 +146,12 @@ impl Operator for Gemm {
         }
         node.macs(1, &[m, n, k]);
         let feature = usize::from(node.is_dynamic(gemm::A));
-        node.contraction(k, (gemm::A, k_of_a), Some((gemm::B, k_of_b)), Some(feature));
+        node.contraction(
+            k,
+            SlotAxis::new(gemm::A, k_of_a),
+            Some(SlotAxis::new(gemm::B, k_of_b)),
+            Some(feature),
+        );
         node.set(0, result);
         Ok(())
     }
@@ -153,7 +166,8 @@ impl Operator for Gemm {
         let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
         let factor = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
         // The bias broadcasts along the last axis, which holds the features of a weight on the right.
-        let bias = (weight == gemm::B && factor("beta") != 0.0).then(|| (gemm::C, factor("beta")));
+        let bias = (weight == gemm::B && factor("beta") != 0.0)
+            .then(|| BiasOperand { slot: gemm::C, factor: factor("beta") });
         let scale = factor("alpha");
         (scale != 0.0).then(|| Linear { scale, bias, ..Linear::matrix(order) })
     }

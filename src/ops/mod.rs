@@ -55,7 +55,7 @@ pub use editor::{EditError, ElementEdit, NodeEditor};
 pub use gather::{gather, per_sample};
 pub use gradient::{NoGradient, NodeGradient};
 pub use index_flow::IndexFlow;
-pub use linear::Linear;
+pub use linear::{BiasOperand, Linear};
 pub use node::{Missing, NodeCx};
 pub use quantize::{is_quantized, unrounded};
 pub use registry::{find, makes_tensors, operator_name, schema, schemas};

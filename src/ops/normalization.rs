@@ -4,7 +4,10 @@ use super::schema::{OpSchema, OperatorForm, float, onnx, slots};
 use ndarray::ArrayD;
 
 use super::{EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator};
-use crate::{graph::Expr, widths::PinReason};
+use crate::{
+    graph::Expr,
+    widths::{PinReason, SlotAxis},
+};
 
 slots! {
     layer:
@@ -287,7 +290,7 @@ impl Operator for LpNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let axis = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
-        node.contraction(x[axis], (0, axis), None, None);
+        node.contraction(x[axis], SlotAxis::new(0, axis), None, None);
         node.set(0, x);
         Ok(())
     }

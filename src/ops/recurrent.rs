@@ -2,7 +2,7 @@
 
 use super::schema::{OpSchema, float, onnx, slots};
 use super::{NodeTyper, Operator};
-use crate::widths::PinReason;
+use crate::widths::{PinReason, SlotAxis};
 
 slots! {
     lstm:
@@ -61,7 +61,7 @@ impl Operator for Recurrent {
         if let Ok(&[_, _, hidden]) = node.shape(slot::RECURRENCE) {
             node.macs(hidden as u64, &[first, second, directions, gates]);
         }
-        node.contraction(input, (slot::X, 2), Some((slot::WEIGHT, 2)), None);
+        node.contraction(input, SlotAxis::new(slot::X, 2), Some(SlotAxis::new(slot::WEIGHT, 2)), None);
         for slot in 0..node.output_count() {
             if let Ok(shape) = node.result_shape(slot) {
                 let axes = shape.iter().map(|&size| node.fixed(size, own.clone())).collect();

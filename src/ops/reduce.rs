@@ -4,7 +4,7 @@ use super::schema::{OpSchema, OperatorForm, any, float, int64, number, onnx, slo
 use super::{DataPropagation, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::Expr,
-    widths::{PinReason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -52,7 +52,7 @@ pub(super) struct Additive(Slope);
 
 impl Operator for Additive {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
-        reduce(node, |node, width, axis| node.contraction(width, (slot::DATA, axis), None, None))
+        reduce(node, |node, width, axis| node.contraction(width, SlotAxis::new(slot::DATA, axis), None, None))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -94,7 +94,7 @@ impl Operator for Mean {
                 let reason = PinReason::Reduced(node.op_type().to_owned());
                 node.pin(width, reason);
             } else {
-                node.contraction(width, (slot::DATA, axis), None, None);
+                node.contraction(width, SlotAxis::new(slot::DATA, axis), None, None);
             }
         })
     }

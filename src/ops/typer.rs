@@ -5,7 +5,7 @@ use std::ops::Deref;
 use super::{NodeCx, OpSchema, registry};
 use crate::{
     graph::{Facts, Graph, NodeId, Use},
-    widths::{Contraction, Element, Macs, Pin, PinReason, Width, Widths},
+    widths::{Contraction, Element, Macs, Pin, PinReason, SlotAxis, Width, Widths},
 };
 
 /// One node under typing.
@@ -198,21 +198,24 @@ impl<'a> NodeTyper<'a> {
         result
     }
 
-    /// Says that a sum runs over `width` of the axis `axis` of operand `slot` and, with it, over that of `other`, if the
-    /// sum is of products. Features of the first result are on its axis `feature`.
+    /// Declares a [`Contraction`]: the node sums over `width`, on the axis `summed` of one operand and, if it sums products, on the
+    /// axis `other` of the other operand. `feature` is the axis of the first result that holds the output features.
+    ///
+    /// Of two operands, the one that depends on the graph's inputs is summed and a constant one is its weight; where both depend
+    /// on them (`Q·Kᵀ`), there is no weight. Where neither does, nothing is declared.
     pub fn contraction(
         &mut self,
         width: Width,
-        (slot, axis): (usize, usize),
-        other: Option<(usize, usize)>,
+        summed: SlotAxis,
+        other: Option<SlotAxis>,
         feature: Option<usize>,
     ) {
-        let mut ends = [Some((slot, axis)), other];
-        if !self.is_dynamic(slot) {
+        let mut ends = [Some(summed), other];
+        if !self.is_dynamic(summed.slot) {
             ends.reverse();
         }
-        let Some((slot, axis)) = ends[0].filter(|(slot, _)| self.is_dynamic(*slot)) else { return };
-        let weight = ends[1].filter(|(slot, _)| !self.is_dynamic(*slot));
+        let Some(SlotAxis { slot, axis }) = ends[0].filter(|end| self.is_dynamic(end.slot)) else { return };
+        let weight = ends[1].filter(|end| !self.is_dynamic(end.slot));
         if weight.is_none() && other.is_some() {
             self.widths.paired.insert(width);
         }

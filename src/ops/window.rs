@@ -1,7 +1,7 @@
 //! Windows that slide over positions: where each lies, and the linear passes between what they read and what they write.
 
 use crate::{
-    graph::{Attr, Expr, Node},
+    graph::{Attr, Expr, Node, SliceRange},
     tensor::Tensor,
 };
 
@@ -196,7 +196,7 @@ impl Window {
                 let start = rest % self.kernel[axis] * self.dilations[axis];
                 rest /= self.kernel[axis];
                 let end = start + self.windows()[axis].saturating_sub(1) * self.strides[axis] + 1;
-                ranges.push((axis + 2, start, end, self.strides[axis]));
+                ranges.push(SliceRange { axis: axis + 2, start, end, step: self.strides[axis] });
             }
             padded.slices(&ranges).unsqueeze(&[2])
         };

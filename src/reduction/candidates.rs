@@ -118,7 +118,7 @@ impl<'a> Candidates<'a> {
         let ends = self.ends.get(&width).into_iter().flatten();
         let summed: BTreeSet<Place> = ends
             .filter_map(|index| self.widths.contractions.get(*index))
-            .filter_map(|c| c.weight.map(|(slot, axis)| Place { at: Use { node: c.node, slot }, axis }))
+            .filter_map(Contraction::weight_place)
             .collect();
         let read = owned.iter().map(|o| Place { at: ops::reader(self.graph, o.at), axis: o.axis });
         let matrices = read.filter(|o| {

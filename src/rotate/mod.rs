@@ -18,7 +18,7 @@ use ndarray::{ArrayD, Axis};
 use serde::Serialize;
 
 use crate::{
-    graph::{Patch, Use, ValueId},
+    graph::{Patch, ValueId},
     memory::MemoryBudget,
     model::ModelView,
     onnx::{OnnxError, pages, proto::ModelProto, tensor::to_tensor},
@@ -262,10 +262,9 @@ impl<'a> Candidate<'a> {
         for contraction in dimension.contractions(view.widths) {
             let place = contraction.place();
             // What a weight reads goes by its own moments, as the weight is refitted to what stays.
-            let partner = match contraction.weight {
+            let partner = match contraction.weight_place() {
                 None => Some(blocks::partner(view, place, contraction.width).ok_or(RotateRefusal::Heads)?),
-                Some((slot, axis)) => {
-                    let weight = Place { at: Use { node: contraction.node, slot }, axis };
+                Some(weight) => {
                     readers.insert(weight, products.len());
                     None
                 }

@@ -229,7 +229,7 @@ fn is_biased_product(graph: &Graph, facts: &Facts, mut value: ValueId) -> bool {
         let node = graph.node(id);
         let Some(rule) = ops::find(&node.proto) else { return false };
         if let Some(product) = product(graph, facts, id) {
-            return product.bias.is_some_and(|(slot, _)| node.inputs.get(slot).is_some_and(is_constant));
+            return product.bias.is_some_and(|bias| node.inputs.get(bias.slot).is_some_and(is_constant));
         }
         let Some(operand) = node.inputs.iter().find(|v| v.is_some() && !is_constant(v)).copied().flatten()
         else {

@@ -57,20 +57,46 @@ pub struct Place {
     pub axis: usize,
 }
 
-/// A sum over an axis: where the entries of a width end, and removing one that is zero changes nothing.
+/// An axis of one of a node's operands, where the node is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlotAxis {
+    /// Which of the node's inputs.
+    pub slot: usize,
+    /// The operand's axis, counted from the first.
+    pub axis: usize,
+}
+
+impl SlotAxis {
+    /// Axis `axis` of operand `slot`.
+    pub fn new(slot: usize, axis: usize) -> Self {
+        Self { slot, axis }
+    }
+
+    /// The same axis, of `node`.
+    pub fn of(self, node: NodeId) -> Place {
+        Place { at: Use { node, slot: self.slot }, axis: self.axis }
+    }
+}
+
+/// A reduction axis: a sum over it makes removing an entry the same as zeroing it. Free widths end in these.
+///
+/// `Y = MatMul(X[N, S, 64], W[64, 256])` sums over a width of 64: `slot` 0 (X), `axis` 2, `weight` slot 1, axis 0, and
+/// `feature` 2, as the 256 features are the last axis of `Y[N, S, 256]`. `Conv(X[N, 64, H, W], W[32, 64, 3, 3])` has `axis` 1,
+/// `weight` slot 1, axis 1, and `feature` 1.
 #[derive(Clone, Debug)]
 pub struct Contraction {
     /// The node that sums.
     pub node: NodeId,
-    /// The operand whose entries are summed and that depends on the input; masks go here.
+    /// The operand whose entries are summed. It depends on the graph's inputs, so that a mask can be put before it.
     pub slot: usize,
     /// The operand's axis.
     pub axis: usize,
-    /// What is summed over: the axis itself, or the inner factor of a grouped convolution's channels.
+    /// What is summed over: the whole axis, or, in a grouped convolution of `[N, G·C, …]`, the channels `C` of a group.
     pub width: Width,
-    /// The constant operand and its axis that the sum runs over, if the other operand is constant.
-    pub weight: Option<(usize, usize)>,
-    /// The axis of the node's first result that holds its features, if it has one.
+    /// The same axis of the constant operand, if one is constant: a weight, and not another activation.
+    pub weight: Option<SlotAxis>,
+    /// The axis of the node's first result that the weight's other axis becomes: its output features. `None` where no single
+    /// axis holds them.
     pub feature: Option<usize>,
 }
 
@@ -78,6 +104,11 @@ impl Contraction {
     /// The operand whose entries are summed.
     pub fn operand(&self) -> Use {
         Use { node: self.node, slot: self.slot }
+    }
+
+    /// The axis of the weight that is summed over, if the other operand is constant.
+    pub fn weight_place(&self) -> Option<Place> {
+        self.weight.map(|weight| weight.of(self.node))
     }
 
     /// The axis that is summed over.
