@@ -24,8 +24,8 @@ pub fn batched_inputs(graph: &Graph, samples: &Samples) -> BTreeSet<ValueId> {
     inputs.filter(|input| symbolic && samples.is_batched(&graph.value(*input).name)).collect()
 }
 
-/// The only batch size at which the model treats samples apart; `None` when it does so alike at one and at two, or at no
-/// size that was tried.
+/// The only batch size at which results of a sample do not depend on the rest of the batch; `None` when batches of one and two
+/// agree, or when that holds at no size that was tried.
 ///
 /// A sample is run alone, beside another, and beside itself. A result that depends on its neighbours, or that another batch
 /// size changes, tells that shapes in the file hold a batch size.
@@ -42,7 +42,7 @@ pub fn fixed_batch(engine: &dyn Engine, model: &ModelProto, samples: &Samples) -
         return None;
     }
     let sizes = std::iter::successors(Some(2), |size| Some(2 * size));
-    let apart = sizes.take_while(|size| *size <= samples.len().min(LARGEST)).filter(|&size| {
+    let independent = sizes.take_while(|size| *size <= samples.len().min(LARGEST)).filter(|&size| {
         let others: Vec<usize> = (0..size).collect();
         match (run(&others), run(&vec![0; size])) {
             (Some(a), Some(b)) => agree((&a, size), (&b, size)),
@@ -50,7 +50,7 @@ pub fn fixed_batch(engine: &dyn Engine, model: &ModelProto, samples: &Samples) -
         }
     });
     // Parts of the size that shapes hold may keep samples apart too, and mix positions instead.
-    apart.last().or(alone.map(|_| 1))
+    independent.last().or(alone.map(|_| 1))
 }
 
 /// Whether the first sample has the same results in two runs of so many samples, where an output has an entry per sample.
