@@ -164,7 +164,7 @@ fn load(path: &Path) -> Result<Seed> {
     let engine = engine(RuntimeChoice::Auto);
     let options = CalibrationOptions { samples: Some(2), ..Default::default() }.or_synthetic();
     let mut samples = calibration::load(&model, None, &options)?;
-    if let Some(batch) = typing::fixed_batch(&*engine, &model, &samples) {
+    if let Some(batch) = typing::fixed_batch(&*engine, &model, &samples)? {
         samples.fix_batch(batch)?;
     }
     Ok(Seed::new(&Subject::typed(&*engine, model, samples, Granularity::Head)?))

@@ -162,7 +162,7 @@ fn data(path: &Path, folder: &Path) -> Result<(CalibrationOptions, Samples)> {
     let samples = calibration::load(&model, Some(path), &options.clone().or_synthetic())?;
     let file = folder.join("drawn.npz");
     let mut writer = NpzWriter::new(fs::File::create(&file)?);
-    for (name, tensor) in samples.inputs() {
+    for (name, tensor) in &samples.batch(0, samples.len())? {
         match tensor {
             Tensor::F32(x) => writer.add_array(name.as_str(), x)?,
             Tensor::F64(x) => writer.add_array(name.as_str(), x)?,

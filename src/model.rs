@@ -1,6 +1,6 @@
 //! A typed model: the file, its graph, and what is known of its axes.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     calibration::{self, CalibrationError, CalibrationOptions, Origin, Samples},
@@ -11,6 +11,7 @@ use crate::{
     onnx::{Packed, Source, proto::ModelProto},
     plan::{CostView, Costs, Limits},
     runtime::{Engine, RuntimeError},
+    stats::DenseValues,
     tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity},
     widths::Widths,
@@ -33,6 +34,8 @@ pub struct ModelView<'a> {
     pub samples: &'a Samples,
     /// Samples per run.
     pub batch: usize,
+    /// Values of the model that are kept from stage to stage.
+    pub values: &'a DenseValues,
 }
 
 /// A loaded and typed model, with all that later stages need.
@@ -53,6 +56,7 @@ pub struct Typed {
     /// Samples per run.
     pub batch: usize,
     granularity: Granularity,
+    values: DenseValues,
 }
 
 /// Why a model could not be typed.
@@ -88,13 +92,15 @@ pub enum TypeError {
     },
 }
 
-/// Samples for a model: arrays that the caller holds, or files that are read.
+/// Samples for a model: arrays that the caller holds, files that are read, or whatever else gives samples.
 #[derive(Clone, Debug)]
 pub enum SampleInput {
     /// One array per input of the model, by its name, samples along the first axis.
     Arrays(Vec<(String, Tensor)>),
     /// Files, or inputs that are made up.
     Files(CalibrationOptions),
+    /// Samples that the caller reads, as they are asked for.
+    Source(Arc<dyn calibration::Source>),
 }
 
 impl From<Vec<(String, Tensor)>> for SampleInput {
@@ -109,12 +115,19 @@ impl From<CalibrationOptions> for SampleInput {
     }
 }
 
+impl From<Arc<dyn calibration::Source>> for SampleInput {
+    fn from(source: Arc<dyn calibration::Source>) -> Self {
+        Self::Source(source)
+    }
+}
+
 impl SampleInput {
     /// The samples, for a model that was read from `path`.
     fn load(self, model: &ModelProto, path: Option<&Path>) -> Result<Samples, CalibrationError> {
         match self {
             Self::Arrays(arrays) => Samples::new(model, arrays),
             Self::Files(options) => calibration::load(model, path, &options),
+            Self::Source(source) => Samples::from_source(model, source),
         }
     }
 }
@@ -143,7 +156,7 @@ impl Typed {
         // What no output needs costs nothing, as runtimes leave it out.
         drop_dead(&mut source.model);
         let mut samples = samples.load(&source.model, path)?;
-        if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples)) {
+        if let Some(batch) = clock.time("batch", || typing::fixed_batch(engine, &source.model, &samples))? {
             samples.fix_batch(batch)?;
         }
         Self::infer(engine, source, samples, batch, granularity, clock)
@@ -177,7 +190,17 @@ impl Typed {
             let dimensions = typing::dimensions(&graph, &widths, granularity);
             (widths, dimensions)
         });
-        Ok(Self { source, graph, facts, widths, dimensions, samples, batch, granularity })
+        Ok(Self {
+            source,
+            graph,
+            facts,
+            widths,
+            dimensions,
+            samples,
+            batch,
+            granularity,
+            values: DenseValues::default(),
+        })
     }
 
     /// Another model in the place of this one, with the same samples: typed anew.
@@ -212,6 +235,11 @@ impl Typed {
         Costs::new(&CostView::new(self.view_of(dimensions), self.source.bytes), dimensions, limits)
     }
 
+    /// Keeps values of the model from now on, as many bytes as `memory` has.
+    pub(crate) fn keep_values(&mut self, memory: MemoryBudget) {
+        self.values = DenseValues::new(memory);
+    }
+
     /// The units that attention loses.
     pub fn granularity(&self) -> Granularity {
         self.granularity
@@ -237,6 +265,7 @@ impl Typed {
             dimensions: &dimensions.prunable,
             samples: &self.samples,
             batch: self.batch,
+            values: &self.values,
         }
     }
 }

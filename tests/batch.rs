@@ -19,7 +19,7 @@ fn found(apart: &[i64], back: &[i64]) -> Option<usize> {
     net.node("Transpose", &["b"], &["y"]).ints("perm", &[1, 0, 2]);
     let model = net.model(&["y"]);
     let samples = Samples::new(&model, net.feed(5)).unwrap();
-    fixed_batch(&*engine(&net.graph).unwrap(), &model, &samples)
+    fixed_batch(&*engine(&net.graph).unwrap(), &model, &samples).unwrap()
 }
 
 #[test]

@@ -163,8 +163,13 @@ fn synthetic(model: &ModelProto, shapes: &[(&str, &[usize])], samples: Option<us
     load(model, Some(Path::new("absent/m.onnx")), &options).unwrap()
 }
 
-fn shapes(samples: &Samples) -> Vec<&[usize]> {
-    samples.inputs().iter().map(|(_, tensor)| tensor.shape()).collect()
+/// All samples of every input.
+fn fed(samples: &Samples) -> Vec<(String, Tensor)> {
+    samples.select(&(0..samples.len()).collect::<Vec<_>>()).unwrap()
+}
+
+fn shapes(samples: &Samples) -> Vec<Vec<usize>> {
+    samples.inputs().into_iter().map(|input| input.shape).collect()
 }
 
 /// The error that `Unsuitable` wraps.
@@ -183,7 +188,7 @@ fn npz_gives_the_inputs_and_notes_the_rest() {
     let path =
         Npz::create(&dir, "c.npz").add("labels", Array1::<i64>::zeros(4)).add("x", counting(4)).finish();
     let samples = from(&image(), &path).unwrap();
-    assert_eq!(samples.inputs(), [("x".into(), Tensor::F32(counting(4)))]);
+    assert_eq!(fed(&samples), [("x".into(), Tensor::F32(counting(4)))]);
     assert_eq!((samples.len(), samples.fixed_batch()), (4, None));
     assert_eq!(*samples.origin(), Origin::File(path));
     assert_eq!(samples.notes(), [Note::Ignored { array: "labels".into() }]);
@@ -194,7 +199,7 @@ fn npy_serves_a_model_with_one_input() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("c.npy");
     write_npy(&path, &counting(2)).unwrap();
-    assert_eq!(from(&image(), &path).unwrap().inputs()[0].1, Tensor::F32(counting(2)));
+    assert_eq!(fed(&from(&image(), &path).unwrap())[0].1, Tensor::F32(counting(2)));
     assert!(
         matches!(from(&text(), &path), Err(CalibrationError::Unnamed { inputs, .. }) if inputs == ["a", "b"])
     );
@@ -207,7 +212,7 @@ fn fortran_order_is_turned() {
     fortran.assign(&counting(2));
     let path = Npz::create(&dir, "c.npz").add("x", fortran).finish();
     let samples = from(&image(), &path).unwrap();
-    let values = samples.inputs()[0].1.view_f32().unwrap();
+    let values = fed(&samples)[0].1.to_f32().unwrap();
     assert_eq!(values.as_slice().unwrap(), counting(2).as_slice().unwrap());
 }
 
@@ -224,7 +229,7 @@ fn half_precision_is_read_in_both_byte_orders() {
         std::fs::write(&path, file).unwrap();
         let samples = from(&image(), &path).unwrap();
         assert_eq!(
-            samples.inputs()[0].1.to_f32().unwrap().into_raw_vec_and_offset().0,
+            fed(&samples)[0].1.to_f32().unwrap().into_raw_vec_and_offset().0,
             values.iter().map(|x| x.to_f32()).collect::<Vec<_>>()
         );
         assert_eq!(
@@ -244,7 +249,7 @@ fn test_data_sets_are_joined_in_numeric_order() {
         write_set(&dir.path().join(format!("test_data_set_{n}")), &[tensor]);
     }
     let samples = from(&image(), dir.path()).unwrap();
-    let values = samples.inputs()[0].1.view_f32().unwrap();
+    let values = fed(&samples)[0].1.to_f32().unwrap();
     assert_eq!(values.iter().step_by(6).copied().collect::<Vec<_>>(), [9.0, 10.0, 10.0]);
     assert_eq!(*samples.origin(), Origin::TestData(dir.path().into()));
 }
@@ -256,7 +261,7 @@ fn test_data_go_by_name_before_position() {
     for (names, first) in [(["b", "a"], 8), (["q", "r"], 7)] {
         write_set(dir.path(), &[row(names[0], 7), row(names[1], 8)]);
         let samples = from(&text(), dir.path()).unwrap();
-        assert_eq!(samples.inputs()[0].1.to_ints().unwrap(), [first, first]);
+        assert_eq!(fed(&samples)[0].1.to_ints().unwrap(), [first, first]);
     }
 }
 
@@ -294,7 +299,11 @@ fn test_data_without_a_batch_axis_must_be_the_same_in_all_sets() {
 #[test]
 fn damaged_test_data_are_refused() {
     let dir = TempDir::new().unwrap();
+    let error = from(&image(), dir.path()).unwrap_err().to_string();
+    assert!(error.contains("no known format") && error.contains("test_data_set_N"), "{error}");
+    std::fs::create_dir(dir.path().join("test_data_set_0")).unwrap();
     assert!(matches!(from(&image(), dir.path()), Err(CalibrationError::NoTestData { .. })));
+    std::fs::remove_dir(dir.path().join("test_data_set_0")).unwrap();
     std::fs::write(dir.path().join("input_0.pb"), b"\xff\xff").unwrap();
     assert!(matches!(from(&image(), dir.path()), Err(CalibrationError::Protobuf { .. })));
     let mut short = floats("x", &[1, 2, 3]);
@@ -496,7 +505,7 @@ fn without_data_there_is_an_error_that_says_how_to_give_some() {
     let error = load(&image(), Some(Path::new("no/m.onnx")), &CalibrationOptions::default()).unwrap_err();
     assert!(matches!(error, CalibrationError::NoData { .. }));
     let text = error.to_string();
-    for part in ["--calib", "`x` float32 [batch, 2, 3]", "no/m.calib.npz", "--synthetic"] {
+    for part in ["`x` float32 [batch, 2, 3]", "no/m.calib.npz"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -515,7 +524,7 @@ fn a_wrong_name_lists_the_arrays_and_the_inputs() {
     // One array and one input just fit.
     let one = Npz::create(&dir, "one.npz").add("images", counting(4)).finish();
     let samples = from(&image(), &one).unwrap();
-    assert_eq!(samples.inputs()[0], ("x".into(), Tensor::F32(counting(4))));
+    assert_eq!(fed(&samples)[0], ("x".into(), Tensor::F32(counting(4))));
     assert_eq!(samples.notes(), [Note::Renamed { array: "images".into(), input: "x".into() }]);
 }
 
@@ -557,11 +566,11 @@ fn integers_and_floats_are_converted_within_their_kind() {
         ]
     };
     let samples = Samples::new(&model, arrays(1)).unwrap();
-    let converted: Vec<&Tensor> = samples.inputs().iter().map(|(_, tensor)| tensor).collect();
-    assert_eq!(*converted[0], Tensor::f32(&[2], vec![0.5, 1.5]).unwrap());
-    assert_eq!(*converted[1], Tensor::I32(ndarray::arr1(&[3, -4]).into_dyn()));
-    assert_eq!(*converted[2], Tensor::ints(&[1, 0]));
-    assert_eq!(*converted[3], Tensor::Bool(ndarray::arr1(&[false, true]).into_dyn()));
+    let converted: Vec<Tensor> = fed(&samples).into_iter().map(|(_, tensor)| tensor).collect();
+    assert_eq!(converted[0], Tensor::f32(&[2], vec![0.5, 1.5]).unwrap());
+    assert_eq!(converted[1], Tensor::I32(ndarray::arr1(&[3, -4]).into_dyn()));
+    assert_eq!(converted[2], Tensor::ints(&[1, 0]));
+    assert_eq!(converted[3], Tensor::Bool(ndarray::arr1(&[false, true]).into_dyn()));
     assert_eq!(samples.notes().len(), 4);
     assert!(
         matches!(Samples::new(&model, arrays(2)), Err(CalibrationError::DoesNotFit { input, .. }) if input == "m")
@@ -732,7 +741,7 @@ fn a_larger_choice_contains_the_smaller() {
     let chosen = |n, seed| -> Vec<f32> {
         let taken = samples.clone().take(n, seed);
         assert_eq!(taken.len(), n);
-        taken.inputs()[0].1.view_f32().unwrap().iter().step_by(6).copied().collect()
+        fed(&taken)[0].1.to_f32().unwrap().iter().step_by(6).copied().collect()
     };
     let (few, many) = (chosen(5, 1), chosen(20, 1));
     assert!(few.iter().all(|x| many.contains(x)));
@@ -909,16 +918,16 @@ fn synthetic_ids_are_valid_and_masks_are_ones() {
     let samples = synthetic(&text(), &[], None, 0);
     assert_eq!((samples.origin(), samples.len()), (&Origin::Synthetic, 8));
     assert_eq!(shapes(&samples), [[8, 32], [8, 32]]);
-    let ids = samples.inputs()[0].1.to_ints().unwrap();
+    let ids = fed(&samples)[0].1.to_ints().unwrap();
     assert!((0..10).all(|id| ids.contains(&id)) && ids.iter().all(|id| (0..10).contains(id)));
-    assert!(samples.inputs()[1].1.to_ints().unwrap().iter().all(|&x| x == 1));
+    assert!(fed(&samples)[1].1.to_ints().unwrap().iter().all(|&x| x == 1));
 }
 
 #[test]
 fn synthetic_features_are_standard_normal() {
     let samples = synthetic(&model(vec![input("x", DType::F16, "n,3,?,w")], vec![], vec![]), &[], Some(1), 0);
-    assert_eq!((shapes(&samples)[0], samples.inputs()[0].1.dtype()), (&[1, 3, 224, 224][..], DType::F16));
-    let x = samples.inputs()[0].1.to_f32().unwrap();
+    assert_eq!((shapes(&samples)[0].clone(), fed(&samples)[0].1.dtype()), (vec![1, 3, 224, 224], DType::F16));
+    let x = fed(&samples)[0].1.to_f32().unwrap();
     let mean = x.mean().unwrap();
     let variance = x.mapv(|v| (v - mean).powi(2)).mean().unwrap();
     assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
@@ -945,11 +954,7 @@ fn synthetic_inputs_depend_on_the_seed_alone() {
     let model = model(vec![input("x", DType::F32, "n,4"), input("y", DType::F32, "n,4")], vec![], vec![]);
     let draw = |samples, seed| -> Vec<Array2<f32>> {
         let samples = synthetic(&model, &[], Some(samples), seed);
-        samples
-            .inputs()
-            .iter()
-            .map(|(_, t)| t.to_f32().unwrap().into_dimensionality::<Ix2>().unwrap())
-            .collect()
+        fed(&samples).iter().map(|(_, t)| t.to_f32().unwrap().into_dimensionality::<Ix2>().unwrap()).collect()
     };
     let (three, two) = (draw(3, 7), draw(2, 7));
     assert_eq!(three, draw(3, 7));
@@ -963,7 +968,7 @@ fn synthetic_inputs_depend_on_the_seed_alone() {
 #[test]
 fn synthetic_bytes_span_their_range() {
     let samples = synthetic(&model(vec![input("x", DType::U8, "1,h,w,3")], vec![], vec![]), &[], Some(1), 0);
-    let Tensor::U8(bytes) = &samples.inputs()[0].1 else { panic!("wrong type") };
+    let Tensor::U8(bytes) = &fed(&samples)[0].1 else { panic!("wrong type") };
     let bytes: &Array4<u8> = &bytes.clone().into_dimensionality().unwrap();
     assert_eq!((bytes.iter().min(), bytes.iter().max()), (Some(&0), Some(&255)));
 }

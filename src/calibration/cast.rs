@@ -30,19 +30,18 @@ pub(super) fn from_ints(shape: &[usize], ints: Vec<i64>, dtype: DType) -> Option
     })
 }
 
-/// Position of the first NaN or infinity, with its value.
-pub(super) fn first_non_finite(tensor: &Tensor) -> Option<(Vec<usize>, f64)> {
+/// Number of the first NaN or infinity in row-major order, with its value.
+pub(super) fn first_non_finite(tensor: &Tensor) -> Option<(usize, f64)> {
     fn find<T: Copy + Into<f64>>(array: &ArrayD<T>) -> Option<(usize, f64)> {
         array.iter().map(|&x| x.into()).enumerate().find(|(_, x)| !x.is_finite())
     }
-    let (flat, value) = match tensor {
+    match tensor {
         Tensor::F32(a) => find(a),
         Tensor::F64(a) => find(a),
         Tensor::F16(a) => find(a),
         Tensor::BF16(a) => find(a),
         _ => None,
-    }?;
-    Some((position(tensor.shape(), flat), value))
+    }
 }
 
 /// The index of the element number `flat` in row-major order.

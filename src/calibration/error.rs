@@ -56,10 +56,8 @@ pub enum CalibrationError {
     #[error("`{path}` is not a regular file, so no calibration data can be read from it")]
     NotAFile { path: PathBuf },
     /// The file name says nothing known.
-    #[error(
-        "`{path}` is in no known format: give a .npz file, a .npy file, or a folder with test_data_set_N/input_I.pb"
-    )]
-    UnknownFormat { path: PathBuf },
+    #[error("`{path}` is in no known format: give {known}")]
+    UnknownFormat { path: PathBuf, known: String },
     /// The file is no NumPy archive.
     #[error("cannot read `{path}` as a NumPy archive: {problem} ({source})")]
     Npz { path: PathBuf, problem: &'static str, source: ZipError },
@@ -136,6 +134,25 @@ pub enum CalibrationError {
     /// Leading axes disagree.
     #[error("input `{first}` has {first_count} samples but input `{second}` has {second_count}")]
     Counts { first: String, first_count: usize, second: String, second_count: usize },
+    /// There are none.
+    #[error("there are no samples")]
+    NoSamples,
+    /// A source gave fewer or more samples than it was asked for.
+    #[error("input `{input}` has {found} samples where {asked} were asked for")]
+    Miscounted { input: String, asked: usize, found: usize },
+    /// Samples are not of one shape.
+    #[error(
+        "input `{input}` has the shape {first:?} in the first sample, but {found:?} from sample {sample} on"
+    )]
+    ShapesDiffer { input: String, first: Vec<usize>, sample: usize, found: Vec<usize> },
+    /// An input without a batch axis comes with other elements.
+    #[error(
+        "input `{input}` has no batch axis, so it must be the same for all samples, but it is another from sample {sample} on"
+    )]
+    WholeVaries { input: String, sample: usize },
+    /// A source of the caller's own failed.
+    #[error("the samples cannot be read: {source}")]
+    Source { source: Box<dyn std::error::Error + Send + Sync> },
     /// Not even one batch.
     #[error("the model runs on batches of exactly {batch}, but there are only {count} samples")]
     LessThanABatch { batch: usize, count: usize },
@@ -145,6 +162,35 @@ pub enum CalibrationError {
         fixed.map_or(String::new(), |n| format!(", and the model runs on batches of exactly {n}"))
     )]
     NoSuchBatch { start: usize, end: usize, count: usize, fixed: Option<usize> },
+}
+
+impl CalibrationError {
+    /// The same, with the name of the files where it is their contents that do not suit the model.
+    pub(super) fn found_in(self, origin: &Origin) -> Self {
+        let contents = matches!(
+            self,
+            Self::MissingInput { .. }
+                | Self::Rank { .. }
+                | Self::Extent { .. }
+                | Self::Empty { .. }
+                | Self::ElementType { .. }
+                | Self::DoesNotFit { .. }
+                | Self::NotFinite { .. }
+                | Self::IdOutOfRange { .. }
+                | Self::Counts { .. }
+                | Self::NoSamples
+                | Self::Miscounted { .. }
+                | Self::ShapesDiffer { .. }
+                | Self::WholeVaries { .. }
+                | Self::LessThanABatch { .. }
+        );
+        match origin {
+            Origin::File(_) | Origin::TestData(_) | Origin::Synthetic if contents => {
+                Self::Unsuitable { origin: origin.clone(), problem: Box::new(self) }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// A tensor as it is in a set of test data.

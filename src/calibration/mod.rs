@@ -1,28 +1,42 @@
 //! Calibration data: from a model and what the user has to samples that are ready to be fed.
 //!
-//! Readers and the generator of synthetic inputs deliver arrays; [`Samples`] checks them against the model and cuts them
-//! into batches. What valid data cannot tell is a warning ([`Samples::warnings`], [`Variation`]).
+//! A [`Source`] gives samples as they are asked for: a file by one of the readers, inputs that are made up, or what a caller of
+//! the library has. [`Samples`] checks them against the model and cuts them into batches, so that no more of them is in memory
+//! than a batch. What valid data cannot tell is a warning ([`Samples::warnings`], [`Variation`]).
 
+mod arrays;
 mod cast;
+mod check;
 mod error;
+mod note;
 mod npy;
-mod read;
+mod readers;
 mod roles;
 mod samples;
+mod source;
 mod spec;
+mod survey;
 mod synthetic;
 mod warnings;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use error::{CalibrationError, SetTensor};
+pub use note::{Note, Origin};
 pub use npy::NpyError;
+pub use readers::{accepted, formats};
 pub use roles::{InputRole, input_roles};
-pub use samples::{Note, Origin, Samples};
+pub use samples::{Input, Samples};
+pub use source::Source;
 pub use warnings::Variation;
 
 use crate::onnx::proto::ModelProto;
-use read::Arrays;
+use arrays::Arrays;
+use readers::{Opened, test_data};
+use samples::Choice;
 use spec::InputSpecs;
 
 /// When inputs are made up. They fit the model and mean nothing: good for shapes and proofs, not for scores.
@@ -41,7 +55,7 @@ pub enum Synthetic {
 #[derive(Clone, Debug, Default)]
 pub struct CalibrationOptions {
     /// A `.npz` file (arrays by input name), a `.npy` file (for a model with one input), or a folder with
-    /// `test_data_set_N/input_I.pb` or just `input_I.pb`. The leading axis counts samples.
+    /// `test_data_set_N/input_I.pb` or just `input_I.pb`: what [`accepted`] lists. The leading axis counts samples.
     pub calib: Option<PathBuf>,
     /// Extents for dynamic axes by input name. The extent of a dynamic batch axis is not
     /// used.
@@ -99,27 +113,19 @@ pub fn load(
         }
         None => Origin::Synthetic,
     };
-    let (arrays, notes) = match &origin {
-        Origin::File(path) => read_file(path, &specs)?,
-        Origin::TestData(folder) => (read::test_data(folder, &specs)?, Vec::new()),
-        Origin::Synthetic | Origin::Memory => {
-            (synthetic::draw(&specs, options.samples, options.seed)?, Vec::new())
-        }
+    let opened = match &origin {
+        Origin::File(path) | Origin::TestData(path) => readers::open(path, &specs),
+        Origin::Synthetic | Origin::Memory | Origin::Source => made_up(&specs, options),
     };
-    let samples = Samples::assemble(&specs, arrays, origin.clone(), notes)
-        .map_err(|problem| CalibrationError::Unsuitable { origin, problem: Box::new(problem) })?;
-    Ok(match (options.samples, samples.origin()) {
-        (Some(n), Origin::File(_) | Origin::TestData(_)) => samples.take(n, options.seed),
-        _ => samples,
-    })
+    let opened = opened.map_err(|error| error.found_in(&origin))?;
+    let choice = options.samples.filter(|_| origin != Origin::Synthetic);
+    let choice = choice.map(|at_most| Choice { at_most, seed: options.seed });
+    Samples::assemble(&specs, opened, origin, choice)
 }
 
-fn read_file(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
-    match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
-        Some("npz") => read::npz(path, specs),
-        Some("npy") => Ok((read::npy(path, specs)?, Vec::new())),
-        _ => Err(CalibrationError::UnknownFormat { path: path.into() }),
-    }
+fn made_up(specs: &InputSpecs, options: &CalibrationOptions) -> Result<Opened, CalibrationError> {
+    let arrays = Arrays::held(specs, synthetic::draw(specs, options.samples, options.seed)?)?;
+    Ok(Opened { source: Arc::new(arrays), notes: Vec::new() })
 }
 
 /// The data that lie beside the model.
@@ -128,7 +134,7 @@ fn beside(model_path: &Path) -> Option<Origin> {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    if read::test_data_sets(folder).is_ok_and(|sets| !sets.is_empty()) {
+    if test_data::sets(folder).is_ok_and(|sets| !sets.is_empty()) {
         return Some(Origin::TestData(folder.into()));
     }
     let file = calibration_file(model_path);

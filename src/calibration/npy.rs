@@ -4,8 +4,10 @@
 //! can overflow, and no objects, which are programs. Memory is taken for what a file holds, not for what it says it holds.
 
 use std::{
+    cmp::Ordering,
     fmt,
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
 };
 
 use half::f16;
@@ -62,7 +64,10 @@ impl fmt::Display for Shape {
 }
 
 /// What the header says.
+#[derive(Clone)]
 struct Header {
+    /// Bytes that it takes itself.
+    length: u64,
     /// Byte order, kind and size: `<f4`.
     descriptor: String,
     /// Whether the first axis is the one whose elements are neighbours.
@@ -72,30 +77,90 @@ struct Header {
 
 /// Reads an array to the end of `reader`, if it takes at most `most` bytes.
 pub(super) fn read(mut reader: impl Read, most: u64) -> Result<Tensor, NpyError> {
-    let header = Header::read(&mut reader).map_err(|error| match error {
-        NpyError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => NpyError::Short,
-        error => error,
-    })?;
-    let mut array = Contents { reader, header, most };
-    // The first character is the byte order.
-    Ok(match array.header.descriptor.get(1..).unwrap_or_default() {
-        "f4" => Tensor::F32(array.numbers()?),
-        "f8" => Tensor::F64(array.numbers()?),
-        "f2" => Tensor::F16(array.numbers()?),
-        "i1" => Tensor::I8(array.numbers()?),
-        "i2" => Tensor::I16(array.numbers()?),
-        "i4" => Tensor::I32(array.numbers()?),
-        "i8" => Tensor::I64(array.numbers()?),
-        "u1" => Tensor::U8(array.numbers()?),
-        "u2" => Tensor::U16(array.numbers()?),
-        "u4" => Tensor::U32(array.numbers()?),
-        "u8" => Tensor::U64(array.numbers()?),
-        "b1" => Tensor::Bool(array.numbers::<u8>()?.mapv(|byte| byte != 0)),
-        _ => return Err(NpyError::Type(array.header.descriptor)),
-    })
+    let header = Header::begin(&mut reader)?;
+    Contents { reader, header, most }.tensor()
+}
+
+/// An array in a file, whose rows are read when they are asked for. A row is an entry of the first axis.
+pub(super) struct Rows {
+    header: Header,
+    /// Where in the file its elements begin.
+    start: u64,
+    /// Bytes of a row.
+    row: u64,
+}
+
+impl Rows {
+    /// The array that begins at `offset` in a file and takes `length` bytes of it, where `reader` stands. `None` if its rows do not
+    /// lie one after another, or there are none.
+    pub fn find(mut reader: impl Read, offset: u64, length: u64) -> Result<Option<Self>, NpyError> {
+        let header = Header::begin(&mut reader)?;
+        let element = header.element()?;
+        let bytes = header.bytes(element, u64::MAX)?;
+        let Some(rows) = header.shape.first().filter(|_| !header.fortran && !header.shape.contains(&0))
+        else {
+            return Ok(None);
+        };
+        match bytes.cmp(&length.saturating_sub(header.length)) {
+            Ordering::Greater => return Err(NpyError::Missing),
+            Ordering::Less => return Err(NpyError::Surplus),
+            Ordering::Equal => {}
+        }
+        let row = bytes / rows;
+        Ok(Some(Self { start: offset.saturating_add(header.length), row, header }))
+    }
+
+    /// Extent of every axis, none of them zero.
+    pub fn shape(&self) -> Vec<usize> {
+        self.header.shape.iter().map(|extent| *extent as usize).collect()
+    }
+
+    /// Reads some rows, which must be among those that there are.
+    pub fn read(&self, mut file: impl Read + Seek, rows: Range<usize>) -> Result<Tensor, NpyError> {
+        let mut header = self.header.clone();
+        if let Some(extent) = header.shape.first_mut() {
+            *extent = rows.len() as u64;
+        }
+        let most = self.row.saturating_mul(rows.len() as u64);
+        file.seek(SeekFrom::Start(self.start.saturating_add(self.row.saturating_mul(rows.start as u64))))?;
+        Contents { reader: file.take(most), header, most }.tensor()
+    }
 }
 
 impl Header {
+    /// The header of the array that `reader` is to give.
+    fn begin(reader: &mut impl Read) -> Result<Self, NpyError> {
+        Self::read(reader).map_err(|error| match error {
+            NpyError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => NpyError::Short,
+            error => error,
+        })
+    }
+
+    /// Kind and size of elements: `f4`.
+    fn kind(&self) -> &str {
+        // The first character is the byte order.
+        self.descriptor.get(1..).unwrap_or_default()
+    }
+
+    /// Bytes of an element.
+    fn element(&self) -> Result<u64, NpyError> {
+        Ok(match self.kind() {
+            "i1" | "u1" | "b1" => 1,
+            "f2" | "i2" | "u2" => 2,
+            "f4" | "i4" | "u4" => 4,
+            "f8" | "i8" | "u8" => 8,
+            _ => return Err(NpyError::Type(self.descriptor.clone())),
+        })
+    }
+
+    /// Bytes of all elements, if those are at most `most`.
+    fn bytes(&self, element: u64, most: u64) -> Result<u64, NpyError> {
+        // Axes without elements do not make others small: arrays multiply all of them.
+        let bytes = self.shape.iter().try_fold(element, |bytes, extent| bytes.checked_mul((*extent).max(1)));
+        let too_large = || NpyError::TooLarge { shape: Shape(self.shape.clone()), most };
+        bytes.filter(|bytes| *bytes <= most).ok_or_else(too_large)
+    }
+
     fn read(reader: &mut impl Read) -> Result<Self, NpyError> {
         let mut start = [0; 8];
         reader.read_exact(&mut start)?;
@@ -117,7 +182,8 @@ impl Header {
         let mut text = vec![0; length];
         reader.read_exact(&mut text)?;
         let text = String::from_utf8(text).map_err(|_| NpyError::Header("it is not text"))?;
-        Self::parse(Literal(&text))
+        let all = start.len() + width + length;
+        Ok(Self { length: all as u64, ..Self::parse(Literal(&text))? })
     }
 
     /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, in any order.
@@ -139,7 +205,9 @@ impl Header {
             }
         }
         match (descriptor, fortran, shape) {
-            (Some(descriptor), Some(fortran), Some(shape)) => Ok(Self { descriptor, fortran, shape }),
+            (Some(descriptor), Some(fortran), Some(shape)) => {
+                Ok(Self { length: 0, descriptor, fortran, shape })
+            }
             _ => Err(NpyError::Header("a key is missing")),
         }
     }
@@ -210,14 +278,28 @@ struct Contents<R> {
 }
 
 impl<R: Read> Contents<R> {
+    fn tensor(mut self) -> Result<Tensor, NpyError> {
+        Ok(match self.header.kind() {
+            "f4" => Tensor::F32(self.numbers()?),
+            "f8" => Tensor::F64(self.numbers()?),
+            "f2" => Tensor::F16(self.numbers()?),
+            "i1" => Tensor::I8(self.numbers()?),
+            "i2" => Tensor::I16(self.numbers()?),
+            "i4" => Tensor::I32(self.numbers()?),
+            "i8" => Tensor::I64(self.numbers()?),
+            "u1" => Tensor::U8(self.numbers()?),
+            "u2" => Tensor::U16(self.numbers()?),
+            "u4" => Tensor::U32(self.numbers()?),
+            "u8" => Tensor::U64(self.numbers()?),
+            "b1" => Tensor::Bool(self.numbers::<u8>()?.mapv(|byte| byte != 0)),
+            _ => return Err(NpyError::Type(self.header.descriptor)),
+        })
+    }
+
     /// The elements in row-major order.
     fn numbers<T: Number>(&mut self) -> Result<ArrayD<T>, NpyError> {
-        let Header { shape, fortran, descriptor } = &self.header;
-        let too_large = || NpyError::TooLarge { shape: Shape(shape.clone()), most: self.most };
-        // Axes without elements do not make others small: arrays multiply all of them.
-        let bytes =
-            shape.iter().try_fold(T::SIZE as u64, |bytes, extent| bytes.checked_mul((*extent).max(1)));
-        bytes.filter(|bytes| *bytes <= self.most).ok_or_else(too_large)?;
+        self.header.bytes(T::SIZE as u64, self.most)?;
+        let Header { shape, fortran, descriptor, .. } = &self.header;
         let extents: Vec<usize> = shape.iter().map(|extent| *extent as usize).collect();
         let elements = elements(&mut self.reader, extents.iter().product(), descriptor.starts_with('>'))?;
         let array = Array::from_shape_vec(IxDyn(&extents).set_f(*fortran), elements);

@@ -2,14 +2,13 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
 };
 
 use crate::{
-    calibration::spec::{runtime_inputs, tensor_type},
     onnx::{
-        node_constant,
-        proto::{GraphProto, ModelProto, NodeProto, TensorProto},
+        self, node_constant,
+        proto::{GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto},
         tensor::to_tensor,
     },
     ops::{self, IndexFlow},
@@ -157,4 +156,19 @@ impl<'a> Flow<'a> {
 fn valid_ids(rows: usize, offset: i64) -> Option<usize> {
     let ids = i64::try_from(rows).ok()?.checked_sub(offset)?;
     usize::try_from(ids).ok().filter(|&ids| ids > 0)
+}
+
+/// The graph inputs that are fed at run time: up to IR version 3 initializers had to be listed as inputs too, and since
+/// then an input with an initializer has a default value.
+pub(super) fn runtime_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
+    let dense = graph.initializer.iter().filter_map(|t| t.name.as_deref());
+    let sparse = graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref()?.name.as_deref());
+    let constants: BTreeSet<&str> = dense.chain(sparse).collect();
+    graph.input.iter().filter(|input| !constants.contains(input.name())).collect()
+}
+
+/// Element type and shape of a tensor value; `None` when it is anything else.
+pub(super) fn tensor_type(value: &ValueInfoProto) -> Option<(DType, Option<&TensorShapeProto>)> {
+    let tensor = onnx::tensor_type(value)?;
+    Some((DType::from_onnx(tensor.elem_type())?, tensor.shape.as_ref()))
 }

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use sha2::{Digest, Sha256};
-
 use crate::{
     calibration::{Origin, Samples},
-    hash,
-    onnx::tensor::from_tensor,
     tensor::Tensor,
     warning::{Warning, WarningCode},
 };
@@ -41,8 +37,9 @@ impl Samples {
 
     /// The warning that most samples are repeated, or hold one number all over.
     fn repeated(&self) -> Option<Warning> {
-        let (distinct, count) = (self.digests().collect::<BTreeSet<_>>().len(), self.len());
-        let constant = (0..count).filter(|i| self.is_constant(*i)).count();
+        let (seen, count) = (self.seen(), self.len());
+        let distinct = seen.iter().map(|sample| sample.digest).collect::<BTreeSet<_>>().len();
+        let constant = seen.iter().filter(|sample| sample.constant).count();
         let message = if 2 * constant > count {
             format!("{constant} of {count} samples hold the same number all over")
         } else if 2 * distinct <= count && count > 1 {
@@ -55,48 +52,6 @@ impl Samples {
         };
         let message = format!("{message}: they tell little of what the model does; check how they were made");
         Some(Warning::new(WarningCode::ConstantSamples, message))
-    }
-
-    /// Whether each input of the sample that has more than one element has but one number in it.
-    fn is_constant(&self, sample: usize) -> bool {
-        let inputs = self.of_sample(sample).filter(|part| part.len() > 1);
-        let mut constant = inputs.map(|part| {
-            let tensor = from_tensor("", &part);
-            let mut elements = tensor.raw_data().chunks(part.dtype().size());
-            let first = elements.next();
-            elements.all(|element| Some(element) == first)
-        });
-        // No such input: nothing can be told.
-        constant.next().is_some_and(|first| first && constant.all(|next| next))
-    }
-
-    /// What one sample has of each input with a batch axis.
-    fn of_sample(&self, sample: usize) -> impl Iterator<Item = Tensor> {
-        let batched = self.inputs().iter().zip(self.batched()).filter(|(_, batched)| **batched);
-        batched.map(move |((_, tensor), _)| tensor.narrow(0, sample, sample + 1))
-    }
-
-    /// SHA-256 of the elements of each sample.
-    fn digests(&self) -> impl Iterator<Item = [u8; 32]> {
-        (0..self.len()).map(|i| {
-            let mut hash = Sha256::new();
-            self.of_sample(i).for_each(|part| hash.update(from_tensor("", &part).raw_data()));
-            hash.finalize().into()
-        })
-    }
-
-    /// SHA-256 of the contents in lower-case hexadecimal digits: names, types, shapes and elements of all inputs. It is the
-    /// same wherever the data came from.
-    pub fn sha256(&self) -> String {
-        let mut hash = Sha256::new();
-        for ((name, tensor), batched) in self.inputs().iter().zip(self.batched()) {
-            hash.update(format!("{name:?} {} {:?};", tensor.dtype(), tensor.shape()));
-            if !batched {
-                hash.update(from_tensor("", tensor).raw_data());
-            }
-        }
-        self.digests().for_each(|digest| hash.update(digest));
-        hash::hex(hash.finalize())
     }
 }
 

@@ -146,7 +146,7 @@ impl<'a> Stream<'a> {
     ) -> Result<Vec<Tensor>, RecoverError> {
         let kept = self.kept.get_mut(batch).map(std::mem::take).unwrap_or_default();
         let mut feed = extra;
-        if self.samples.inputs().iter().any(|(name, _)| piece.reads.contains(name)) {
+        if self.samples.inputs().iter().any(|input| piece.reads.contains(&input.name)) {
             let inputs = self.samples.batch(range.start, range.end)?;
             feed.extend(inputs.into_iter().filter(|(name, _)| piece.reads.contains(name)));
         }

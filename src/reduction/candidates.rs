@@ -2,12 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dimension::{Granularity, producer_name};
+use super::names::producer_name;
 use crate::{
     graph::{Graph, NodeId, Use},
+    named::named,
     ops,
     widths::{Contraction, Pin, PinReason, Place, Width, Widths},
 };
+
+/// The units that attention loses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Granularity {
+    /// Whole heads.
+    Head,
+    /// Whole heads, and dimensions that all heads of a layer lose alike.
+    #[default]
+    HeadDim,
+}
+
+named!(
+    Granularity,
+    "a granularity of attention",
+    [
+        (Head, "head", "Attention loses whole heads alone."),
+        (HeadDim, "head-dim", "Attention loses whole heads, and dimensions of all heads of a layer."),
+    ]
+);
 
 /// What a reduction may shrink: a width, and what hangs on it.
 #[derive(Clone, Debug)]

@@ -27,7 +27,7 @@ use crate::{
     runtime::{Engine, Session},
     settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
-    trajectory::{Padding, RandomCotangents, Trajectory, outputs, padding, waypoints},
+    trajectory::{Padding, RandomCotangents, SaidOutput, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind, shapes},
     warning::{Warning, WarningCode},
     widths::{Contraction, Place},
@@ -75,9 +75,9 @@ impl Scorer for SketchScorer {
         wanted: &dyn Fn(&Dimension) -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {
-        let &ScoreContext { engine, view, seed, memory, logits } = cx;
+        let &ScoreContext { engine, view, seed, memory, said_outputs } = cx;
         let (lambda, probes) = (settings.get(&LAMBDA), settings.get(&PROBES));
-        let options = SketchOptions { probes, lambda, seed, logits, memory };
+        let options = SketchOptions { probes, lambda, seed, said_outputs, memory };
         let sketch = sketch(engine, view, &options, wanted, progress)?;
         let reached: BTreeSet<String> = sketch.scores.iter().map(|d| d.name.clone()).collect();
         let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
@@ -110,15 +110,15 @@ pub struct SketchOptions<'a> {
     pub lambda: f64,
     /// Seed of the probes.
     pub seed: u64,
-    /// Outputs that hold logits, beside those that can be told.
-    pub logits: &'a [String],
+    /// What outputs hold, where that is said rather than told from the model.
+    pub said_outputs: &'a [SaidOutput],
     /// What the values of a forward and a backward pass may take together; a smaller batch takes less.
     pub memory: MemoryBudget,
 }
 
 impl Default for SketchOptions<'_> {
     fn default() -> Self {
-        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: MemoryBudget::default() }
+        Self { probes: 8, lambda: 1.0, seed: 0, said_outputs: &[], memory: MemoryBudget::default() }
     }
 }
 
@@ -199,7 +199,7 @@ fn sketch_single(
         facts: view.facts,
         widths: view.widths,
         waypoints: &waypoints(view.graph, view.facts, view.widths, view.dimensions),
-        outputs: &outputs(view.graph, view.facts, options.logits),
+        outputs: &outputs(view.graph, view.facts, options.said_outputs),
         lambda: options.lambda,
         padding: padding.as_ref(),
     };

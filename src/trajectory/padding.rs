@@ -37,13 +37,6 @@ pub fn padding(
     let masks = roles.into_iter().filter(|(_, role)| *role == InputRole::Mask);
     let mut masks = masks.filter_map(|(name, _)| graph.find(&name).map(|value| (name, value)));
     let is_matrix = |v: ValueId| facts.get(v).is_some_and(|fact| fact.shape.len() == 2);
-    let (input, value) = masks.find(|(name, v)| is_matrix(*v) && is_binary(samples, name))?;
+    let (input, value) = masks.find(|(name, v)| is_matrix(*v) && samples.is_binary(name))?;
     Some(Padding { input, positions: widths.value(value).and_then(|axes| axes.get(1).copied()) })
-}
-
-/// Whether the samples of an input are zeros and ones.
-fn is_binary(samples: &Samples, input: &str) -> bool {
-    let found = samples.inputs().iter().find(|(name, _)| name == input);
-    let values = found.and_then(|(_, tensor)| tensor.to_ints());
-    values.is_some_and(|values| values.iter().all(|value| matches!(value, 0 | 1)))
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use ndarray::ArrayD;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     graph::{Facts, Graph, NodeId, Use, ValueId},
+    named::named,
     ops::{self, IndexFlow, Linear, NodeCx},
     typing::Dimension,
     widths::Widths,
@@ -29,6 +31,31 @@ pub enum OutputKind {
     Probabilities,
     /// Anything else.
     Embedding,
+}
+
+named!(
+    OutputKind,
+    "a kind of output",
+    [
+        (Logits, "logits", "Unnormalised class scores."),
+        (Probabilities, "probabilities", "Class probabilities."),
+        (Embedding, "embedding", "Features, or anything else."),
+    ]
+);
+
+/// What an output holds, as the caller says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaidOutput {
+    /// The output.
+    pub name: String,
+    /// What it holds.
+    pub kind: OutputKind,
+}
+
+impl std::fmt::Display for SaidOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.kind, self.name)
+    }
 }
 
 /// The waypoints of all dimensions, in the order of the network.
@@ -157,9 +184,9 @@ const CLASSES: &[&str] = &["logit", "score", "class"];
 /// Parts of names that outputs of features bear.
 const FEATURES: &[&str] = &["embed", "feature", "hidden", "latent", "pool", "repr", "state", "vector"];
 
-/// What each floating-point graph output holds: probabilities after a softmax, logits where the user or the rule for class scores says
-/// so, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
-pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
+/// What each floating-point graph output holds: what is said of it, else probabilities after a softmax, logits where the rule for
+/// class scores says so, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
+pub fn outputs(graph: &Graph, facts: &Facts, said: &[SaidOutput]) -> Vec<Output> {
     let observed = graph.outputs().iter().filter_map(|v| Some((*v, facts.get(*v)?)));
     observed
         .filter(|(_, fact)| fact.dtype.is_float() && !fact.shape.is_empty())
@@ -167,9 +194,9 @@ pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
             let rank = fact.shape.len();
             let classes = if rank >= 4 { 1 } else { rank - 1 };
             let rule = graph.producer(value).and_then(|id| ops::find(&graph.node(id).proto));
-            let named = logits.contains(&graph.value(value).name);
+            let said = said.iter().rev().find(|said| said.name == graph.value(value).name);
             let kind = match fact.shape[classes] > 1 {
-                true if named => OutputKind::Logits,
+                true if said.is_some() => said.map_or(OutputKind::Embedding, |said| said.kind),
                 true if rule.is_some_and(|r| r.is_softmax()) => OutputKind::Probabilities,
                 true if rank == 2 && is_of_classes(graph, facts, value) => OutputKind::Logits,
                 _ => OutputKind::Embedding,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    calibration::Samples,
+    calibration::{CalibrationError, Samples},
     graph::{Graph, ValueId},
     onnx::proto::ModelProto,
     runtime::Engine,
@@ -29,28 +29,37 @@ pub fn batched_inputs(graph: &Graph, samples: &Samples) -> BTreeSet<ValueId> {
 ///
 /// A sample is run alone, beside another, and beside itself. A result that depends on its neighbours, or that another batch
 /// size changes, tells that shapes in the file hold a batch size.
-pub fn fixed_batch(engine: &dyn Engine, model: &ModelProto, samples: &Samples) -> Option<usize> {
+///
+/// # Errors
+/// When samples cannot be read. That the model does not run on them is none.
+pub fn fixed_batch(
+    engine: &dyn Engine,
+    model: &ModelProto,
+    samples: &Samples,
+) -> Result<Option<usize>, CalibrationError> {
     if samples.fixed_batch().is_some() || samples.len() < 2 {
-        return None;
+        return Ok(None);
     }
-    let mut session = engine.load(model).ok()?;
-    let mut run = |order: &[usize]| session.run(&samples.select(order)).ok();
-    let (alone, pair) = (run(&[0]), run(&[0, 1]));
+    let Ok(mut session) = engine.load(model) else { return Ok(None) };
+    let mut run = |order: &[usize]| samples.select(order).map(|feed| session.run(&feed).ok());
+    let (alone, pair) = (run(&[0])?, run(&[0, 1])?);
     if let (Some(alone), Some(pair)) = (&alone, &pair)
         && agree((alone, 1), (pair, 2))
     {
-        return None;
+        return Ok(None);
     }
+    // Parts of the size that shapes hold may keep samples independent, too, and mix positions instead: the largest counts.
+    let mut independent = alone.map(|_| 1);
     let sizes = std::iter::successors(Some(2), |size| Some(2 * size));
-    let independent = sizes.take_while(|size| *size <= samples.len().min(LARGEST)).filter(|&size| {
+    for size in sizes.take_while(|size| *size <= samples.len().min(LARGEST)) {
         let others: Vec<usize> = (0..size).collect();
-        match (run(&others), run(&vec![0; size])) {
-            (Some(a), Some(b)) => agree((&a, size), (&b, size)),
-            _ => false,
+        if let (Some(a), Some(b)) = (run(&others)?, run(&vec![0; size])?)
+            && agree((&a, size), (&b, size))
+        {
+            independent = Some(size);
         }
-    });
-    // Parts of the size that shapes hold may keep samples apart too, and mix positions instead.
-    independent.last().or(alone.map(|_| 1))
+    }
+    Ok(independent)
 }
 
 /// Whether the first sample has the same results in two runs of so many samples, where an output has an entry per sample.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VerifyError;
 use crate::{
-    calibration::Samples,
+    calibration::{Input, Samples},
     onnx::{
         self,
         proto::{ModelProto, TensorShapeProto, tensor_shape_proto::dimension},
@@ -139,9 +139,9 @@ fn open_axes(model: &ModelProto, samples: &Samples) -> Vec<OpenAxis> {
         .flat_map(|g| &g.input)
         .map(|i| (i.name(), onnx::tensor_type(i).and_then(|t| t.shape.as_ref())))
         .collect();
-    for (input, tensor) in samples.inputs() {
+    for Input { name: input, shape: extents, batched, .. } in samples.inputs() {
         let shape = shapes.get(input.as_str()).copied().flatten();
-        for axis in usize::from(samples.is_batched(input))..tensor.rank() {
+        for axis in usize::from(batched)..extents.len() {
             let name = match shape.and_then(|shape| shape.dim.get(axis)).and_then(|dim| dim.value.as_ref()) {
                 Some(dimension::Value::DimValue(_)) => continue,
                 Some(dimension::Value::DimParam(symbol)) if !symbol.is_empty() => symbol.clone(),

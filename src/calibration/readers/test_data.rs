@@ -1,103 +1,66 @@
-//! Readers of NumPy files and of the test data of the ONNX model zoo.
+//! The test data of the ONNX model zoo: `test_data_set_N/input_I.pb`.
 
 use std::{
-    fs::File,
-    io::{BufReader, Read},
+    io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use prost::Message;
-use zip::ZipArchive;
 
+use super::{Opened, Reader, open_file};
 use crate::{
     calibration::{
-        CalibrationError, NpyError, SetTensor, npy,
-        samples::Note,
+        CalibrationError, SetTensor,
+        arrays::Arrays,
         spec::{InputSpec, InputSpecs},
     },
-    limits,
     onnx::{check_decoded_tensor, proto::TensorProto, tensor::to_tensor},
     tensor::Tensor,
 };
 
-/// Arrays by the name of the input they are for.
-pub(super) type Arrays = Vec<(String, Tensor)>;
+/// Tensors by the name of the input they are for.
+type Tensors = Vec<(String, Tensor)>;
 
-/// The arrays of a `.npz` file that are inputs of the model, and the other names. Only the former are read.
-pub(super) fn npz(path: &Path, specs: &InputSpecs) -> Result<(Arrays, Vec<Note>), CalibrationError> {
-    let damaged = |source| CalibrationError::Npz { path: path.into(), problem: npz_problem(path), source };
-    let mut archive = ZipArchive::new(BufReader::new(open(path)?)).map_err(damaged)?;
-    // As NumPy names them.
-    let names: Vec<String> =
-        archive.file_names().map(|name| name.strip_suffix(".npy").unwrap_or(name).to_owned()).collect();
-    let mut read =
-        |index: usize, name: &str| read_tensor(archive.by_index(index).map_err(damaged)?, path, name);
-    if let ([input], [array]) = (specs.inputs.as_slice(), names.as_slice())
-        && input.name != *array
-    {
-        let note = Note::Renamed { array: array.clone(), input: input.name.clone() };
-        return Ok((vec![(input.name.clone(), read(0, array)?)], vec![note]));
+/// A folder of sets, or one set, which are laid one after another in memory.
+pub(in crate::calibration) struct TestData;
+
+impl Reader for TestData {
+    fn id(&self) -> &'static str {
+        "test-data"
     }
-    let (mut arrays, mut notes) = (Vec::new(), Vec::new());
-    for (index, name) in names.into_iter().enumerate() {
-        if specs.inputs.iter().any(|input| input.name == name) {
-            let tensor = read(index, &name)?;
-            arrays.push((name, tensor));
-        } else {
-            notes.push(Note::Ignored { array: name });
-        }
+
+    fn about(&self) -> &'static str {
+        "a folder with test_data_set_N/input_I.pb"
     }
-    Ok((arrays, notes))
-}
 
-/// What is wrong with a file that should be an archive and cannot be read as one.
-fn npz_problem(path: &Path) -> &'static str {
-    /// What zip files begin with (APPNOTE.TXT of PKWARE, 4.3.7).
-    const ZIP: &[u8] = b"PK\x03\x04";
-    let mut start = Vec::new();
-    let read = open(path).is_ok_and(|file| file.take(ZIP.len() as u64).read_to_end(&mut start).is_ok());
-    match start.as_slice() {
-        ZIP if read => "it is cut short or damaged; write it anew",
-        [] if read => "it is empty",
-        _ => "it is of another format; numpy.savez writes such files",
+    fn accepts(&self, path: &Path) -> bool {
+        let holds = |prefix, suffix| numbered(path, prefix, suffix).is_ok_and(|found| !found.is_empty());
+        holds("test_data_set_", "") || holds("input_", ".pb")
     }
-}
 
-/// The array of a `.npy` file, for the only input of the model.
-pub(super) fn npy(path: &Path, specs: &InputSpecs) -> Result<Arrays, CalibrationError> {
-    let [input] = specs.inputs.as_slice() else {
-        return Err(CalibrationError::Unnamed { path: path.into(), inputs: specs.names() });
-    };
-    let tensor = read_tensor(BufReader::new(open(path)?), path, &input.name)?;
-    Ok(vec![(input.name.clone(), tensor)])
-}
-
-/// The array in `reader`, which belongs to the file at `path`.
-fn read_tensor(reader: impl Read, path: &Path, array: &str) -> Result<Tensor, CalibrationError> {
-    let (path, array) = (path.to_path_buf(), array.to_owned());
-    let file = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    npy::read(reader, limits::array_bytes(file)).map_err(|source| match source {
-        NpyError::Type(found) => CalibrationError::ArrayType { path, array, found },
-        source => CalibrationError::Array { path, array, source },
-    })
+    fn open(&self, path: &Path, specs: &InputSpecs) -> Result<Opened, CalibrationError> {
+        let arrays = Arrays::held(specs, joined(path, specs)?)?;
+        Ok(Opened { source: Arc::new(arrays), notes: Vec::new() })
+    }
 }
 
 /// The test data of the model zoo under `folder`: all `test_data_set_N`, or the folder itself when it is one such set.
 /// Every set is a batch; the batches are laid one after another in the order of `N`.
-pub(super) fn test_data(folder: &Path, specs: &InputSpecs) -> Result<Arrays, CalibrationError> {
-    let mut folders = test_data_sets(folder)?;
+fn joined(folder: &Path, specs: &InputSpecs) -> Result<Tensors, CalibrationError> {
+    let mut folders = sets(folder)?;
     if folders.is_empty() {
         folders.push(folder.into());
     }
     let sets = folders
         .into_iter()
-        .map(|folder| Ok((test_data_set(&folder, specs)?, folder)))
+        .map(|folder| Ok((set(&folder, specs)?, folder)))
         .collect::<Result<Vec<_>, CalibrationError>>()?;
     specs.inputs.iter().filter_map(|input| join(input, &sets).transpose()).collect()
 }
 
 /// The folders `test_data_set_N` in `folder`, by ascending N.
-pub(super) fn test_data_sets(folder: &Path) -> Result<Vec<PathBuf>, CalibrationError> {
+pub(in crate::calibration) fn sets(folder: &Path) -> Result<Vec<PathBuf>, CalibrationError> {
     let mut sets = numbered(folder, "test_data_set_", "")?;
     sets.retain(|(_, path)| path.is_dir());
     Ok(sets.into_iter().map(|(_, path)| path).collect())
@@ -105,7 +68,7 @@ pub(super) fn test_data_sets(folder: &Path) -> Result<Vec<PathBuf>, CalibrationE
 
 /// The tensors of one set: by their names if those are all inputs, otherwise by the number in the file name, as exporters
 /// rename inputs but keep their order.
-fn test_data_set(folder: &Path, specs: &InputSpecs) -> Result<Arrays, CalibrationError> {
+fn set(folder: &Path, specs: &InputSpecs) -> Result<Tensors, CalibrationError> {
     let files = numbered(folder, "input_", ".pb")?;
     if files.is_empty() {
         return Err(CalibrationError::NoTestData { path: folder.into() });
@@ -130,7 +93,7 @@ fn test_data_set(folder: &Path, specs: &InputSpecs) -> Result<Arrays, Calibratio
 
 fn read_proto(path: &Path) -> Result<(String, Tensor), CalibrationError> {
     let mut bytes = Vec::new();
-    open(path)?
+    open_file(path)?
         .read_to_end(&mut bytes)
         .map_err(|source| CalibrationError::Io { path: path.into(), source })?;
     check_decoded_tensor(path, &bytes)
@@ -143,11 +106,14 @@ fn read_proto(path: &Path) -> Result<(String, Tensor), CalibrationError> {
 }
 
 /// One input from all sets; `None` when the first does not have it.
-fn join(input: &InputSpec, sets: &[(Arrays, PathBuf)]) -> Result<Option<(String, Tensor)>, CalibrationError> {
+fn join(
+    input: &InputSpec,
+    sets: &[(Tensors, PathBuf)],
+) -> Result<Option<(String, Tensor)>, CalibrationError> {
     let parts: Vec<(&Tensor, &Path)> = sets
         .iter()
-        .filter_map(|(arrays, folder)| {
-            let (_, tensor) = arrays.iter().find(|(name, _)| *name == input.name)?;
+        .filter_map(|(tensors, folder)| {
+            let (_, tensor) = tensors.iter().find(|(name, _)| *name == input.name)?;
             Some((tensor, folder.as_path()))
         })
         .collect();
@@ -195,13 +161,4 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, Pat
     }
     found.sort();
     Ok(found)
-}
-
-/// A regular file: a pipe would be waited for, and a device never ends.
-fn open(path: &Path) -> Result<File, CalibrationError> {
-    let failed = |source| CalibrationError::Io { path: path.into(), source };
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(CalibrationError::NotAFile { path: path.into() });
-    }
-    File::open(path).map_err(failed)
 }
