@@ -231,7 +231,7 @@ impl<'a> Folding<'a> {
         if self.ran.is_empty() {
             return model;
         }
-        let kept = Account::new(self).settle();
+        let kept = Account::new(self).kept_nodes();
         let is_gone = |id: &NodeId| self.ran.contains(id) && !kept.contains(id);
         let is_folded = |v: &ValueId| self.graph.producer(*v).is_some_and(|id| is_gone(&id));
         onnx::unlist_initializers(&mut model);
@@ -328,7 +328,7 @@ impl<'a> Account<'a> {
 
     /// The nodes that stay: those that compute a graph output or a value that is not paid for, and what they need. A constant
     /// that they read pays for nothing.
-    fn settle(mut self) -> BTreeSet<NodeId> {
+    fn kept_nodes(mut self) -> BTreeSet<NodeId> {
         let graph = self.folding.graph;
         let is_owed = |(value, debt): (&ValueId, &usize)| (*debt > 0).then_some(*value);
         let owed: Vec<ValueId> = self.debts.iter().filter_map(is_owed).collect();

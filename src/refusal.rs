@@ -95,7 +95,7 @@ impl Trial<'_> {
         let mut pruned =
             clock.time("rewrite", || reduction::apply(model, graph, facts, widths, dimensions, &kept))?;
         Larger::check(&pruned, self.source)?;
-        self.engine.settle(&mut pruned);
+        self.engine.spill_weights(&mut pruned);
         let masked = reduction::mask(graph, facts, widths, dimensions, &kept).apply(model);
         let file_bytes = (self.file_bytes)(&pruned);
         let proof = clock.time("verify", || {

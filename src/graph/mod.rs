@@ -67,7 +67,7 @@ pub enum ValueOrigin {
     Constant(Box<TensorProto>),
     /// Computed by a node.
     Node(NodeId),
-    /// Captured from nowhere we know: left alone.
+    /// A name that no node, input or initializer defines.
     Unknown,
 }
 
@@ -144,7 +144,7 @@ impl Node {
         self.outputs.len()
     }
 
-    /// What people call the node: its name, or the name of its first result.
+    /// The node's name, or the name of its first result where it has none.
     pub fn label(&self) -> &str {
         match self.proto.name() {
             "" => self.proto.output.first().map_or(self.op_type(), String::as_str),
@@ -153,7 +153,7 @@ impl Node {
     }
 }
 
-/// All that reads a value. Reading an Identity of a constant is reading the constant.
+/// The readers of a value. An operand that reads an Identity of a constant counts as a reader of the constant.
 #[derive(Clone, Debug, Default)]
 struct Readers {
     /// Operands, in topological order.
@@ -164,7 +164,7 @@ struct Readers {
     returned: bool,
 }
 
-/// How the parts of a model hang together.
+/// The dataflow graph of a model.
 #[derive(Clone, Debug)]
 pub struct Graph {
     /// Vertices are nodes (index = [`NodeId`]), edges the values that flow between them.
@@ -343,7 +343,7 @@ impl Graph {
         self.is_initializer(value) && self.is_read_only_by(value, operands)
     }
 
-    /// Whether operands of which `is` holds are all that reads the value.
+    /// Whether all readers of the value are operands for which `is` holds.
     pub fn is_read_only_where(&self, value: ValueId, is: impl Fn(&Use) -> bool) -> bool {
         self.readers
             .get(value.index())
@@ -383,7 +383,7 @@ impl Graph {
     }
 }
 
-/// What reads each of so many values.
+/// The readers of each value, by index.
 fn readers(dag: &DiGraph<Node, ValueId>, values: usize, outputs: &[ValueId]) -> Vec<Readers> {
     let mut readers = vec![Readers::default(); values];
     for index in dag.node_indices() {

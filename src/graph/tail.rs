@@ -15,7 +15,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-/// What is being appended. Expressions borrow it, so that they can be copied and nested.
+/// A builder of nodes that are appended to a model. Expressions borrow it, so that they can be copied and nested.
 pub struct Tail {
     opset: i64,
     prefix: &'static str,
@@ -131,7 +131,7 @@ impl Tail {
         self.value(&result, dtype)
     }
 
-    /// Appends `node` once more, on other operands, for its first result alone.
+    /// Appends a copy of `node` on other operands, and returns its first result.
     pub fn reemit<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
         let result = self.fresh(&node.op_type().to_lowercase());
         let input = operands.iter().map(|o| o.map_or_else(String::new, |o| o.name())).collect();
@@ -144,7 +144,7 @@ impl Tail {
         self.value(&result, dtype)
     }
 
-    /// Operands laid end to end along an axis.
+    /// Operands concatenated along an axis; `None` without operands.
     pub fn concat<'t>(&'t self, parts: &[Expr<'t>], axis: usize) -> Option<Expr<'t>> {
         let dtype = parts.first()?.dtype;
         let operands: Vec<_> = parts.iter().copied().map(Some).collect();
@@ -161,12 +161,12 @@ impl Tail {
         self.len() == 0
     }
 
-    /// The first node from number `start` on of which `found` has something to say.
+    /// The first `Some` that `found` returns for the nodes from number `start` on.
     pub fn find_from<T>(&self, start: usize, found: impl Fn(&NodeProto) -> Option<T>) -> Option<T> {
         self.nodes.borrow().iter().skip(start).find_map(found)
     }
 
-    /// Takes back the nodes from number `start` on, whose results nothing may use any more.
+    /// Removes the nodes from number `start` on. Nothing may use their results any more.
     pub fn truncate(&self, start: usize) {
         self.nodes.borrow_mut().truncate(start);
     }
@@ -325,9 +325,10 @@ impl<'t> Expr<'t> {
         }
         let axes: Vec<i64> = axes.iter().map(|a| *a as i64).collect();
         let keep = Attr::Int("keepdims", i64::from(keep));
-        match self.tail.opset >= since {
-            true => self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[keep]),
-            false => self.apply(op, &[], &[Attr::Ints("axes", &axes), keep]),
+        if self.tail.opset >= since {
+            self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[keep])
+        } else {
+            self.apply(op, &[], &[Attr::Ints("axes", &axes), keep])
         }
     }
 
@@ -392,9 +393,10 @@ impl<'t> Expr<'t> {
             return self;
         }
         let axes: Vec<i64> = axes.iter().map(|a| *a as i64).collect();
-        match self.tail.opset >= 13 {
-            true => self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[]),
-            false => self.apply(op, &[], &[Attr::Ints("axes", &axes)]),
+        if self.tail.opset >= 13 {
+            self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[])
+        } else {
+            self.apply(op, &[], &[Attr::Ints("axes", &axes)])
         }
     }
 

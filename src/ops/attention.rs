@@ -29,23 +29,31 @@ pub(super) static OPERATORS: &[OpSchema] = &[
         .forms(&[OperatorForm::of("heads as an axis"), OperatorForm::of("merged heads"), OperatorForm::of("a cache")]),
 ];
 
-/// The axes of one attention, `softmax(Q[B, H, S, E] · K[B, G, T, E]ᵀ) · V[B, G, T, F]`. There are fewer heads of keys and
-/// values than of queries where groups of queries share them.
+/// The axes of one attention, `softmax(Q[B, H, S, E] · K[B, G, T, E]ᵀ) · V[B, G, T, F]`. `G` divides `H`: in grouped-query
+/// attention, `H / G` query heads share a head of keys and values.
+///
+/// 8 query heads of 64 dimensions on 2 key and value heads, with 10 tokens after a cache of 20: `H` = 8, `G` = 2, `S` = 10,
+/// `E` = `F` = 64, `T` = 30.
 pub(super) struct AttentionAxes {
+    /// `B`: samples.
     pub batch: Width,
+    /// `S`: query positions.
     pub queries: Width,
+    /// `H`: query heads.
     pub heads: Width,
+    /// `G`: key and value heads.
     pub kv_heads: Width,
-    /// Extent of a query and a key.
+    /// `E`: dimensions of a query and a key.
     pub inner: Width,
-    /// Extent of a value.
+    /// `F`: dimensions of a value.
     pub value: Width,
-    /// Number of keys, those of the past included.
+    /// `T`: key positions, those of the cache included.
     pub keys: usize,
 }
 
 impl AttentionAxes {
-    /// Says that whole heads are the units, that keys compete, and what the two products cost.
+    /// Ties query heads to their key and value heads, pins what is inside the operator, and declares the cost of the two
+    /// products. Returns the axis of keys, `T`.
     pub fn relate(&mut self, node: &mut NodeTyper<'_>) -> Result<Width, PinReason> {
         let (heads, kv_heads) = (node.size(self.heads), node.size(self.kv_heads));
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
@@ -64,7 +72,7 @@ impl AttentionAxes {
         Ok(keys)
     }
 
-    /// A bias or mask that is broadcast to `[B, H, S, T]`: one per head is a part of the head.
+    /// Types a bias or mask that is broadcast to `[B, H, S, T]`: entries per head are removed with the head.
     pub fn mask(&self, node: &mut NodeTyper<'_>, slot: usize) -> Result<(), PinReason> {
         if !node.has(slot) {
             return Ok(());
@@ -81,7 +89,7 @@ impl AttentionAxes {
         Ok(())
     }
 
-    /// Keys or values of earlier steps, `[B, G, P, E]`; `extent` is the last axis.
+    /// Types a cache of keys or values, `[B, G, P, E]` with `P` earlier positions; `extent` is its last axis.
     pub fn past(&self, node: &mut NodeTyper<'_>, slot: usize, extent: Width) -> Result<(), PinReason> {
         if !node.has(slot) {
             return Ok(());
@@ -98,7 +106,7 @@ impl AttentionAxes {
         }
     }
 
-    /// Sets keys or values for later steps, `[B, G, T, E]`.
+    /// Types the updated cache of keys or values, `[B, G, T, E]`, a result; `extent` is its last axis.
     pub fn present(&self, node: &mut NodeTyper<'_>, slot: usize, extent: Width) {
         if let Ok(&[_, _, keys, _]) = node.result_shape(slot) {
             let keys = node.fixed(keys, PinReason::Softmax);
@@ -107,7 +115,10 @@ impl AttentionAxes {
     }
 }
 
-/// Takes the last axis apart into heads and what each holds.
+/// Splits an axis `H·E` into heads `H` and the dimensions `E` of each.
+///
+/// # Errors
+/// When the extent is no multiple of the head count.
 pub(super) fn split_heads_axis(
     node: &mut NodeTyper<'_>,
     axis: Width,
@@ -211,18 +222,22 @@ fn four_axes(node: &mut NodeTyper<'_>, slot: usize, count: &str) -> Result<[Widt
     }
 }
 
-/// What a node attends with, for its gradient.
+/// The operands of an attention node, for its gradient. With 8 query heads on 2 key and value heads, merged heads of 64
+/// dimensions, 10 queries and 30 keys: `operands` are `[N, 10, 512]`, `[N, 30, 128]` and `[N, 30, 128]`.
 pub(super) struct AttentionInputs<'a> {
-    /// Queries, keys and values, which are operands 0, 1 and 2.
+    /// Queries, keys and values, which are operands 0, 1 and 2. Each is `[B, H, S, E]` or `[B, S, H·E]`, as its
+    /// [`HeadLayout`] says.
     pub operands: [Expr<'a>; 3],
+    /// Number of query heads.
     pub heads: usize,
+    /// Number of key and value heads; it divides that of query heads.
     pub kv_heads: usize,
-    /// The operands that follow.
+    /// The operands from slot 3 on: masks and the like. `None` where one is left out.
     pub rest: Vec<Option<Expr<'a>>>,
 }
 
 impl<'a> AttentionInputs<'a> {
-    /// Gives queries, keys and values their cotangents.
+    /// Sets the cotangents of queries, keys and values.
     pub fn gradient(&self, node: &NodeGradient<'a>) -> Result<(), NoGradient> {
         if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return Err(node.unsupported("head counts that do not fit"));
@@ -273,17 +288,22 @@ impl<'a> AttentionInputs<'a> {
     }
 }
 
-/// What products of queries and keys are multiplied by; zero says as little as nothing.
-pub(super) fn logit_scale(said: Option<f32>, extent: usize) -> f32 {
-    said.filter(|s| *s != 0.0).unwrap_or(1.0 / (extent as f32).sqrt())
+/// What products of queries and keys are multiplied by: the attribute, or `1/√extent` where it is zero or left out.
+pub(super) fn logit_scale(scale: Option<f32>, extent: usize) -> f32 {
+    scale.filter(|s| *s != 0.0).unwrap_or(1.0 / (extent as f32).sqrt())
 }
 
-/// How queries, keys or values lie: `[B, H, S, E]`, or `[B, S, H·E]` where heads are merged.
+/// The layout of queries, keys or values: `[B, H, S, E]`, or `[B, S, H·E]` where heads are merged. `[N, 10, 512]` with 8 merged heads
+/// has `heads` 8, `length` 10 and `extent` 64.
 #[derive(Clone, Copy)]
 pub(super) struct HeadLayout {
+    /// Whether heads and their dimensions are one axis, the last.
     pub merged: bool,
+    /// `H`: number of heads.
     pub heads: usize,
+    /// `S`: number of positions.
     pub length: usize,
+    /// `E`: dimensions of a head.
     pub extent: usize,
 }
 
@@ -296,15 +316,12 @@ impl HeadLayout {
         }
     }
 
-    /// As `[B, H, S, E]`.
+    /// The value as `[B, H, S, E]`.
     pub fn split_heads<'a>(&self, x: Expr<'a>) -> Expr<'a> {
-        match self.merged {
-            true => x.reshape(&[0, 0, self.heads as i64, -1]).transpose(&[0, 2, 1, 3]),
-            false => x,
-        }
+        if self.merged { x.reshape(&[0, 0, self.heads as i64, -1]).transpose(&[0, 2, 1, 3]) } else { x }
     }
 
-    /// From `[B, H, S, E]` back.
+    /// The value of a `[B, H, S, E]` in this layout.
     pub fn merge_heads<'a>(&self, x: Expr<'a>) -> Expr<'a> {
         if self.merged { x.transpose(&[0, 2, 1, 3]).reshape(&[0, 0, -1]) } else { x }
     }

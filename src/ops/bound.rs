@@ -54,8 +54,7 @@ fn product(factors: &[u128]) -> u128 {
     factors.iter().fold(1, |product, factor| product.saturating_mul(*factor))
 }
 
-/// What can be said of the first result of a node with these operands. The others have no more elements; their ranks may be
-/// others.
+/// Upper bounds of the first result of a node with these operands. Other results have no more elements; their ranks may differ.
 pub fn bound(node: &NodeProto, operands: &[Option<&Known>]) -> Known {
     let present = || operands.iter().flatten().copied();
     let bytes = element_bytes(node, operands);

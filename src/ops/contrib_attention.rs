@@ -341,12 +341,11 @@ impl Projections {
         let features = node.shape(attention::WEIGHT)?.first().copied().unwrap_or(0);
         let none = numbers(&[features, attended], vec![0.0; features * attended])?;
         let weight = node.concat(&[node.concat(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
-        let offsets = match node.has(attention::BIAS) {
-            true => {
-                let none = numbers(&[attended], vec![0.0; attended])?;
-                Some(node.concat(&[node.x(attention::BIAS)?.slice(0, 0, scored), none], 0)?)
-            }
-            false => None,
+        let offsets = if node.has(attention::BIAS) {
+            let none = numbers(&[attended], vec![0.0; attended])?;
+            Some(node.concat(&[node.x(attention::BIAS)?.slice(0, 0, scored), none], 0)?)
+        } else {
+            None
         };
         let x = node.concat(&[x, places], 2)?;
         let operands = [
@@ -516,7 +515,7 @@ impl Grouped {
         Ok(self.merged(self.heads, self.length).split_heads(query))
     }
 
-    /// Entries turned by their positions, as queries and keys are; or back, as their cotangents are.
+    /// Rotary embeddings (RoPE) applied to `x[B, H, S, E]`; with `back`, the inverse rotation, which cotangents take.
     fn apply_rope<'a>(
         &self,
         node: &NodeGradient<'a>,

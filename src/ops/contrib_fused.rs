@@ -298,7 +298,7 @@ pub(super) struct EmbedLayerNormalization;
 impl Operator for EmbedLayerNormalization {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut result = node.axes(embed::WORD_IDS)?;
-        // Ids lie beside each other, and the length counts positions.
+        // Ids of tokens, segments and positions, and the mask, are all `[B, S]`; the length counts positions.
         for slot in [embed::SEGMENT_IDS, embed::MASK, embed::POSITION_IDS] {
             for (&axis, own) in result.iter().zip(node.axes(slot).unwrap_or_default()) {
                 if axis != Width::ONE && own != Width::ONE {

@@ -1,4 +1,4 @@
-//! Sizes as data: which widths the elements of integer values speak of.
+//! Data propagation: which extents the elements of integer values hold.
 //!
 //! Graphs compute shapes: Shape → Gather → Concat → Reshape. An element that says the extent of a width is harmless where
 //! it ends in a shape operand, which is rewritten by meaning. Where it becomes a floating-point number (a scale 1/√d computed
@@ -13,7 +13,7 @@ use crate::{
     widths::{Element, Pin, PinReason, Width, Widths},
 };
 
-/// The integer values around one node, while sizes flow through it.
+/// The integer operands and results of one node, while sizes are propagated through it.
 pub struct DataPropagation<'a> {
     cx: NodeCx<'a>,
     dynamic: &'a [bool],
@@ -62,13 +62,12 @@ impl<'a> DataPropagation<'a> {
         }
     }
 
-    /// What the elements of an operand say, if it says sizes.
+    /// What the elements of an operand hold, if some of them are extents; one entry per element, row-major.
     pub fn elements(&self, slot: usize) -> Option<&[Element]> {
         self.widths.sizes(self.input(slot)?)
     }
 
-    /// As [`Self::elements`], with plain numbers for operands that say nothing; `None` when the operand is not a small
-    /// integer.
+    /// As [`Self::elements`], with constants for operands that hold no extents; `None` when the operand is no small integer tensor.
     pub fn elements_or_constants(&self, slot: usize) -> Option<Vec<Element>> {
         if let Some(elements) = self.elements(slot) {
             return Some(elements.to_vec());
@@ -77,12 +76,12 @@ impl<'a> DataPropagation<'a> {
         self.contents(slot).map(|ints| vec![number; ints.len()])
     }
 
-    /// Whether an operand that says no sizes differs between inputs.
+    /// Whether an operand that holds no extents depends on the model's inputs.
     pub fn is_data_dependent(&self, slot: usize) -> bool {
         self.elements(slot).is_none() && self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
-    /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each
+    /// Sets what the elements of the first result hold. `None`, so that the sizes are pinned, unless there is one for each
     /// element of a small integer result.
     pub fn set(&mut self, elements: Vec<Element>) -> Option<()> {
         self.set_result(0, elements)
@@ -102,13 +101,14 @@ impl<'a> DataPropagation<'a> {
         Some(())
     }
 
-    /// Elements pass unchanged, in order.
+    /// The elements of the first operand are those of the result, in the same order.
     pub fn copy_elements(&mut self) -> Option<()> {
         let elements = self.elements_or_constants(0)?;
         self.set(elements)
     }
 
-    /// The result is of floating-point numbers, which say no sizes any more. They have to be what the dense model computes.
+    /// The result is a floating-point number (a scale `1/√d`). It has to stay what the dense model computes, so that the widths
+    /// are restored where Shape reads them.
     pub fn to_float(&mut self) -> Option<()> {
         let elements = self.elements(0)?.iter().flat_map(Element::widths).collect::<Vec<_>>();
         let result = self.cx.facts.get(self.cx.node.outputs.first().copied().flatten()?)?;

@@ -36,9 +36,9 @@ impl Operator for DepthToSpace {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (channels, [height, width], block) = blocks(node, node.result_shape(0)?, node.shape(0)?)?;
-        let apart = node.g()?.reshape(&[0, channels, height, block, width, block]);
+        let split = node.g()?.reshape(&[0, channels, height, block, width, block]);
         let order = if node.string("mode") == Some("CRD") { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
-        node.set_cotangent(0, apart.transpose(&order).reshape_like(node.x(0)?));
+        node.set_cotangent(0, split.transpose(&order).reshape_like(node.x(0)?));
         Ok(())
     }
 }

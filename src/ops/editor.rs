@@ -1,4 +1,4 @@
-//! What a rewriting rule sees of its node, and changes about it.
+//! The view of a node that rewriting rules work on.
 
 use std::{collections::BTreeSet, ops::Deref};
 
@@ -32,14 +32,14 @@ impl EditError {
     }
 }
 
-/// What becomes of an element of a shape operand.
+/// How an element of a shape operand changes when axes shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ElementEdit {
-    /// It stays, or follows by itself.
+    /// It stays: it is right still, or computed from extents that shrink.
     Keep,
-    /// It is this number from now on.
+    /// It becomes this number.
     Set(i64),
-    /// This share of it remains.
+    /// It is multiplied by `new` and divided by `old`.
     Scale {
         /// Numerator.
         new: i64,
@@ -155,7 +155,7 @@ impl<'a> NodeEditor<'a> {
         self.set_attribute(onnx::int_attribute(name, value));
     }
 
-    /// Brings a count up to date that is a factor of an axis whose other factors stay: heads, groups.
+    /// Scales an integer attribute that counts a factor of `axis` (heads, groups) by the share of the axis that stays.
     pub fn scale_int(&mut self, name: &str, axis: Option<&Width>) {
         let (Some(count), Some(&axis)) = (self.int(name), axis) else { return };
         let (old, new) = (self.old_size(axis), self.new_size(axis));
@@ -176,7 +176,7 @@ impl<'a> NodeEditor<'a> {
         self.patch.replace(self.cx.id, node);
     }
 
-    /// Makes an operand a constant of integers in the shape that it has: a scalar, a vector, or a column.
+    /// Replaces an operand by a constant of integers, of the same rank: a scalar, a vector, or a column `[n, 1]`.
     pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
         let fact = self.input(slot).and_then(|v| self.cx.facts.get(v));
         let list = self.integers(slot, values);
@@ -192,7 +192,7 @@ impl<'a> NodeEditor<'a> {
         Ok(())
     }
 
-    /// Makes an operand a constant vector of integers.
+    /// Replaces an operand by a constant vector of integers.
     pub fn set_operand(&mut self, slot: usize, values: &[i64]) {
         let name = self.constant("shape", &self.integers(slot, values));
         self.patch.rewire(Use { node: self.cx.id, slot }, name);
@@ -215,8 +215,8 @@ impl<'a> NodeEditor<'a> {
         name
     }
 
-    /// Replaces elements of integers that an attribute gives in older operator sets and an operand in newer ones, keeping
-    /// those that are `None`.
+    /// Replaces elements of a list of integers that is an attribute in older operator sets and an operand in newer ones; `None`
+    /// keeps an element.
     pub fn set_ints_or_elements(
         &mut self,
         name: &str,
@@ -339,14 +339,14 @@ impl<'a> NodeEditor<'a> {
         Ok(())
     }
 
-    /// Leaves only these entries in the result's axis.
+    /// Appends a Gather, so that the first result has only these entries of the axis.
     pub fn select_result(&mut self, axis: usize, entries: &[usize]) {
         let entries: Vec<i64> = entries.iter().map(|e| *e as i64).collect();
         let entries = self.constant("indices", &Tensor::ints(&entries));
         self.insert_after("Gather", entries, Some(onnx::int_attribute("axis", axis as i64)));
     }
 
-    /// Puts an operator of the first result and a constant behind this node, under the result's name.
+    /// Appends a node that computes the first result from what it was and a constant, under the result's name.
     fn insert_after(&mut self, op: &str, constant: String, attribute: Option<AttributeProto>) {
         let Some(result) = self.cx.node.proto.output.first().cloned() else { return };
         let raw = self.patch.fresh(self.cx.graph, "raw");

@@ -1,4 +1,4 @@
-//! What a gradient rule sees of its node, and gives to its operands.
+//! The view of a node that gradient rules work on.
 
 use std::{cell::RefCell, ops::Deref};
 
@@ -41,8 +41,8 @@ fn for_what(what: &str) -> String {
 
 /// One node of a backward pass: the vector-Jacobian product of what it computes.
 ///
-/// Given the cotangents of the results, a rule gives each operand that needs one its cotangent, as formulas over the values
-/// of the forward pass.
+/// Given the cotangents of the results, a rule sets the cotangent of each operand that needs one, as formulas over the values
+/// of the forward pass: `x(slot)` is an operand, `y(slot)` a result, and `g()` the cotangent of the first result.
 pub struct NodeGradient<'a> {
     cx: NodeCx<'a>,
     tail: &'a Tail,
@@ -109,7 +109,7 @@ impl<'a> NodeGradient<'a> {
         }
     }
 
-    /// Why the rule does not cover a form of the operator.
+    /// The error for a form of the operator that its rule does not cover; `what` completes "has no gradient rule for …".
     pub fn unsupported(&self, what: &str) -> NoGradient {
         NoGradient::new(self.node, what)
     }
@@ -119,12 +119,12 @@ impl<'a> NodeGradient<'a> {
         self.unsupported("")
     }
 
-    /// Values laid end to end.
+    /// Values concatenated along an axis.
     pub fn concat(&self, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
         self.tail.concat(parts, axis).ok_or_else(|| self.unsupported("operands without extent"))
     }
 
-    /// The node once more, on other operands, for its first result: its attributes hold.
+    /// Appends a copy of the node, with its attributes, on other operands; returns its first result.
     pub fn reemit(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
         Ok(self.tail.reemit(&self.node.proto, operands, self.y(0)?.dtype()))
     }
@@ -146,9 +146,10 @@ impl<'a> NodeGradient<'a> {
 
     /// The cotangent of the first result, when nothing depends on the others.
     pub fn sole_g(&self) -> Result<Expr<'a>, NoGradient> {
-        match (1..self.output_count()).any(|result| self.cotangent(result).is_some()) {
-            true => Err(self.unsupported("cotangents of several results")),
-            false => self.g(),
+        if (1..self.output_count()).any(|result| self.cotangent(result).is_some()) {
+            Err(self.unsupported("cotangents of several results"))
+        } else {
+            self.g()
         }
     }
 
@@ -174,17 +175,18 @@ impl<'a> NodeGradient<'a> {
         Some(self.tail.value(&self.graph.value(value).name, dtype))
     }
 
-    /// Gives an operand its cotangent, which has the operand's shape.
+    /// Sets the cotangent of an operand; it has the operand's shape.
     pub fn set_cotangent(&self, slot: usize, cotangent: Expr<'a>) {
         self.given.borrow_mut().push((slot, Some(cotangent)));
     }
 
-    /// Says that the results do not depend on the operand, or only by steps.
+    /// Sets the cotangent of an operand to zero: the results do not depend on it, or are piecewise constant in it.
     pub fn set_zero_cotangent(&self, slot: usize) {
         self.given.borrow_mut().push((slot, None));
     }
 
-    /// Gives an operand its cotangent as it is before broadcasting is undone: of shape `shape`.
+    /// As [`Self::set_cotangent`], for a cotangent of shape `shape`, which the operand was broadcast to: the sum over the
+    /// broadcast axes is set.
     pub fn set_unbroadcast(
         &self,
         slot: usize,
@@ -195,13 +197,14 @@ impl<'a> NodeGradient<'a> {
         Ok(())
     }
 
-    /// As [`Self::set_unbroadcast`], for a cotangent of the first result's shape.
+    /// As [`Self::set_unbroadcast`], for an operand that was broadcast to the first result's shape.
     pub fn set_from_result_shape(&self, slot: usize, cotangent: Expr<'a>) -> Result<(), NoGradient> {
         self.set_unbroadcast(slot, cotangent, self.result_shape(0)?)
     }
 }
 
-/// Undoes broadcasting: sums a cotangent of shape `shape` to what the operand has, of shape `own`.
+/// Undoes broadcasting: sums a cotangent of shape `shape` over the axes that broadcasting added to an operand of shape `own`, or
+/// stretched from extent one.
 pub(super) fn unbroadcast<'a>(cotangent: Expr<'a>, shape: &[usize], own: &[usize]) -> Expr<'a> {
     let added = shape.len().saturating_sub(own.len());
     let stretched = |axis: &usize| own.get(axis - added) == Some(&1) && shape[*axis] != 1;
@@ -210,7 +213,7 @@ pub(super) fn unbroadcast<'a>(cotangent: Expr<'a>, shape: &[usize], own: &[usize
     cotangent.sum(&axes, true).sum(&leading, false)
 }
 
-/// A row of a matrix that copies entries: one at `place`, else zeros.
+/// A vector of `extent` zeros with a one at `place`.
 pub(super) fn one_hot(place: usize, extent: usize) -> Vec<f32> {
     (0..extent).map(|i| if i == place { 1.0 } else { 0.0 }).collect()
 }

@@ -130,9 +130,10 @@ impl<'a> Sampling<'a> {
     /// The positions of an axis that points are made from, which lie at `coordinate` from -1 to 1.
     fn taps<'e>(&self, coordinate: Expr<'e>, size: usize) -> Result<Vec<Tap<'e>>, NoGradient> {
         let extent = size as f32;
-        let (scale, offset) = match self.align_corners {
-            true => ((extent - 1.0) / 2.0, (extent - 1.0) / 2.0),
-            false => (extent / 2.0, (extent - 1.0) / 2.0),
+        let (scale, offset) = if self.align_corners {
+            ((extent - 1.0) / 2.0, (extent - 1.0) / 2.0)
+        } else {
+            (extent / 2.0, (extent - 1.0) / 2.0)
         };
         let at = coordinate * scale + offset;
         if self.mode == "nearest" {
@@ -179,10 +180,7 @@ impl<'a> Sampling<'a> {
 
     /// The place that a mirror at each border shows: at the outer positions, or at their outer edges.
     fn reflected<'e>(&self, place: Expr<'e>, size: usize) -> Expr<'e> {
-        let (first, range) = match self.align_corners {
-            true => (0.0, (size - 1) as f32),
-            false => (-0.5, size as f32),
-        };
+        let (first, range) = if self.align_corners { (0.0, (size - 1) as f32) } else { (-0.5, size as f32) };
         if range == 0.0 {
             return place;
         }

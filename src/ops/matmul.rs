@@ -95,24 +95,18 @@ impl Operator for MatMul {
         let n = if column { 1 } else { b_shape[b_rank - 1] };
         if node.needs(slot::A) {
             let cotangent = g.matmul(b.matrix_transpose(b_rank));
-            match row {
-                true => node.set_unbroadcast(
-                    slot::A,
-                    cotangent.squeeze(&[rank - 2]),
-                    &[&batch[..], &[k]].concat(),
-                )?,
-                false => node.set_unbroadcast(slot::A, cotangent, &whole([m, k]))?,
+            if row {
+                node.set_unbroadcast(slot::A, cotangent.squeeze(&[rank - 2]), &[&batch[..], &[k]].concat())?
+            } else {
+                node.set_unbroadcast(slot::A, cotangent, &whole([m, k]))?
             }
         }
         if node.needs(slot::B) {
             let cotangent = a.matrix_transpose(a_rank).matmul(g);
-            match column {
-                true => node.set_unbroadcast(
-                    slot::B,
-                    cotangent.squeeze(&[rank - 1]),
-                    &[&batch[..], &[k]].concat(),
-                )?,
-                false => node.set_unbroadcast(slot::B, cotangent, &whole([k, n]))?,
+            if column {
+                node.set_unbroadcast(slot::B, cotangent.squeeze(&[rank - 1]), &[&batch[..], &[k]].concat())?
+            } else {
+                node.set_unbroadcast(slot::B, cotangent, &whole([k, n]))?
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What every rule sees of its node: how it is wired, and what was observed of its values.
+//! The view of a node that all kinds of rules share: its wiring, and the observed types and shapes of its values.
 
 use std::ops::Deref;
 
@@ -12,7 +12,7 @@ use crate::{
     widths::PinReason,
 };
 
-/// A node of a graph that was observed. Slots count its operands (or results) as its [`OpSchema`](super::OpSchema) lists them.
+/// A node with its graph and the observed facts. A slot is the index of an operand (or result), in the order of its [`OpSchema`](super::OpSchema) lists them.
 #[derive(Clone, Copy)]
 pub struct NodeCx<'a> {
     pub(super) graph: &'a Graph,
@@ -29,7 +29,8 @@ impl Deref for NodeCx<'_> {
     }
 }
 
-/// What a rule asked of a node in vain. It becomes a reason to pin, to stop or to give up, as the rule needs.
+/// A fact or an axis that a rule asked for and that is not there. Converts to a reason to pin (typing), to stop (gradients) or
+/// to fail (rewriting).
 #[derive(Clone, Copy)]
 pub struct Missing<'a> {
     pub(super) node: &'a Node,
@@ -150,14 +151,15 @@ impl<'a> NodeCx<'a> {
         }
     }
 
-    /// An attribute of non-negative integers, `count` of them; `default` each where it is left out.
+    /// An attribute of `count` non-negative integers; `default` for each where the attribute is left out. `None` if it does not
+    /// fit.
     pub fn extents(&self, name: &str, count: usize, default: usize) -> Option<Vec<usize>> {
         let Some(ints) = self.node.ints(name) else { return Some(vec![default; count]) };
         let ints = ints.iter().map(|i| usize::try_from(*i).ok()).collect::<Option<Vec<_>>>()?;
         (ints.len() == count).then_some(ints)
     }
 
-    /// The axis that a number means: negative ones count from the end.
+    /// An axis attribute as an index: ONNX counts negative axes from the end.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Missing<'a>> {
         let wrapped = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
         let wrapped = wrapped.and_then(|a| usize::try_from(a).ok()).filter(|a| *a < rank);

@@ -257,9 +257,10 @@ impl Operator for GroupNormalization {
         // A scale per group up to operator set 20, per channel from 21 on: either way there is one per entry of axis 1.
         let per_group = node.shape(groups::SCALE)?.first() != shape.get(1);
         let rank = if per_group { 3 } else { shape.len() };
-        let (g, normalised) = match per_group {
-            true => (g.reshape(&grouped), norm.normalised),
-            false => (g, norm.normalised.reshape_like(x)),
+        let (g, normalised) = if per_group {
+            (g.reshape(&grouped), norm.normalised)
+        } else {
+            (g, norm.normalised.reshape_like(x))
         };
         let scaled = g * per_channel_shape(node.x(groups::SCALE)?, rank);
         node.set_cotangent(groups::X, norm.gradient(scaled.reshape(&grouped)).reshape_like(x));

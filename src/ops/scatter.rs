@@ -95,7 +95,8 @@ impl Operator for ScatterElements {
     }
 }
 
-/// Says that `other` lies beside `data` on all axes but the one that indices count: as wide, or else pinned with it.
+/// Unifies the axes of `data` and `other`, but for the one that indices run along; that, and axes of different extents, are
+/// pinned.
 fn relate_indices(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> Result<(), PinReason> {
     if data.len() != other.len() {
         return Err(node.unsupported("operands of different ranks"));
@@ -205,9 +206,10 @@ fn indexed(
 
 /// Where several picked one entry, their cotangents add up.
 pub(super) fn adds_at_indices(node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-    match node.opset() < 16 {
-        true => Err(node.unsupported("operator sets before 16, where nothing adds at indices")),
-        false => Ok(()),
+    if node.opset() < 16 {
+        Err(node.unsupported("operator sets before 16, where nothing adds at indices"))
+    } else {
+        Ok(())
     }
 }
 

@@ -45,9 +45,12 @@ impl Operator for Shape {
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let x = node.axes(0);
         let read = x[range(x.len(), node.int("start"), node.int("end"))].iter();
-        let shares = read.map(|&axis| match node.restored(axis) {
-            true => ElementEdit::Scale { new: node.old_size(axis) as i64, old: node.new_size(axis) as i64 },
-            false => ElementEdit::Keep,
+        let shares = read.map(|&axis| {
+            if node.restored(axis) {
+                ElementEdit::Scale { new: node.old_size(axis) as i64, old: node.new_size(axis) as i64 }
+            } else {
+                ElementEdit::Keep
+            }
         });
         let shares: Vec<ElementEdit> = shares.collect();
         if shares.iter().any(|s| *s != ElementEdit::Keep) {

@@ -11,13 +11,13 @@ pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Softmax", &[1, 11, 13], &SoftmaxFamily::Softmax).reads(&[float("input")]).makes(&[float("output")]),
 ];
 
-/// Entries along the axis compete: none can go without changing the others.
+/// Softmax, LogSoftmax and Hardmax: all entries along the axis depend on each other, so that it is pinned.
 pub(super) enum SoftmaxFamily {
-    /// Probabilities.
+    /// `exp(x) / Σ exp(x)`.
     Softmax,
-    /// Their logarithms.
+    /// `x − log Σ exp(x)`.
     LogSoftmax,
-    /// One at the largest entry: a step function.
+    /// One at the largest entry, else zero: piecewise constant.
     Hardmax,
 }
 
@@ -58,8 +58,8 @@ impl Operator for SoftmaxFamily {
     }
 }
 
-fn default_axis(opset: i64, said: Option<i64>) -> i64 {
-    said.unwrap_or(if opset < 13 { 1 } else { -1 })
+fn default_axis(opset: i64, axis: Option<i64>) -> i64 {
+    axis.unwrap_or(if opset < 13 { 1 } else { -1 })
 }
 
 /// Before operator set 13 the input is flattened to two axes first, and all from `axis` on compete.

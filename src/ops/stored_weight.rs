@@ -16,7 +16,7 @@ pub fn holds_weights(graph: &Graph, at: Use) -> bool {
     constant.is_some_and(|tensor| onnx::is_float(tensor) || recast())
 }
 
-/// The operand that a stored weight ends up as, behind changes of its element type.
+/// The operand that reads a stored weight, behind casts and dequantisation.
 pub fn reader(graph: &Graph, mut at: Use) -> Use {
     while at.slot == 0 && find(&graph.node(at.node).proto).is_some_and(|rule| rule.is_cast()) {
         let result = graph.node(at.node).outputs.first().copied().flatten();

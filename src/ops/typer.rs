@@ -1,4 +1,4 @@
-//! What a typing rule sees of its node, and says about it.
+//! The view of a node that typing rules work on.
 
 use std::ops::Deref;
 
@@ -59,8 +59,8 @@ impl<'a> NodeTyper<'a> {
         self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
-    /// Whether an element of an integer operand is what was observed for every input: it does not depend on the contents of
-    /// the graph's inputs, nor on their extents or the positions that windows make of them.
+    /// Whether an element of an integer operand has the observed value for all inputs of the model: it depends neither on their
+    /// contents nor on their extents.
     pub fn is_input_invariant(&self, slot: usize, index: usize) -> bool {
         match self.elements(slot).and_then(|elements| elements.get(index)) {
             None | Some(Element::Varying) => !self.is_dynamic(slot),
@@ -68,7 +68,7 @@ impl<'a> NodeTyper<'a> {
         }
     }
 
-    /// Whether an element of an integer operand depends on inputs otherwise than by extents of axes.
+    /// Whether an element of an integer operand depends on the contents of the model's inputs, and not only on extents.
     pub fn is_data_dependent(&self, slot: usize, index: usize) -> bool {
         let element = self.elements(slot).and_then(|elements| elements.get(index));
         matches!(element, None | Some(Element::Varying)) && self.is_dynamic(slot)
@@ -85,17 +85,17 @@ impl<'a> NodeTyper<'a> {
         axes.map(<[Width]>::to_vec).ok_or(PinReason::Unobserved)
     }
 
-    /// What each element of an integer operand says about sizes.
+    /// The extents that the elements of an integer operand hold, if data propagation knows; one entry per element, row-major.
     pub fn elements(&self, slot: usize) -> Option<&[Element]> {
         self.widths.sizes(self.input(slot)?)
     }
 
-    /// The reason for a form of the operator that its rule does not cover.
+    /// The reason to pin for a form of the operator that its rule does not cover; `what` completes "operator: …".
     pub fn unsupported(&self, what: &str) -> PinReason {
         PinReason::Form { op: self.op_type().to_owned(), what: what.to_owned() }
     }
 
-    /// Extent of a width.
+    /// Extent of a width, as observed.
     pub fn size(&self, width: Width) -> usize {
         self.widths.table.size(width)
     }
@@ -122,7 +122,7 @@ impl<'a> NodeTyper<'a> {
         self.widths.table.concat(segments)
     }
 
-    /// Says that two widths are one.
+    /// Unifies two widths: their axes shrink together. Where their structures cannot be reconciled, both are pinned.
     pub fn unify(&mut self, a: Width, b: Width) {
         let label = self.cx.node.label();
         self.widths.table.unify(a, b, |a, b| Pin::new(label, PinReason::Conflict(a, b)));
@@ -154,20 +154,20 @@ impl<'a> NodeTyper<'a> {
         self.widths.table.is_pinned(width)
     }
 
-    /// Says what the axes of a result are.
+    /// Sets the axes of a result.
     pub fn set(&mut self, slot: usize, axes: Vec<Width>) {
         if let Some(value) = self.cx.node.outputs.get(slot).copied().flatten() {
             self.widths.values[value.index()] = Some(axes);
         }
     }
 
-    /// Axes of a result, once they were said.
+    /// Axes of a result, once they are set.
     pub fn result(&self, slot: usize) -> Option<Vec<Width>> {
         let value = self.cx.node.outputs.get(slot).copied().flatten()?;
         self.widths.value(value).map(<[Width]>::to_vec)
     }
 
-    /// Says what the elements of an integer result say about sizes.
+    /// Sets the extents that the elements of an integer result hold; one entry per element, row-major.
     pub fn set_sizes(&mut self, slot: usize, elements: Vec<Element>) {
         if let Some(value) = self.cx.node.outputs.get(slot).copied().flatten() {
             self.widths.sizes[value.index()] = Some(elements);
@@ -222,32 +222,32 @@ impl<'a> NodeTyper<'a> {
         self.widths.contractions.push(Contraction { node: self.cx.id, slot, axis, width, weight, feature });
     }
 
-    /// Notes an axis whose entries are attention heads, as the operator itself says.
+    /// Marks an axis as attention heads, where the operator itself has heads.
     pub fn heads(&mut self, width: Width) {
         self.widths.heads.insert(width);
     }
 
-    /// Notes a batch axis of a product of two activations.
+    /// Marks a batch axis of a product of two activations (`Q·Kᵀ`): attention heads are among these.
     pub fn batched(&mut self, width: Width) {
         self.widths.batched.insert((self.cx.id, width));
     }
 
-    /// Notes an axis that a product of two activations makes from one of them.
+    /// Marks an axis that a product of two activations takes from its second operand: the dimensions of values in `P·V`.
     pub fn paired(&mut self, width: Width) {
         self.widths.paired.insert(width);
     }
 
-    /// Notes an axis that has to keep two entries, as the operator takes axes of one for something else.
+    /// Requires an axis to keep two entries: the operator treats axes of extent one differently (Squeeze without axes).
     pub fn keep_at_least_two(&mut self, width: Width) {
         self.widths.at_least_two.insert(width);
     }
 
-    /// Says what the node costs: `factor` times the product of `widths` multiply-accumulates.
+    /// Adds to the cost of the node: `factor` times the product of `widths`, in multiply-accumulates.
     pub fn macs(&mut self, factor: u64, widths: &[Width]) {
         self.widths.macs.push(Macs { node: self.cx.id, factor, widths: widths.to_vec() });
     }
 
-    /// After a rule has run: results it left out, or whose extents are not what was observed, are typed as fixed.
+    /// Checks what the rule set: results that it left out, or whose extents differ from the observed ones, get pinned widths.
     fn check_results(&mut self) {
         for (slot, value) in self.cx.node.outputs.iter().enumerate() {
             let Some(value) = value else { continue };

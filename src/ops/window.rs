@@ -1,33 +1,36 @@
-//! Windows that slide over positions: where each lies, and the linear passes between what they read and what they write.
+//! Sliding windows of convolutions and pools: which positions each window covers, and the convolutions that pass cotangents
+//! between the two sides.
 
 use crate::{
     graph::{Attr, Expr, Node, SliceRange},
     tensor::Tensor,
 };
 
-/// How a kernel slides over positions. All lists have one entry per spatial axis.
+/// How a kernel slides over positions. All lists have one entry per spatial axis, in positions.
 ///
-/// The side that windows lie on is wide, the other has an entry per window: operand and result, or the other way round where
-/// a window writes what another would read (ConvTranspose).
+/// Windows lie on the input, and the output has one entry per window; in a transposed convolution they lie on the output, and the
+/// input has one entry per window. A 3×3 Conv of stride 2 with pads of 1 on `[N, C, 8, 8]` has `input` `[8, 8]`, `output`
+/// `[4, 4]`, `kernel` `[3, 3]`, `strides` `[2, 2]`, `before` `[1, 1]`, and `after` `[0, 0]`, as the last window ends with the
+/// input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Window {
-    /// Extents of the operand.
+    /// Extents of the node's input.
     pub input: Vec<usize>,
-    /// Extents of the result.
+    /// Extents of the node's output.
     pub output: Vec<usize>,
     /// Extents of the kernel.
     pub kernel: Vec<usize>,
     /// Steps between windows.
     pub strides: Vec<usize>,
-    /// Distances between the places of the kernel.
+    /// Distances between the taps of the kernel.
     pub dilations: Vec<usize>,
-    /// What the first window lies before the wide side.
+    /// Padding before the side that windows lie on.
     pub before: Vec<usize>,
-    /// What the last window lies behind the wide side.
+    /// Padding after it that windows reach into.
     pub after: Vec<usize>,
-    /// Whether windows lie on the result.
+    /// Whether windows lie on the output (ConvTranspose).
     pub transposed: bool,
-    /// Positions at the end of the wide side that no window reaches.
+    /// Positions at the end of the side that windows lie on which no window covers.
     unreached: Vec<usize>,
     groups: usize,
 }
@@ -83,7 +86,7 @@ impl Window {
         Some(window)
     }
 
-    /// The operand position that result position `position` (row-major) reads at `tap`; `None` for padding.
+    /// The input position that output position `position` reads at tap `tap` of the kernel, all row-major; `None` for padding.
     pub fn input_position(&self, position: usize, tap: usize) -> Option<usize> {
         let (mut position, mut tap) = (position, tap);
         let (mut read, mut step) = (0, 1);
@@ -130,8 +133,8 @@ impl Window {
         (self.kernel[axis].saturating_sub(1)) * self.dilations[axis] + 1
     }
 
-    /// From the narrow side to the wide one: each window's entry is spread over the positions that it sees. `weight` is
-    /// `[G·M, C, k…]` as for Conv, with extents `shape`.
+    /// Transposed convolution, `g[N, G·M, windows…]` → `[N, G·C, positions…]`: each window's entry is spread over the positions that
+    /// it covers. `weight` is `[G·M, C, k…]` as for Conv, with extents `shape`.
     pub(super) fn conv_transpose<'a>(&self, g: Expr<'a>, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
         if let Some(pads) = self.flipped_pads() {
             return self.apply_conv(g, "Conv", self.flip_kernel(weight, shape), &pads);
@@ -152,7 +155,7 @@ impl Window {
         pads.map(|(i, pad)| (self.span(i % axes) - 1).checked_sub(*pad)).collect()
     }
 
-    /// `[G·M, C, k…]` as `[G·C, M, k…]`, with each kernel turned about its centre.
+    /// `[G·M, C, k…]` as `[G·C, M, k…]`, with each kernel reversed along all its axes.
     fn flip_kernel<'a>(&self, weight: Expr<'a>, shape: &[usize]) -> Expr<'a> {
         let (groups, inner) = (self.groups, shape[1]);
         let outer = shape[0] / groups;
@@ -165,7 +168,7 @@ impl Window {
         flipped.reshape(&extents(&[&[groups * inner, outer], &self.kernel[..]].concat()))
     }
 
-    /// From the wide side to the narrow one.
+    /// Convolution, `g[N, G·C, positions…]` → `[N, G·M, windows…]`.
     pub(super) fn conv<'a>(&self, g: Expr<'a>, weight: Expr<'a>) -> Expr<'a> {
         self.apply_conv(g, "Conv", weight, &[&self.before[..], &self.after].concat())
     }
@@ -183,8 +186,8 @@ impl Window {
         x.apply(op, &[weight], &attributes)
     }
 
-    /// What each place of the kernel sees of `x[N, C, …]` in all windows, as `[N, C, 1, …]` each, with `fill` where it sees
-    /// nothing.
+    /// Unfolds `x[N, C, positions…]`: for each tap of the kernel, what it reads in all windows, `[N, C, 1, windows…]`, with `fill`
+    /// for padding.
     pub(super) fn unfold<'a>(&self, x: Expr<'a>, fill: f32) -> Vec<Expr<'a>> {
         let around = |pads: &[usize]| [&[0, 0], pads].concat();
         let padded = x.pad_with(fill, &around(&self.before), &around(&self.after));

@@ -165,7 +165,7 @@ impl<'a> Pass<'a> {
         if let Some(correction) = correction {
             let patch = write::correction(&self.graph, layer, correction)?;
             patch.edit(&mut self.model);
-            self.cx.engine.settle(&mut self.model);
+            self.cx.engine.spill_weights(&mut self.model);
             self.graph.update(&patch, &self.model);
         }
         Ok(())

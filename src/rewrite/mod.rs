@@ -107,8 +107,8 @@ fn around(graph: &Graph, widths: &Widths, kept: &Kept, id: NodeId) -> Vec<Width>
     let operands = (0..node.input_count()).filter_map(|slot| widths.operand(graph, Use { node: id, slot }));
     let results = node.outputs.iter().flatten().filter_map(|value| widths.value(*value));
     let sizes = node.inputs.iter().flatten().filter_map(|value| widths.sizes(*value));
-    let said = sizes.flatten().flat_map(Element::widths);
-    shrinking(widths, kept, operands.chain(results).flatten().copied().chain(said))
+    let propagated = sizes.flatten().flat_map(Element::widths);
+    shrinking(widths, kept, operands.chain(results).flatten().copied().chain(propagated))
 }
 
 /// The free widths that shrink among those that `whole` are made of, ascending.
@@ -148,7 +148,7 @@ fn restored(widths: &Widths, kept: &Kept) -> BTreeSet<Width> {
     widths_of.filter(shrinks).map(|w| widths.table.root(w)).collect()
 }
 
-/// Which entries of each axis of a constant stay.
+/// For each axis of a constant, the entries that stay, ascending; `None` for all.
 type Slices = Vec<Option<Vec<usize>>>;
 
 /// Slices every use of a constant that shrinks. An initializer that nothing reads but uses that shrink alike is sliced in
@@ -191,7 +191,7 @@ fn slice_constants(
     Ok(())
 }
 
-/// Puts a selection before every use of a computed value that shrinks by itself.
+/// Puts a Gather before every use of a computed value that shrinks while the value does not.
 fn select_per_use(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
     for (&at, axes) in &widths.per_use {
         let node = graph.node(at.node);

@@ -200,7 +200,7 @@ impl Trial<'_> {
     /// The model with some dimensions rotated, and how far its outputs move; `None` when farther than rounding explains.
     fn attempt(&self, rotations: &[&HeadRotation<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
         let mut model = with_rotations(self.view, rotations)?;
-        self.engine.settle(&mut model);
+        self.engine.spill_weights(&mut model);
         let outputs = self.reference.compare(self.engine, &model)?;
         let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
         let holds = outputs.iter().all(OutputProof::holds);

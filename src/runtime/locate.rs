@@ -54,7 +54,7 @@ impl fmt::Display for LibraryOrigin {
     }
 }
 
-/// What came of one place.
+/// What the search found in one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SearchOutcome {
     /// The library there is loaded and used.

@@ -177,7 +177,7 @@ pub fn sketch(
     // Squares and sums of cotangents leave the range of 16 bits.
     match single(view.model) {
         Some(mut model) => {
-            engine.settle(&mut model);
+            engine.spill_weights(&mut model);
             let (graph, facts) = (Graph::new(&model), view.facts.single());
             let single = ModelView { model: &model, graph: &graph, facts: &facts, ..view };
             sketch_single(engine, single, options, wanted, progress)

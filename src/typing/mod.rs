@@ -20,14 +20,14 @@ use crate::{
 };
 use per_use::{Factor, PerUseAxes};
 
-/// Types every axis of the model whose shapes `facts` shows.
+/// Types every axis of a graph whose shapes `facts` holds.
 ///
 /// `symbolic` says which graph inputs have a symbolic first axis.
 pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widths {
     let mut per_use = PerUseAxes::new();
     loop {
         let widths = relate(graph, facts, symbolic, &per_use);
-        // What is typed apart can show heads, and what is shared by them.
+        // Widths per use can show heads, and values that are shared by them.
         let found = per_use.len();
         per_use.extend(per_use::per_use_axes(graph, &widths));
         if per_use.len() == found {
@@ -36,7 +36,7 @@ pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widt
     }
 }
 
-/// Types every axis; the uses in `apart` each get a width of their own.
+/// Types every axis; the axes in `per_use` each get a width of their own.
 fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, per_use: &PerUseAxes) -> Widths {
     let mut widths = Widths::new(graph.values().count());
     type_inputs(graph, facts, symbolic, &mut widths);

@@ -1,4 +1,4 @@
-//! Uses of computed values that are typed apart, as those of constants are; a use that shrinks selects its entries.
+//! Uses of computed values that get widths of their own, as those of constants do; a Gather is put before a use that shrinks.
 //!
 //! - Values that layers share without being one: a position bias or a mask with an entry per head, computed once and added
 //!   in every layer. Typed as one they would tie the heads of all layers.
@@ -13,17 +13,18 @@ use crate::{
     widths::{Contraction, Pin, PinReason, Place, Width, WidthForm, WidthTable, Widths},
 };
 
-/// A factor of an axis that is typed apart, by its extent and that of all factors outside of it.
+/// The factor of an axis that has a width per use: `own` is its extent, `outer` that of all factors before it. The heads of an
+/// axis `[3, 6, 64]` (flattened) are `outer` 3, `own` 6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Factor {
     outer: usize,
     own: usize,
 }
 
-/// Axes of uses that are typed apart, and which factor of them is.
+/// Axes that get a width per use, and which factor of them does.
 pub(super) type PerUseAxes = BTreeMap<Place, Factor>;
 
-/// The uses that are to be typed apart beside those that the model was typed with.
+/// The axes that need a width per use, by what the typed model shows.
 pub(super) fn per_use_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
     let mut axes = group_axes(graph, widths);
     axes.extend(head_axes(graph, widths));
@@ -31,8 +32,8 @@ pub(super) fn per_use_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
     axes
 }
 
-/// A width beside `whole`: their factors are one but for `factor`, of which each has its own. Where `whole` has no such
-/// factors, the node called `at` pins it.
+/// A width that shares all factors of `whole` but `factor`, for which it gets a new width. Where `whole` has no such factors, it is
+/// pinned in the name of node `at`.
 pub(super) fn per_use_width(table: &mut WidthTable, whole: Width, factor: Factor, at: &str) -> Width {
     let Factor { outer, own } = factor;
     let inner = table.size(whole) / (outer * own).max(1);
@@ -106,7 +107,7 @@ fn ends(graph: &Graph, reads_product: &[bool]) -> Vec<Option<NodeId>> {
     ends
 }
 
-/// Axes that keep their extent for what is computed over them, and that attention takes apart into its heads: OLMo's
+/// Axes that are pinned by statistics over them, and that attention splits into heads: OLMo's
 /// normalised queries, or a stream that WavLM's gates read head by head. A head that goes is not selected any more.
 fn normalised_head_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
     let table = &widths.table;

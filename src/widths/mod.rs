@@ -14,17 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::{Graph, NodeId, Use, ValueId};
 
-/// What an element of an integer value says.
+/// What an element of an integer value depends on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Element {
-    /// Nothing about any width.
+    /// No extent: the same for all inputs of the model.
     #[default]
     Constant,
-    /// Nothing about any width, and not the same for all inputs.
+    /// No extent, and not the same for all inputs of the model.
     Varying,
-    /// The extent of this width.
+    /// It is the extent of this width.
     Extent(Width),
-    /// Something computed from the extents of these widths.
+    /// It is computed from the extents of these widths.
     Computed(BTreeSet<Width>),
 }
 
@@ -117,7 +117,7 @@ impl Contraction {
     }
 }
 
-/// Multiply-accumulates of a node: a constant times the product of widths.
+/// Cost of a node in multiply-accumulates: a constant times the product of the extents of widths.
 #[derive(Clone, Debug)]
 pub struct Macs {
     /// The node.
@@ -128,22 +128,22 @@ pub struct Macs {
     pub widths: Vec<Width>,
 }
 
-/// The typed model: a width for every axis, and what the operators said about them.
+/// The typed model: a width for every axis, and the contractions, costs and marks that the typing rules declared.
 #[derive(Clone, Debug)]
 pub struct Widths {
     /// The width variables.
     pub table: WidthTable,
     /// Axes of each value that a node computes or the caller feeds; `None` where no shape was observed.
     pub(crate) values: Vec<Option<Vec<Width>>>,
-    /// Axes of each use of a constant. Uses of one constant are typed apart: shared ones are copied before they are sliced.
+    /// Axes of each use of a constant. Every use has its own widths: shared constants are copied before they are sliced.
     pub(crate) constants: BTreeMap<Use, Vec<Width>>,
-    /// Axes of uses of computed values that are typed apart: a use that shrinks selects its entries.
+    /// Axes of uses of computed values that have widths of their own: a Gather is put before a use that shrinks.
     pub(crate) per_use: BTreeMap<Use, Vec<Width>>,
-    /// For integer values that say sizes: what each element says.
+    /// For integer values that hold extents: what each element depends on, row-major.
     pub(crate) sizes: Vec<Option<Vec<Element>>>,
     /// Widths whose extents become floating-point numbers: those stay what the dense model computes.
     pub(crate) counted: BTreeSet<Width>,
-    /// Where widths end.
+    /// The sums that widths end in.
     pub contractions: Vec<Contraction>,
     /// What the operators cost, at the batch that was observed.
     pub macs: Vec<Macs>,
@@ -192,7 +192,7 @@ impl Widths {
         }
     }
 
-    /// The width at a place.
+    /// The width of an axis of an operand.
     pub fn at(&self, graph: &Graph, place: Place) -> Option<Width> {
         self.operand(graph, place.at)?.get(place.axis).copied()
     }
@@ -208,7 +208,7 @@ impl Widths {
         self.constants.iter().map(|(at, axes)| (*at, axes.as_slice()))
     }
 
-    /// What the elements of an integer value say about sizes; `None` when nothing.
+    /// What the elements of an integer value depend on, row-major; `None` where they hold no extents.
     pub fn sizes(&self, value: ValueId) -> Option<&[Element]> {
         self.sizes[value.index()].as_deref()
     }

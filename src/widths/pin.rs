@@ -1,4 +1,4 @@
-//! Why a width may not shrink, as a value.
+//! Pins: why an axis is frozen.
 
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ impl std::fmt::Display for Pin {
     }
 }
 
-/// The kinds of reasons.
+/// Why a width keeps its extent; the text completes "it keeps its extent because …".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
 pub enum PinReason {
     /// The axis is an axis of a graph input.

@@ -21,7 +21,7 @@ impl Width {
 /// What a width is known to be made of.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WidthForm {
-    /// Nothing is known: it may shrink as it likes.
+    /// Not a product or concatenation: a unit of its own, which may shrink.
     Free,
     /// Row-major product: the outermost factor first.
     Product(Vec<Width>),
@@ -141,7 +141,9 @@ impl WidthTable {
 
     /// Hangs every variable right below the top of its tree.
     pub(crate) fn compress(&mut self) {
-        (0..self.variables.len()).for_each(|index| _ = self.top_compressing(Width(index as u32)));
+        for index in 0..self.variables.len() {
+            self.top_compressing(Width(index as u32));
+        }
     }
 
     fn class(&self, width: Width) -> &Variable {
