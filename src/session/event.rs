@@ -66,13 +66,13 @@ pub(super) struct Monitor {
 
 impl Default for Monitor {
     fn default() -> Self {
-        Self::new(drop)
+        Self { listener: RefCell::new(Box::new(drop)), cancel: Cancel::default() }
     }
 }
 
 impl Monitor {
-    pub fn new(listener: impl FnMut(Progress) + 'static) -> Self {
-        Self { listener: RefCell::new(Box::new(listener)), cancel: Cancel::default() }
+    pub fn listen(&mut self, listener: impl FnMut(Progress) + 'static) {
+        self.listener = RefCell::new(Box::new(listener));
     }
 
     pub fn watch(&mut self, cancel: Cancel) {

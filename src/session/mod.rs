@@ -1,7 +1,9 @@
 //! A session: one model on one engine, pruned stage by stage. Each stage is a value, and none reaches back.
 //!
-//!     Pruner::open ─► score ─► plan ─► apply ─► recover ─► save
-//!     type, rotate    Scored   Planned Applied  Recovered  gate, Report
+//! ```text
+//! Pruner::open ─► score ─► plan ─► apply ─► recover ─► save
+//! type, rotate    Scored   Planned Applied  Recovered  gate, Report
+//! ```
 //!
 //! A stage can be gone on from as often as one likes: many budgets from one scoring, which is what takes the time. [`Scores`]
 //! and [`Plan`] are plain data that can be kept and returned to ([`Pruner::with_scores`], [`Scored::with_plan`]).
@@ -147,7 +149,7 @@ impl Builder {
     /// Tells `listener` how the work goes on.
     #[must_use]
     pub fn on_progress(mut self, listener: impl FnMut(Progress) + 'static) -> Self {
-        self.monitor = Monitor::new(listener);
+        self.monitor.listen(listener);
         self
     }
 
