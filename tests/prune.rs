@@ -254,7 +254,7 @@ fn saved_scores_go_by_what_they_were_made_of_and_not_by_names() {
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("the calibration data"), "{error}");
     // A file of an earlier version, and one of something else.
-    for (contents, said) in [("{}", "format version 0"), ("[1]", "does not hold scores")] {
+    for (contents, said) in [("{}", "format version 0"), ("[1]", "does not hold saved scores")] {
         fs::write(&scores, contents).unwrap();
         let (code, error) = again(&[]);
         assert_eq!(code, Some(2), "{error}");
