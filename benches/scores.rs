@@ -17,6 +17,7 @@ use optin_onnx::{
     score::{
         DimensionScores, ExactOptions, LAMBDA, SketchOptions, exact, magnitude, sketch, spearman, wanda,
     },
+    stats::DenseValues,
     typing::{self, Granularity, Kind},
 };
 
@@ -54,6 +55,7 @@ fn main() {
         dimensions: &dimensions,
         samples: &samples,
         batch: 16,
+        values: &DenseValues::default(),
     };
     let mut session = engine.load(&source.model).unwrap();
     let run = |session: &mut dyn runtime::Session| {

@@ -214,7 +214,7 @@ fn write_operators(out: &mut String, unsupported: &BTreeMap<String, BTreeSet<Str
         writeln!(out, "| {operator} | {} |", models.join(", "))?;
     }
     writeln!(out, "\n## Operators with rules\n\n| operator | rules | gradient |\n|---|---|---|")?;
-    let mut operators: Vec<_> = ops::contracts().collect();
+    let mut operators: Vec<_> = ops::schemas().collect();
     operators.sort_by_key(|(_, operator)| (operator.domain, operator.name));
     for (family, operator) in operators {
         let name = operator.name;

@@ -66,7 +66,7 @@ pub enum Error {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// An output is named that the model does not have.
-    #[error("`{name}` is no output of the model, so it cannot hold logits; the outputs are {}", outputs.join(", "))]
+    #[error("`{name}` is no output of the model; its outputs are {}", outputs.join(", "))]
     NoOutput { name: String, outputs: Vec<String> },
     /// The caller asked to stop.
     #[error("cancelled; nothing was written")]

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    graph::{Graph, NodeId, Origin, ValueId},
+    graph::{Graph, NodeId, ValueId, ValueOrigin},
     limits,
     onnx::{
         self,
@@ -231,7 +231,7 @@ impl<'a> Folding<'a> {
         if self.ran.is_empty() {
             return model;
         }
-        let kept = Account::new(self).settle();
+        let kept = Account::new(self).kept_nodes();
         let is_gone = |id: &NodeId| self.ran.contains(id) && !kept.contains(id);
         let is_folded = |v: &ValueId| self.graph.producer(*v).is_some_and(|id| is_gone(&id));
         onnx::unlist_initializers(&mut model);
@@ -259,11 +259,11 @@ fn foldable(graph: &Graph) -> Vec<NodeId> {
     let mut nodes = BTreeSet::new();
     for (id, node) in graph.nodes() {
         let computes = node.outputs.iter().flatten().any(|v| graph.producer(*v) == Some(id));
-        let known = ops::find(&node.proto).is_some_and(|rule| !rule.recasts());
+        let known = ops::find(&node.proto).is_some_and(|rule| !rule.is_cast());
         let constant = node.inputs.iter().flatten().all(|v| match graph.value(*v).origin {
-            Origin::Constant(_) => !graph.is_default(*v),
-            Origin::Node(producer) => nodes.contains(&producer),
-            Origin::Input | Origin::Unknown => false,
+            ValueOrigin::Constant(_) => !graph.is_default(*v),
+            ValueOrigin::Node(producer) => nodes.contains(&producer),
+            ValueOrigin::Input | ValueOrigin::Unknown => false,
         });
         if computes && known && constant && node.captures.is_empty() {
             nodes.insert(id);
@@ -328,7 +328,7 @@ impl<'a> Account<'a> {
 
     /// The nodes that stay: those that compute a graph output or a value that is not paid for, and what they need. A constant
     /// that they read pays for nothing.
-    fn settle(mut self) -> BTreeSet<NodeId> {
+    fn kept_nodes(mut self) -> BTreeSet<NodeId> {
         let graph = self.folding.graph;
         let is_owed = |(value, debt): (&ValueId, &usize)| (*debt > 0).then_some(*value);
         let owed: Vec<ValueId> = self.debts.iter().filter_map(is_owed).collect();

@@ -1,7 +1,7 @@
 //! The final gate: the file as it will stand, opened anew from its bytes, has to be what was planned and judged. Whatever is
 //! reported of the result is measured on that file.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ use crate::{
     refusal::Larger,
     runtime::{Engine, RuntimeError},
     tensor::Tensor,
+    trajectory::SaidOutput,
     verify::{Extent, Runs, VerifyError},
 };
 
@@ -117,7 +118,7 @@ impl From<CountError> for GateError {
 pub struct Gatekeeper<'a> {
     engine: &'a dyn Engine,
     view: ModelView<'a>,
-    dense: Runs,
+    dense: Rc<Runs>,
     batch: usize,
 }
 
@@ -127,8 +128,17 @@ impl<'a> Gatekeeper<'a> {
     /// # Errors
     /// When it does not run.
     pub fn new(engine: &'a dyn Engine, view: ModelView<'a>, batch: usize) -> Result<Self, VerifyError> {
-        let dense = Runs::of(&mut *engine.load(view.model)?, view.model, view.samples, batch, |feed| feed)?;
-        Ok(Self { engine, view, dense, batch })
+        Ok(Self::with(engine, view, Rc::new(Self::runs(engine, view, batch)?), batch))
+    }
+
+    /// What the dense model gives on what others will be tried on.
+    pub(crate) fn runs(engine: &dyn Engine, view: ModelView<'_>, batch: usize) -> Result<Runs, VerifyError> {
+        Runs::of(&mut *engine.load(view.model)?, view.model, view.samples, batch, |feed| feed)
+    }
+
+    /// Of a dense model that has run already.
+    pub(crate) fn with(engine: &'a dyn Engine, view: ModelView<'a>, dense: Rc<Runs>, batch: usize) -> Self {
+        Self { engine, view, dense, batch }
     }
 
     /// Tries a model that was read back from a file of so many bytes, external data included. `planned` is what it was planned to
@@ -143,7 +153,7 @@ impl<'a> Gatekeeper<'a> {
         file_bytes: u64,
         planned: &PerCost<u64>,
         bounds: &Bounds,
-        logits: &[String],
+        said_outputs: &[SaidOutput],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
         let mut session = self.engine.load(model)?;
@@ -159,7 +169,7 @@ impl<'a> Gatekeeper<'a> {
         let distance = if judged_on.is_empty() {
             None
         } else {
-            recover::distances(self.engine, self.view, logits, &[model], judged_on)?.first().copied()
+            recover::distances(self.engine, self.view, said_outputs, &[model], judged_on)?.first().copied()
         };
         Ok(Gate {
             batches: self.dense.batches(),

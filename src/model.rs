@@ -11,6 +11,7 @@ use crate::{
     onnx::{Packed, Source, proto::ModelProto},
     plan::{CostView, Costs, Limits},
     runtime::{Engine, RuntimeError},
+    stats::DenseValues,
     tensor::Tensor,
     typing::{self, Dimension, Dimensions, Granularity},
     widths::Widths,
@@ -33,6 +34,8 @@ pub struct ModelView<'a> {
     pub samples: &'a Samples,
     /// Samples per run.
     pub batch: usize,
+    /// Values of the model that are kept from stage to stage.
+    pub values: &'a DenseValues,
 }
 
 /// A loaded and typed model, with all that later stages need.
@@ -53,6 +56,7 @@ pub struct Typed {
     /// Samples per run.
     pub batch: usize,
     granularity: Granularity,
+    values: DenseValues,
 }
 
 /// Why a model could not be typed.
@@ -186,7 +190,17 @@ impl Typed {
             let dimensions = typing::dimensions(&graph, &widths, granularity);
             (widths, dimensions)
         });
-        Ok(Self { source, graph, facts, widths, dimensions, samples, batch, granularity })
+        Ok(Self {
+            source,
+            graph,
+            facts,
+            widths,
+            dimensions,
+            samples,
+            batch,
+            granularity,
+            values: DenseValues::default(),
+        })
     }
 
     /// Another model in the place of this one, with the same samples: typed anew.
@@ -221,6 +235,11 @@ impl Typed {
         Costs::new(&CostView::new(self.view_of(dimensions), self.source.bytes), dimensions, limits)
     }
 
+    /// Keeps values of the model from now on, as many bytes as `memory` has.
+    pub(crate) fn keep_values(&mut self, memory: MemoryBudget) {
+        self.values = DenseValues::new(memory);
+    }
+
     /// The units that attention loses.
     pub fn granularity(&self) -> Granularity {
         self.granularity
@@ -246,6 +265,7 @@ impl Typed {
             dimensions: &dimensions.prunable,
             samples: &self.samples,
             batch: self.batch,
+            values: &self.values,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     runtime::Engine,
     typing::Dimension,
     verify::{self, Proof, VerifyError},
-    widths::{Pin, Reason, Width},
+    widths::{Pin, PinReason, Width},
 };
 
 /// Why a pruned model is refused.
@@ -95,7 +95,7 @@ impl Trial<'_> {
         let mut pruned =
             clock.time("rewrite", || reduction::apply(model, graph, facts, widths, dimensions, &kept))?;
         Larger::check(&pruned, self.source)?;
-        self.engine.settle(&mut pruned);
+        self.engine.spill_weights(&mut pruned);
         let masked = reduction::mask(graph, facts, widths, dimensions, &kept).apply(model);
         let file_bytes = (self.file_bytes)(&pruned);
         let proof = clock.time("verify", || {
@@ -123,7 +123,7 @@ impl Trial<'_> {
             }
         }
         let name = self.culprit(plan, clock)?;
-        let pin = Pin::new(&name, Reason::Unproven(refusal.to_string()));
+        let pin = Pin::new(&name, PinReason::Unproven(refusal.to_string()));
         Some(Blame { names: BTreeSet::from([name]), pin })
     }
 

@@ -113,7 +113,7 @@ impl Options {
 
     fn recovery(&self) -> Option<RecoverOptions<'_>> {
         Some(RecoverOptions {
-            logits: &self.score.logits,
+            said_outputs: &self.score.said_outputs,
             mode: self.recover?,
             settings: self.recover_settings.clone(),
             grow: self.budgets.leave_room_for_weights(),

@@ -319,7 +319,7 @@ fn a_model_that_does_not_run_on_the_data_is_an_error_that_says_what_was_fed() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("made-up inputs, of which it was fed `x` [2, "), "{error}");
-    assert!(error.contains("--shape") && error.lines().count() == 1, "{error}");
+    assert!(error.contains("--shape") && error.lines().count() == 2, "{error}");
 }
 
 #[test]

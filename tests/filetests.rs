@@ -24,7 +24,7 @@ use optin_onnx::{
     onnx,
     runtime::{Engine, RuntimeChoice},
     typing::{Dimension, Granularity},
-    widths::{Form, Width},
+    widths::{Width, WidthForm},
 };
 use support::{Subject, engine, text};
 
@@ -187,15 +187,15 @@ impl Names<'_> {
             return table.size(width).to_string();
         }
         match table.form(width) {
-            Form::Free => table.size(width).to_string(),
-            Form::Product(parts) => self.joined(parts, "*"),
-            Form::Concat(parts) => self.joined(parts, "+"),
+            WidthForm::Free => table.size(width).to_string(),
+            WidthForm::Product(parts) => self.joined(parts, "*"),
+            WidthForm::Concat(parts) => self.joined(parts, "+"),
         }
     }
 
     fn joined(&self, parts: &[Width], sign: &str) -> String {
         let part = |p: &Width| match self.0.widths.table.form(*p) {
-            Form::Concat(_) => format!("({})", self.width(*p)),
+            WidthForm::Concat(_) => format!("({})", self.width(*p)),
             _ => self.width(*p),
         };
         parts.iter().map(part).collect::<Vec<_>>().join(sign)

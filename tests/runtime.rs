@@ -429,7 +429,7 @@ fn a_missing_library_is_an_error_even_when_any_engine_would_do() {
     for runtime in [RuntimeChoice::Auto, RuntimeChoice::Ort] {
         let error = refusal(&RuntimeOptions { ort_lib: ort_lib.clone(), ..options(runtime) });
         assert!(
-            matches!(error, RuntimeError::LibraryMissing { origin: locate::Origin::Named, .. }),
+            matches!(error, RuntimeError::LibraryMissing { origin: locate::LibraryOrigin::Named, .. }),
             "{error}"
         );
     }

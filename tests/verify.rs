@@ -21,7 +21,7 @@ use optin_onnx::{
         proto::{ModelProto, tensor_shape_proto::dimension, type_proto},
         tensor::{from_tensor, to_tensor},
     },
-    plan::{Bounds, PerCost},
+    plan::{Bounds, Budget, Budgets, CostView, Costs, Limits, PerCost, cost::Bytes},
     runtime::RuntimeChoice,
     tensor::Tensor,
     typing::Granularity,
@@ -117,6 +117,16 @@ fn tried(
     edit: impl Fn(&mut ModelProto),
     flops: i64,
 ) -> Result<optin_onnx::gate::Gate, GateError> {
+    tried_within(subject, edit, flops, &Bounds::default())
+}
+
+/// The same, where it may not cost more than `bounds`.
+fn tried_within(
+    subject: &Subject,
+    edit: impl Fn(&mut ModelProto),
+    flops: i64,
+    bounds: &Bounds,
+) -> Result<optin_onnx::gate::Gate, GateError> {
     let engine = engine(RuntimeChoice::Tract);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
@@ -132,8 +142,7 @@ fn tried(
     let keeper = Gatekeeper::new(&*engine, subject.view(2), 2).unwrap();
     let all: Vec<_> = subject.samples.ranges(2).collect();
     let read = onnx::load(&staged.path()).map_err(GateError::Onnx);
-    let gate = read
-        .and_then(|read| keeper.check(&read.model, staged.bytes(), &planned, &Bounds::default(), &[], &all));
+    let gate = read.and_then(|read| keeper.check(&read.model, staged.bytes(), &planned, bounds, &[], &all));
     drop(staged);
     // Nothing has come or gone.
     assert_eq!(fs::read(&path).unwrap(), b"old");
@@ -177,6 +186,14 @@ fn nothing_passes_the_gate_but_what_was_planned() {
 
     let found = tried(&subject, |_| {}, 2);
     assert!(matches!(&found, Err(GateError::Cost { unit: "FLOPs", .. })), "{found:?}");
+
+    let bytes = onnx::encode(&subject.model).len() as u64;
+    let (view, limits) = (CostView::new(subject.view(2), bytes), Limits { align: 1, ..Limits::default() });
+    let costs = Costs::new(&view, &subject.dimensions, &limits);
+    let bounds = costs.bounds(&Budgets::one(&Bytes, Budget::Absolute(bytes as f64 - 1.0))).unwrap();
+    let found = tried_within(&subject, |_| {}, 0, &bounds).unwrap_err();
+    assert!(matches!(found, GateError::OverBudget(over) if (over.unit, over.found) == ("bytes", bytes)));
+    assert!(found.to_string().contains(&format!("where the budget is {}", bytes - 1)), "{found}");
 
     let fixed = sequences(FIXED, 8).model;
     let found = tried(&subject, |model| *model = fixed.clone(), 0);

@@ -2,17 +2,16 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
 };
 
 use crate::{
-    calibration::spec::{runtime_inputs, tensor_type},
     onnx::{
-        node_constant,
-        proto::{GraphProto, ModelProto, NodeProto, TensorProto},
+        self, node_constant,
+        proto::{GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto},
         tensor::to_tensor,
     },
-    ops::{self, Ids},
+    ops::{self, IndexFlow},
     tensor::DType,
 };
 
@@ -107,13 +106,15 @@ impl<'a> Flow<'a> {
 
     /// If input number `slot` of the node holds indices: the extent of what they index, if known.
     fn table_rows(&self, node: &NodeProto, slot: usize) -> Option<Option<usize>> {
-        Some(match ops::find(node)?.ids(node, slot)? {
-            Ids::Indexes { table, axis } => node.input.get(table).and_then(|table| self.extent(table, axis)),
-            Ids::Below { depth } => {
+        Some(match ops::find(node)?.index_flow(node, slot)? {
+            IndexFlow::Indexes { table, axis } => {
+                node.input.get(table).and_then(|table| self.extent(table, axis))
+            }
+            IndexFlow::Below { depth } => {
                 let depth = node.input.get(depth).and_then(|depth| self.bounds(depth));
                 depth.and_then(|(depth, _)| usize::try_from(depth).ok())
             }
-            Ids::Passed | Ids::Plus(_) | Ids::Minus(_) => return None,
+            IndexFlow::Passed | IndexFlow::Plus(_) | IndexFlow::Minus(_) => return None,
         })
     }
 
@@ -127,7 +128,7 @@ impl<'a> Flow<'a> {
                 return usize::try_from(*tensor.dims.get(usize::try_from(axis).ok()?)?).ok();
             }
             let node = self.producers.get(value)?;
-            value = node.input.first().filter(|_| ops::find(node).is_some_and(|rule| rule.recasts()))?;
+            value = node.input.first().filter(|_| ops::find(node).is_some_and(|rule| rule.is_cast()))?;
         }
         None
     }
@@ -136,11 +137,11 @@ impl<'a> Flow<'a> {
     /// not constant counts as no shift.
     fn shift(&self, node: &NodeProto, slot: usize) -> Option<i64> {
         let bounds = |slot: usize| node.input.get(slot).and_then(|value| self.bounds(value));
-        match ops::find(node)?.ids(node, slot)? {
-            Ids::Passed => Some(0),
-            Ids::Plus(other) => Some(bounds(other).map_or(0, |(_, max)| max)),
-            Ids::Minus(other) => Some(bounds(other).map_or(0, |(min, _)| min.saturating_neg())),
-            Ids::Indexes { .. } | Ids::Below { .. } => None,
+        match ops::find(node)?.index_flow(node, slot)? {
+            IndexFlow::Passed => Some(0),
+            IndexFlow::Plus(other) => Some(bounds(other).map_or(0, |(_, max)| max)),
+            IndexFlow::Minus(other) => Some(bounds(other).map_or(0, |(min, _)| min.saturating_neg())),
+            IndexFlow::Indexes { .. } | IndexFlow::Below { .. } => None,
         }
     }
 
@@ -155,4 +156,19 @@ impl<'a> Flow<'a> {
 fn valid_ids(rows: usize, offset: i64) -> Option<usize> {
     let ids = i64::try_from(rows).ok()?.checked_sub(offset)?;
     usize::try_from(ids).ok().filter(|&ids| ids > 0)
+}
+
+/// The graph inputs that are fed at run time: up to IR version 3 initializers had to be listed as inputs too, and since
+/// then an input with an initializer has a default value.
+pub(super) fn runtime_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
+    let dense = graph.initializer.iter().filter_map(|t| t.name.as_deref());
+    let sparse = graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref()?.name.as_deref());
+    let constants: BTreeSet<&str> = dense.chain(sparse).collect();
+    graph.input.iter().filter(|input| !constants.contains(input.name())).collect()
+}
+
+/// Element type and shape of a tensor value; `None` when it is anything else.
+pub(super) fn tensor_type(value: &ValueInfoProto) -> Option<(DType, Option<&TensorShapeProto>)> {
+    let tensor = onnx::tensor_type(value)?;
+    Some((DType::from_onnx(tensor.elem_type())?, tensor.shape.as_ref()))
 }

@@ -8,12 +8,9 @@ use std::{
 use crate::{
     calibration::{
         CalibrationError,
-        roles::{InputRole, input_roles},
+        roles::{InputRole, input_roles, runtime_inputs, tensor_type},
     },
-    onnx::{
-        self,
-        proto::{GraphProto, ModelProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension},
-    },
+    onnx::proto::{ModelProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension},
     tensor::DType,
 };
 
@@ -107,21 +104,6 @@ impl InputSpecs {
     pub fn names(&self) -> Vec<String> {
         self.inputs.iter().map(|input| input.name.clone()).collect()
     }
-}
-
-/// The graph inputs that are fed at run time: up to IR version 3 initializers had to be listed as inputs too, and since
-/// then an input with an initializer has a default value.
-pub(super) fn runtime_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
-    let dense = graph.initializer.iter().filter_map(|t| t.name.as_deref());
-    let sparse = graph.sparse_initializer.iter().filter_map(|t| t.values.as_ref()?.name.as_deref());
-    let constants: BTreeSet<&str> = dense.chain(sparse).collect();
-    graph.input.iter().filter(|input| !constants.contains(input.name())).collect()
-}
-
-/// Element type and shape of a tensor value; `None` when it is anything else.
-pub(super) fn tensor_type(value: &ValueInfoProto) -> Option<(DType, Option<&TensorShapeProto>)> {
-    let tensor = onnx::tensor_type(value)?;
-    Some((DType::from_onnx(tensor.elem_type())?, tensor.shape.as_ref()))
 }
 
 /// Extents that are no positive number, and the placeholder `?` of some exporters, tell nothing.

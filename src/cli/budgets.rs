@@ -2,6 +2,7 @@
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 
+use super::hints;
 use crate::plan::{Budget, Budgets, COST_MODELS, CostModel, Flops};
 
 /// What was asked for; all of it holds together.
@@ -15,10 +16,10 @@ fn flag(model: &'static dyn CostModel) -> Arg {
     let is_default = Budgets::default().iter().any(|(known, _)| known.id() == model.id());
     let default = if is_default { " [default: 0.5, if no other budget is given]" } else { "" };
     let shares = if model.takes_share() { "a share (0.5, 50%) or " } else { "" };
-    Arg::new(model.id())
-        .long(model.id())
-        .value_name("BUDGET")
-        .value_parser(move |text: &str| Budget::of(model, text))
+    let arg = Arg::new(model.id()).long(model.id());
+    let arg = if is_default { arg.alias("budget") } else { arg };
+    arg.value_name("BUDGET")
+        .value_parser(move |text: &str| Budget::of(model, text).map_err(|error| hints::of_budget(&error)))
         .allow_hyphen_values(true)
         .help_heading(HEADING)
         .help(format!("What to keep of the {}: {shares}a number (4.2G){default}", model.about()))
@@ -29,7 +30,10 @@ fn macs() -> Arg {
     Arg::new(MACS)
         .long(MACS)
         .value_name("BUDGET")
-        .value_parser(|text: &str| Budget::of(&Flops, text).map(Budget::of_macs))
+        .value_parser(|text: &str| {
+            let budget = Budget::of(&Flops, text).map_err(|error| hints::of_budget(&error));
+            budget.map(Budget::of_macs)
+        })
         .conflicts_with(Flops.id())
         .allow_hyphen_values(true)
         .help_heading(HEADING)

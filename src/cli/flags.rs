@@ -19,6 +19,7 @@ use crate::{
     reduction::{Kind, Reduction},
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, SavedScores, ScoreOptions, Scorer},
+    trajectory::{OutputKind, SaidOutput},
     typing::Granularity,
 };
 
@@ -172,9 +173,12 @@ struct ScoreFlags {
     /// Memory that each stage may take beside the model; batches are cut down to fit.
     #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES", allow_hyphen_values = true)]
     memory: MemoryBudget,
-    /// Say that an output holds logits, where its shape does not tell.
+    /// This output holds logits (class scores before a softmax), where the model does not tell.
     #[arg(long, value_name = "NAME")]
     logits: Vec<String>,
+    /// This output holds an embedding, though it looks like logits: its values are compared, not classes by them.
+    #[arg(long, value_name = "NAME")]
+    embedding: Vec<String>,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -195,8 +199,16 @@ impl ScoreFlags {
             settings: self.settings.given.clone(),
             seed,
             memory: self.memory,
-            logits: self.logits.clone(),
+            said_outputs: self.said_outputs(),
         }
+    }
+
+    /// What outputs are said to hold.
+    fn said_outputs(&self) -> Vec<SaidOutput> {
+        let of = |names: &[String], kind| -> Vec<SaidOutput> {
+            names.iter().map(|name| SaidOutput { name: name.clone(), kind }).collect()
+        };
+        [of(&self.logits, OutputKind::Logits), of(&self.embedding, OutputKind::Embedding)].concat()
     }
 
     /// The scores that are read, and what is said of them.
@@ -210,8 +222,8 @@ impl ScoreFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = LIMITS)]
 pub(super) struct LimitFlags {
-    /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
-    /// first. Some fused attention kernels know certain head sizes only.
+    /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are rotated to principal
+    /// components first. Some fused attention kernels know certain head sizes only.
     #[arg(
         long,
         value_parser = parse::named::<Granularity>(),

@@ -7,7 +7,7 @@ use crate::{
     gate::GateError,
     model::TypeError,
     paths::{PathError, Role},
-    plan::{Limit, PlanError},
+    plan::{Limit, ParseBudgetError, PlanError},
     recover::RecoverError,
     rotate::RotateError,
     runtime::RuntimeError,
@@ -85,6 +85,16 @@ fn of_runtime(error: &RuntimeError) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// What is written for a budget, and what flag to reach for instead, if one helps.
+pub(super) fn of_budget(error: &ParseBudgetError) -> String {
+    match error {
+        ParseBudgetError::Several(_) => {
+            format!("{error}; --save-scores FILE saves scores, --scores FILE plans from them")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// The flag that sets a limit has its name.
 fn flag(limit: Limit) -> String {
     format!("--{}", limit.name())
@@ -94,7 +104,7 @@ fn of_plan(error: &PlanError) -> Option<String> {
     match error {
         PlanError::Infeasible { held_by, .. } if !held_by.is_empty() => {
             let flags: Vec<String> = held_by.iter().map(|limit| flag(*limit)).collect();
-            Some(format!("set by {}", flags.join(", ")))
+            Some(format!("what holds it is {}", flags.join(", ")))
         }
         PlanError::Unmatched { limit, .. } => {
             Some(format!("`optin-onnx inspect` lists the names that {} can match", flag(*limit)))
@@ -139,8 +149,9 @@ fn of_saved(error: &SavedError) -> Option<String> {
     let flag = match what {
         ScoreInput::Method => "--score",
         ScoreInput::Setting(name) => return Some(format!("set by --{name}")),
+        ScoreInput::Seed => "--seed",
         ScoreInput::Granularity => "--granularity",
-        ScoreInput::Logits => "--logits",
+        ScoreInput::Outputs => "--logits and --embedding",
         ScoreInput::Recovery => "--recover",
         ScoreInput::Data => "--calib, --samples and --seed",
         _ => return None,

@@ -14,7 +14,7 @@ use crate::{
 
 /// What a backward pass computes.
 pub struct Backward<'t> {
-    /// The cotangents of the operands that were asked for: of what each contributes at that use alone.
+    /// The cotangents of the wanted operands. Each is the derivative by that use of the value, not by the value.
     pub operands: BTreeMap<Use, Expr<'t>>,
     /// Where cotangents stopped.
     pub stops: Vec<Stop>,
@@ -23,7 +23,7 @@ pub struct Backward<'t> {
 /// A node that passes no cotangent on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stop {
-    /// What people call the node.
+    /// The node's name, or that of its first result.
     pub node: String,
     /// Why.
     pub reason: NoGradient,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Graph, NodeId, Origin, ValueId};
+use super::{Graph, NodeId, ValueId, ValueOrigin};
 use crate::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
 
 /// A suffix of a model.
@@ -16,15 +16,16 @@ pub struct Cut {
 
 /// Cuts out what lies downstream of `start` and is needed for `outputs`.
 ///
-/// `describe` gives a boundary value its type and rank. Values for which `again` holds are not fed across the cut but
-/// computed again: integers that say sizes, which must follow the batch that the suffix is run with, and constants.
+/// `describe` gives a boundary value its type and rank. Values for which `recompute` holds are not fed across the cut: the
+/// suffix computes them itself. These are integers that hold sizes, which must follow the batch that the suffix is run with, and
+/// constants.
 pub fn cut(
     model: &ModelProto,
     graph: &Graph,
     start: &BTreeSet<NodeId>,
     outputs: &[ValueId],
     describe: impl Fn(ValueId) -> ValueInfoProto,
-    again: impl Fn(ValueId) -> bool,
+    recompute: impl Fn(ValueId) -> bool,
 ) -> Cut {
     let mut nodes = upstream(graph, outputs, &graph.descendants(start.iter().copied()));
     let mut boundary = BTreeSet::new();
@@ -34,12 +35,12 @@ pub fn cut(
         let node = graph.node(id);
         for &value in node.inputs.iter().flatten().chain(&node.captures) {
             match &graph.value(value).origin {
-                Origin::Node(producer) if nodes.contains(producer) => {}
-                Origin::Node(producer) if again(value) => {
+                ValueOrigin::Node(producer) if nodes.contains(producer) => {}
+                ValueOrigin::Node(producer) if recompute(value) => {
                     nodes.insert(*producer);
                     pending.push(*producer);
                 }
-                Origin::Node(_) => {
+                ValueOrigin::Node(_) => {
                     boundary.insert(value);
                 }
                 _ => {
@@ -53,11 +54,11 @@ pub fn cut(
     Cut { model, boundary: boundary.into_iter().collect() }
 }
 
-/// Cuts out what computes `outputs`, and gives `reads` to nodes that are yet to be appended, from `known` values and graph
-/// inputs.
+/// The subgraph that computes `outputs` and `reads` from `known` values and graph inputs. `reads` are values that nodes will read
+/// which the caller appends; they need not be outputs.
 ///
 /// `describe` gives a known value its type and rank. No output may itself be known.
-pub fn segment(
+pub fn between(
     model: &ModelProto,
     graph: &Graph,
     known: &BTreeSet<ValueId>,
@@ -67,9 +68,13 @@ pub fn segment(
     let (mut nodes, mut boundary, mut kept) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut pending: Vec<NodeId> = outputs.iter().filter_map(|v| graph.producer(*v)).collect();
     let mut read = |value: ValueId, pending: &mut Vec<NodeId>| match graph.producer(value) {
-        Some(_) if known.contains(&value) => drop(boundary.insert(value)),
+        Some(_) if known.contains(&value) => {
+            boundary.insert(value);
+        }
         Some(producer) => pending.push(producer),
-        None => drop(kept.insert(value)),
+        None => {
+            kept.insert(value);
+        }
     };
     reads.iter().for_each(|value| read(*value, &mut pending));
     while let Some(id) = pending.pop() {
@@ -83,7 +88,7 @@ pub fn segment(
     Cut { model, boundary: boundary.into_iter().collect() }
 }
 
-/// Those of `within` from which one of `outputs` can be reached.
+/// The nodes of `within` on a path to one of `outputs`.
 fn upstream(graph: &Graph, outputs: &[ValueId], within: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let mut needed = BTreeSet::new();
     let mut stack: Vec<NodeId> = outputs.iter().filter_map(|v| graph.producer(*v)).collect();

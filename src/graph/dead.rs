@@ -20,8 +20,8 @@ pub fn drop_dead(model: &mut ModelProto) {
     model.graph.iter_mut().for_each(|graph| drop_from(graph, defaults));
 }
 
-/// Leaves an edited model without dead weights, and its inputs true: those that list initializers, as old files do, have
-/// their shapes.
+/// Cleans an edited model up: drops dead nodes and weights, and gives inputs that list initializers, as old files do, the shapes
+/// of those.
 pub fn tidy(model: &mut ModelProto) {
     drop_dead(model);
     model.graph.iter_mut().for_each(restate_inputs);
@@ -69,7 +69,7 @@ fn restate_inputs(graph: &mut GraphProto) {
     }
 }
 
-/// Gives those axes other extents that are known to have others.
+/// Replaces fixed extents of the shape by `dims`; symbolic ones stay.
 fn restate_shape(info: &mut ValueInfoProto, dims: &[i64]) {
     use tensor_shape_proto::dimension::Value;
     let value = info.r#type.as_mut().and_then(|t| t.value.as_mut());

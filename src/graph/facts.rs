@@ -1,4 +1,4 @@
-//! What one run of a model showed of its values.
+//! Types, shapes and small contents of the values of a model, as one run showed them.
 
 use super::ValueId;
 use crate::{
@@ -21,7 +21,7 @@ pub struct Fact {
 }
 
 impl Fact {
-    /// What there is to know about `tensor`.
+    /// Type and shape of `tensor`, and its contents where they are small.
     pub fn of(tensor: &Tensor) -> Self {
         let ints = if tensor.len() <= REMEMBERED { tensor.to_ints() } else { None };
         Self { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), ints }
@@ -48,7 +48,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// No facts yet about `values` values, for a run over `samples` samples.
+    /// An empty table for a graph of `values` values and a run on `samples` samples.
     pub fn new(values: usize, samples: usize) -> Self {
         Self { facts: vec![None; values], samples }
     }
@@ -58,16 +58,15 @@ impl Facts {
         self.facts[value.index()] = Some(fact);
     }
 
-    /// The same about a model whose numbers of 16 bits became such of 32.
+    /// The facts of the same model with half precision replaced by single.
     pub fn single(&self) -> Self {
-        let single = |fact: &Fact| match fact.dtype.is_half() {
-            true => Fact { dtype: DType::F32, ..fact.clone() },
-            false => fact.clone(),
+        let single = |fact: &Fact| {
+            if fact.dtype.is_half() { Fact { dtype: DType::F32, ..fact.clone() } } else { fact.clone() }
         };
         Self { facts: self.facts.iter().map(|f| f.as_ref().map(single)).collect(), samples: self.samples }
     }
 
-    /// What is known about a value.
+    /// The fact about a value; `None` where it was not observed.
     pub fn get(&self, value: ValueId) -> Option<&Fact> {
         self.facts.get(value.index())?.as_ref()
     }

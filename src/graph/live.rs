@@ -1,4 +1,4 @@
-//! How much of what a graph computes is there at a time.
+//! Liveness: how much memory the values of a graph take at a time.
 
 use super::{Facts, Graph, ValueId};
 

@@ -10,13 +10,13 @@ mod live;
 mod patch;
 mod tail;
 
-pub use cut::{Cut, cut, segment};
+pub use cut::{Cut, between, cut};
 pub use dead::{drop_dead, tidy};
 pub(crate) use facts::REMEMBERED;
 pub use facts::{Fact, Facts};
 pub use live::live;
 pub use patch::Patch;
-pub use tail::{Attr, Expr, Tail};
+pub use tail::{Attr, Expr, SliceRange, Tail};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -60,14 +60,14 @@ pub struct Use {
 
 /// Where a value comes from.
 #[derive(Clone, Debug)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Fed by the caller.
     Input,
     /// An initializer or the value of a Constant node, which are treated alike.
     Constant(Box<TensorProto>),
     /// Computed by a node.
     Node(NodeId),
-    /// Captured from nowhere we know: left alone.
+    /// A name that no node, input or initializer defines.
     Unknown,
 }
 
@@ -77,7 +77,7 @@ pub struct Value {
     /// Its name in the file.
     pub name: String,
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// An operator and what it is wired to.
@@ -144,7 +144,7 @@ impl Node {
         self.outputs.len()
     }
 
-    /// What people call the node: its name, or the name of its first result.
+    /// The node's name, or the name of its first result where it has none.
     pub fn label(&self) -> &str {
         match self.proto.name() {
             "" => self.proto.output.first().map_or(self.op_type(), String::as_str),
@@ -153,7 +153,7 @@ impl Node {
     }
 }
 
-/// All that reads a value. Reading an Identity of a constant is reading the constant.
+/// The readers of a value. An operand that reads an Identity of a constant counts as a reader of the constant.
 #[derive(Clone, Debug, Default)]
 struct Readers {
     /// Operands, in topological order.
@@ -164,7 +164,7 @@ struct Readers {
     returned: bool,
 }
 
-/// How the parts of a model hang together.
+/// The dataflow graph of a model.
 #[derive(Clone, Debug)]
 pub struct Graph {
     /// Vertices are nodes (index = [`NodeId`]), edges the values that flow between them.
@@ -191,7 +191,7 @@ impl Graph {
         let proto = model.graph.as_ref().unwrap_or(&empty);
         let mut builder = Builder::default();
         for tensor in &proto.initializer {
-            builder.define(tensor.name(), Origin::Constant(Box::new(tensor.clone())));
+            builder.define(tensor.name(), ValueOrigin::Constant(Box::new(tensor.clone())));
         }
         let initializers = builder.values.len();
         let inputs: Vec<ValueId> = proto
@@ -201,7 +201,7 @@ impl Graph {
             .map(|input| input.name().to_owned())
             .collect::<Vec<_>>()
             .iter()
-            .map(|name| builder.define(name, Origin::Input))
+            .map(|name| builder.define(name, ValueOrigin::Input))
             .collect();
         for (position, node) in proto.node.iter().enumerate() {
             builder.add(NodeId(position as u32), node);
@@ -221,14 +221,14 @@ impl Graph {
     }
 
     /// Brings the graph up to date with its model after `patch` was applied to it.
-    pub fn follow(&mut self, patch: &Patch, model: &ModelProto) {
+    pub fn update(&mut self, patch: &Patch, model: &ModelProto) {
         let changed: HashSet<&str> = patch.constants().collect();
         let initializers = || model.graph.iter().flat_map(|graph| &graph.initializer);
         let tensors = initializers().filter(|tensor| changed.contains(tensor.name()));
         let known = tensors.map(|tensor| Some((self.find(tensor.name())?, tensor)));
         match known.collect::<Option<Vec<_>>>() {
             Some(known) if patch.keeps_wiring() => known.into_iter().for_each(|(id, tensor)| {
-                self.values[id.index()].origin = Origin::Constant(Box::new(tensor.clone()))
+                self.values[id.index()].origin = ValueOrigin::Constant(Box::new(tensor.clone()))
             }),
             _ => *self = Self::new(model),
         }
@@ -282,7 +282,7 @@ impl Graph {
     /// The tensor, when the value is constant.
     pub fn constant(&self, id: ValueId) -> Option<&TensorProto> {
         match &self.value(id).origin {
-            Origin::Constant(tensor) => Some(tensor),
+            ValueOrigin::Constant(tensor) => Some(tensor),
             _ => None,
         }
     }
@@ -306,7 +306,7 @@ impl Graph {
     /// The node that computes the value, if one does.
     pub fn producer(&self, id: ValueId) -> Option<NodeId> {
         match self.value(id).origin {
-            Origin::Node(node) => Some(node),
+            ValueOrigin::Node(node) => Some(node),
             _ => None,
         }
     }
@@ -343,7 +343,7 @@ impl Graph {
         self.is_initializer(value) && self.is_read_only_by(value, operands)
     }
 
-    /// Whether operands of which `is` holds are all that reads the value.
+    /// Whether all readers of the value are operands for which `is` holds.
     pub fn is_read_only_where(&self, value: ValueId, is: impl Fn(&Use) -> bool) -> bool {
         self.readers
             .get(value.index())
@@ -383,7 +383,7 @@ impl Graph {
     }
 }
 
-/// What reads each of so many values.
+/// The readers of each value, by index.
 fn readers(dag: &DiGraph<Node, ValueId>, values: usize, outputs: &[ValueId]) -> Vec<Readers> {
     let mut readers = vec![Readers::default(); values];
     for index in dag.node_indices() {
@@ -407,7 +407,7 @@ struct Builder {
 }
 
 impl Builder {
-    fn define(&mut self, name: &str, origin: Origin) -> ValueId {
+    fn define(&mut self, name: &str, origin: ValueOrigin) -> ValueId {
         let id = ValueId(self.values.len() as u32);
         self.values.push(Value { name: name.to_owned(), origin });
         self.by_name.insert(name.to_owned(), id);
@@ -417,7 +417,7 @@ impl Builder {
     fn resolve(&mut self, name: &str) -> ValueId {
         match self.by_name.get(name) {
             Some(&id) => id,
-            None => self.define(name, Origin::Unknown),
+            None => self.define(name, ValueOrigin::Unknown),
         }
     }
 
@@ -437,12 +437,12 @@ impl Builder {
             .iter()
             .map(|name| match (&constant, alias) {
                 _ if name.is_empty() => None,
-                (Some(tensor), _) => Some(self.define(name, Origin::Constant(Box::new(tensor.clone())))),
+                (Some(tensor), _) => Some(self.define(name, ValueOrigin::Constant(Box::new(tensor.clone())))),
                 (None, Some(original)) => {
                     self.by_name.insert(name.clone(), original);
                     None
                 }
-                (None, None) => Some(self.define(name, Origin::Node(id))),
+                (None, None) => Some(self.define(name, ValueOrigin::Node(id))),
             })
             .collect();
         let edges: BTreeSet<(NodeId, ValueId)> = inputs
@@ -450,7 +450,7 @@ impl Builder {
             .flatten()
             .chain(&captures)
             .filter_map(|&value| match self.values[value.index()].origin {
-                Origin::Node(producer) => Some((producer, value)),
+                ValueOrigin::Node(producer) => Some((producer, value)),
                 _ => None,
             })
             .collect();
@@ -464,7 +464,7 @@ impl Builder {
     fn aliased(&self, proto: &NodeProto, inputs: &[Option<ValueId>]) -> Option<ValueId> {
         let input = inputs.first().copied().flatten()?;
         let renames = proto.op_type() == "Identity" && proto.domain().is_empty();
-        (renames && matches!(self.values[input.index()].origin, Origin::Constant(_))).then_some(input)
+        (renames && matches!(self.values[input.index()].origin, ValueOrigin::Constant(_))).then_some(input)
     }
 }
 

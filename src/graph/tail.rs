@@ -15,7 +15,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-/// What is being appended. Expressions borrow it, so that they can be copied and nested.
+/// A builder of nodes that are appended to a model. Expressions borrow it, so that they can be copied and nested.
 pub struct Tail {
     opset: i64,
     prefix: &'static str,
@@ -44,6 +44,19 @@ pub enum Attr<'a> {
     Float(&'a str, f32),
     /// A string.
     Str(&'a str, &'a str),
+}
+
+/// The entries `start`, `start + step`, … below `end` of an axis.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceRange {
+    /// The axis.
+    pub axis: usize,
+    /// The first entry.
+    pub start: usize,
+    /// The entry after the last.
+    pub end: usize,
+    /// The distance between entries, at least one.
+    pub step: usize,
 }
 
 impl Tail {
@@ -118,8 +131,8 @@ impl Tail {
         self.value(&result, dtype)
     }
 
-    /// Appends `node` once more, on other operands, for its first result alone.
-    pub fn repeat<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
+    /// Appends a copy of `node` on other operands, and returns its first result.
+    pub fn reemit<'t>(&'t self, node: &NodeProto, operands: &[Option<Expr<'t>>], dtype: DType) -> Expr<'t> {
         let result = self.fresh(&node.op_type().to_lowercase());
         let input = operands.iter().map(|o| o.map_or_else(String::new, |o| o.name())).collect();
         self.nodes.borrow_mut().push(NodeProto {
@@ -131,7 +144,7 @@ impl Tail {
         self.value(&result, dtype)
     }
 
-    /// Operands laid end to end along an axis.
+    /// Operands concatenated along an axis; `None` without operands.
     pub fn concat<'t>(&'t self, parts: &[Expr<'t>], axis: usize) -> Option<Expr<'t>> {
         let dtype = parts.first()?.dtype;
         let operands: Vec<_> = parts.iter().copied().map(Some).collect();
@@ -148,12 +161,12 @@ impl Tail {
         self.len() == 0
     }
 
-    /// The first node from number `start` on of which `found` has something to say.
+    /// The first `Some` that `found` returns for the nodes from number `start` on.
     pub fn find_from<T>(&self, start: usize, found: impl Fn(&NodeProto) -> Option<T>) -> Option<T> {
         self.nodes.borrow().iter().skip(start).find_map(found)
     }
 
-    /// Takes back the nodes from number `start` on, whose results nothing may use any more.
+    /// Removes the nodes from number `start` on. Nothing may use their results any more.
     pub fn truncate(&self, start: usize) {
         self.nodes.borrow_mut().truncate(start);
     }
@@ -312,9 +325,10 @@ impl<'t> Expr<'t> {
         }
         let axes: Vec<i64> = axes.iter().map(|a| *a as i64).collect();
         let keep = Attr::Int("keepdims", i64::from(keep));
-        match self.tail.opset >= since {
-            true => self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[keep]),
-            false => self.apply(op, &[], &[Attr::Ints("axes", &axes), keep]),
+        if self.tail.opset >= since {
+            self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[keep])
+        } else {
+            self.apply(op, &[], &[Attr::Ints("axes", &axes), keep])
         }
     }
 
@@ -324,7 +338,7 @@ impl<'t> Expr<'t> {
     }
 
     /// The number of elements, as a scalar of this value's type.
-    pub fn count(self) -> Self {
+    pub fn num_elements(self) -> Self {
         self.tail.node("Size", &[Some(self)], &[], DType::I64).cast(self.dtype)
     }
 
@@ -379,23 +393,24 @@ impl<'t> Expr<'t> {
             return self;
         }
         let axes: Vec<i64> = axes.iter().map(|a| *a as i64).collect();
-        match self.tail.opset >= 13 {
-            true => self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[]),
-            false => self.apply(op, &[], &[Attr::Ints("axes", &axes)]),
+        if self.tail.opset >= 13 {
+            self.apply(op, &[self.tail.constant(&Tensor::ints(&axes))], &[])
+        } else {
+            self.apply(op, &[], &[Attr::Ints("axes", &axes)])
         }
     }
 
     /// The entries `start..end` of an axis.
     pub fn slice(self, axis: usize, start: usize, end: usize) -> Self {
-        self.slices(&[(axis, start, end, 1)])
+        self.slices(&[SliceRange { axis, start, end, step: 1 }])
     }
 
-    /// Entries of several axes, each `(axis, start, end, step)`. Steps other than one need operator set 10.
-    pub fn slices(self, ranges: &[(usize, usize, usize, usize)]) -> Self {
-        let each = |of: fn(&(usize, usize, usize, usize)) -> usize| {
-            ranges.iter().map(|range| of(range) as i64).collect::<Vec<_>>()
-        };
-        let [axes, starts, ends, steps] = [each(|r| r.0), each(|r| r.1), each(|r| r.2), each(|r| r.3)];
+    /// Entries of several axes. Steps other than one need operator set 10.
+    pub fn slices(self, ranges: &[SliceRange]) -> Self {
+        let each =
+            |of: fn(&SliceRange) -> usize| ranges.iter().map(|range| of(range) as i64).collect::<Vec<_>>();
+        let [axes, starts, ends, steps] =
+            [each(|r| r.axis), each(|r| r.start), each(|r| r.end), each(|r| r.step)];
         if self.tail.opset < 10 {
             let attributes =
                 [Attr::Ints("starts", &starts), Attr::Ints("ends", &ends), Attr::Ints("axes", &axes)];
@@ -427,17 +442,17 @@ impl<'t> Expr<'t> {
     }
 
     /// A linear map along one of `rank` axes: `matrix` is `[extent before, extent after]`, row-major.
-    pub fn along(self, axis: usize, rank: usize, matrix: &[Vec<f32>]) -> Self {
+    pub fn apply_matrix(self, axis: usize, rank: usize, matrix: &[Vec<f32>]) -> Self {
         let columns = matrix.first().map_or(0, Vec::len);
         let flat = matrix.iter().flatten().copied().collect();
         match self.tail.numbers(&[matrix.len(), columns], flat, self.dtype) {
-            Some(matrix) => self.times(axis, rank, matrix),
+            Some(matrix) => self.apply_computed_matrix(axis, rank, matrix),
             None => self,
         }
     }
 
-    /// As [`Self::along`], by a matrix that is computed.
-    pub fn times(self, axis: usize, rank: usize, matrix: Self) -> Self {
+    /// As [`Self::apply_matrix`], by a matrix that is computed.
+    pub fn apply_computed_matrix(self, axis: usize, rank: usize, matrix: Self) -> Self {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(axis, rank - 1);
         self.transpose(&perm).matmul(matrix).transpose(&perm)

@@ -1,4 +1,4 @@
-//! Descriptions of values for models that are put together here.
+//! `ValueInfoProto` of values for models that this crate builds.
 
 use super::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::tensor::DType;

@@ -8,7 +8,7 @@ use super::{
 use crate::limits;
 use std::collections::HashMap;
 
-/// What the values of a graph are known to be: the only number of a constant.
+/// The values of a graph that are constants of one element, with that element.
 struct Constants<'a> {
     /// `None` for what is computed or fed, which hides a constant of the same name outside.
     own: HashMap<&'a str, Option<i64>>,

@@ -14,10 +14,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Gives every tensor with external data a view of that data as `raw_data`. Returns the stretches of files that are used, in
-/// the order of their places; what several tensors use is there once.
+/// Sets `raw_data` of every tensor with external data to a view of the mapped file. Returns the byte ranges that are used, in
+/// ascending order of (location, offset, length), each once.
 pub(super) fn resolve(model: &mut ModelProto, path: &Path) -> Result<Vec<Bytes>, OnnxError> {
-    let mut files = Files::beside(path)?;
+    let mut files = Files::of_model(path)?;
     visit::tensors(model, &mut |tensor| {
         if tensor.data_location() == DataLocation::External {
             let data = files.read(tensor)?;
@@ -45,7 +45,7 @@ struct Files {
 }
 
 impl Files {
-    fn beside(model: &Path) -> Result<Self, OnnxError> {
+    fn of_model(model: &Path) -> Result<Self, OnnxError> {
         let canonical = |path: &Path| {
             fs::canonicalize(path).map_err(|source| OnnxError::Io {
                 action: "resolve",
@@ -98,7 +98,7 @@ impl Files {
         Ok(stretch)
     }
 
-    /// Refuses masses of tensors that stand for the same few bytes.
+    /// Refuses models whose tensors share so few bytes that decoding would expand them beyond reason.
     fn check_sharing(&self) -> Result<(), OnnxError> {
         if self.used <= limits::SHARED_DATA_BYTES {
             return Ok(());

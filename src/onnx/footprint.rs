@@ -1,4 +1,4 @@
-//! What a model will take in memory, told from its bytes before they are decoded.
+//! Memory that a decoded model takes, bounded from its bytes before they are decoded.
 //!
 //! The wire format is cheap and structures are not: two bytes encode an empty message, of which the decoder makes a
 //! structure of some hundred bytes. The walk here reads keys and lengths only, so it takes no memory, and it reads them by
@@ -163,7 +163,9 @@ mod tests {
                         schema.entry(open.last().unwrap().clone()).or_default();
                     }
                 }
-                ["}" | "};", ..] => drop(open.pop()),
+                ["}" | "};", ..] => {
+                    open.pop();
+                }
                 _ => {
                     let Some(at) = words.iter().position(|word| *word == "=") else { continue };
                     let [.., class, _] = words[..at] else { continue };

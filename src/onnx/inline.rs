@@ -174,7 +174,9 @@ impl<'a> Inliner<'a> {
             // A result that is an input, or a result under two names, has to be copied.
             match names.own.get(formal) {
                 Some(source) => results.push(identity(source, actual)),
-                None => _ = names.own.insert(formal.clone(), actual),
+                None => {
+                    names.own.insert(formal.clone(), actual);
+                }
             }
         }
         for output in function.node.iter().flat_map(|n| &n.output) {

@@ -31,7 +31,7 @@ impl Packed {
         Self(packed)
     }
 
-    /// Undoes it for what holds the same bytes still.
+    /// Moves raw bytes back into the typed field for the initializers that still hold the bytes of [`Self::pack`].
     pub fn unpack(&self, model: &mut ModelProto) {
         for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
             let same = self.0.get(tensor.name()).is_some_and(|raw| tensor.raw_data.as_ref() == Some(raw));

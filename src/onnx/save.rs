@@ -120,11 +120,15 @@ impl Staged {
         }
         new.iter().try_for_each(|name| self.stage.publish(name.as_ref()))?;
         if let Err(error) = self.stage.publish(self.stage.name()) {
-            new.iter().for_each(|name| drop(fs::remove_file(self.stage.published(name.as_ref()))));
+            for name in &new {
+                fs::remove_file(self.stage.published(name.as_ref())).ok();
+            }
             return Err(error.into());
         }
         // On systems that keep a file which is in use, it stays.
-        self.obsolete.iter().for_each(|name| drop(fs::remove_file(self.stage.published(name.as_ref()))));
+        for name in &self.obsolete {
+            fs::remove_file(self.stage.published(name.as_ref())).ok();
+        }
         Ok(self.bytes)
     }
 }
@@ -314,8 +318,8 @@ fn viewed(tensor: &TensorProto) -> Option<(usize, usize)> {
 pub(crate) fn stored_bytes(model: &ModelProto, external: bool) -> u64 {
     let mut seen = HashSet::new();
     let places = model.graph.iter().flat_map(|graph| &graph.initializer).filter_map(viewed);
-    let again = places.filter(|place| external && !seen.insert(*place)).map(|(_, length)| length as u64);
-    (model.encoded_len() as u64).saturating_sub(again.sum())
+    let repeated = places.filter(|place| external && !seen.insert(*place)).map(|(_, length)| length as u64);
+    (model.encoded_len() as u64).saturating_sub(repeated.sum())
 }
 
 /// The data of a tensor as raw bytes, if it can be had.

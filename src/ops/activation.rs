@@ -1,13 +1,13 @@
 //! Functions of one number, applied to each element: activations and the like. Each comes with its derivative.
 
-use super::contract::{Contract, float, microsoft, number, onnx};
+use super::schema::{OpSchema, float, microsoft, number, onnx};
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::{NoGradient, NodeGradient, NodeTyper, Operator, SizeFlow, elementwise::relate};
-use crate::{graph::Expr, widths::Reason};
+use super::{DataPropagation, NoGradient, NodeGradient, NodeTyper, Operator, elementwise::relate};
+use crate::{graph::Expr, widths::PinReason};
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Abs", &[1, 6, 13], &ABS).reads(&[number("X")]).makes(&[number("Y")]),
     onnx("Acos", &[7, 22], &ACOS).reads(&[float("input")]).makes(&[float("output")]),
     onnx("Acosh", &[9, 22], &ACOSH).reads(&[float("input")]).makes(&[float("output")]),
@@ -54,17 +54,17 @@ type Slope = for<'a> fn(&NodeGradient<'a>, Expr<'a>, Expr<'a>) -> Expr<'a>;
 pub(super) struct Unary(Slope);
 
 impl Operator for Unary {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.combine()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.combine_elements()
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let slope = (self.0)(node, node.x(0)?, node.y(0)?);
-        node.give(0, node.g()? * slope);
+        node.set_cotangent(0, node.g()? * slope);
         Ok(())
     }
 }
@@ -73,15 +73,15 @@ impl Operator for Unary {
 pub(super) struct Biased(Slope);
 
 impl Operator for Biased {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let sum = if node.has(1) { node.x(0)? + node.x(1)? } else { node.x(0)? };
         let cotangent = node.g()? * (self.0)(node, sum, node.y(0)?);
-        node.give(0, cotangent);
-        if node.needs(1) { node.give_broadcast(1, cotangent) } else { Ok(()) }
+        node.set_cotangent(0, cotangent);
+        if node.needs(1) { node.set_from_result_shape(1, cotangent) } else { Ok(()) }
     }
 }
 

@@ -54,8 +54,7 @@ fn product(factors: &[u128]) -> u128 {
     factors.iter().fold(1, |product, factor| product.saturating_mul(*factor))
 }
 
-/// What can be said of the first result of a node with these operands. The others have no more elements; their ranks may be
-/// others.
+/// Upper bounds of the first result of a node with these operands. Other results have no more elements; their ranks may differ.
 pub fn bound(node: &NodeProto, operands: &[Option<&Known>]) -> Known {
     let present = || operands.iter().flatten().copied();
     let bytes = element_bytes(node, operands);
@@ -85,11 +84,11 @@ pub fn bound(node: &NodeProto, operands: &[Option<&Known>]) -> Known {
             Known { bytes, contents: None, shape: first.shape.filter(|_| kept), elements: first.elements }
         }
         // No axis of the result is longer than that of the first operand.
-        ("activation" | "softmax" | "normalization" | "quantize" | "slice" | "along", _)
-        | (_, "Split" | "Cast" | "Identity" | "ScatterElements" | "ScatterND") => {
+        ("activation" | "softmax" | "normalization" | "quantize" | "slice" | "positional" | "topk", _)
+        | (_, "EyeLike" | "Split" | "Cast" | "Identity" | "ScatterElements" | "ScatterND") => {
             Known { bytes, contents: None, ..first }
         }
-        ("transpose" | "reshape" | "space", _) | (_, "Compress") if node.op_type() != "RoiAlign" => Known {
+        ("transpose" | "reshape" | "depth_to_space", _) | (_, "Compress") => Known {
             elements: first.elements,
             bytes,
             shape: rearranged(node, &first, operands),

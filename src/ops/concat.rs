@@ -1,10 +1,12 @@
 //! Concat and Split: laying segments of an axis end to end, and taking them apart.
 
-use super::contract::{Contract, Form, any, onnx, slots};
-use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
+use super::{
+    DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+};
 use crate::{
     onnx::proto::NodeProto,
-    widths::{Reason, Width},
+    widths::{PinReason, Width},
 };
 
 slots! {
@@ -14,12 +16,12 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Concat", &[1, 4, 11, 13], &Concat).reads(&[any("inputs").many()]).makes(&[any("concat_result")]),
     onnx("Split", &[1, 2, 11, 13, 18], &Split).reads(split::ALL).makes(&[any("outputs").many()])
         .forms(&[
-            Form::of("evenly").until(17), Form::of("sizes as an attribute").until(12),
-            Form::of("sizes as an operand").since(13), Form::of("a number of parts").since(18),
+            OperatorForm::of("evenly").until(17), OperatorForm::of("sizes as an attribute").until(12),
+            OperatorForm::of("sizes as an operand").since(13), OperatorForm::of("a number of parts").since(18),
         ]),
 ];
 
@@ -27,12 +29,12 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Concat;
 
 impl Operator for Concat {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let operands = (0..node.input_count()).map(|slot| node.axes(slot)).collect::<Result<Vec<_>, _>>()?;
-        let Some(first) = operands.first() else { return Err(node.form("no operands")) };
+        let Some(first) = operands.first() else { return Err(node.unsupported("no operands")) };
         let axis = node.axis(node.int("axis").unwrap_or(0), first.len())?;
         if operands.iter().any(|o| o.len() != first.len()) {
-            return Err(node.form("operands of different ranks"));
+            return Err(node.unsupported("operands of different ranks"));
         }
         let mut result = first.clone();
         for operand in &operands[1..] {
@@ -58,7 +60,7 @@ impl Operator for Concat {
         for slot in 0..node.input_count() {
             let end = start + node.shape(slot)?.get(axis).copied().unwrap_or(0);
             if node.needs(slot) {
-                node.give(slot, g.slice(axis, start, end));
+                node.set_cotangent(slot, g.slice(axis, start, end));
             }
             start = end;
         }
@@ -70,22 +72,22 @@ impl Operator for Concat {
         let axis = node.axis(node.int("axis").unwrap_or(0), rank)?;
         let single = single && (0..node.input_count()).all(|s| node.axes(s).get(axis) == Some(&Width::ONE));
         let result = node.result_axes(0).get(axis).filter(|_| single);
-        if let Some(entries) = result.and_then(|a| node.entries(*a)) {
+        if let Some(entries) = result.and_then(|a| node.kept_entries(*a)) {
             node.select_result(axis, &entries);
         }
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         let mut all = Vec::new();
         for slot in 0..flow.input_count() {
-            all.extend(flow.elements_or_numbers(slot)?);
+            all.extend(flow.elements_or_constants(slot)?);
         }
         flow.set(all)
     }
 
-    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
-        Some(Ids::Passed)
+    fn index_flow(&self, _node: &NodeProto, _slot: usize) -> Option<IndexFlow> {
+        Some(IndexFlow::Passed)
     }
 }
 
@@ -93,18 +95,18 @@ impl Operator for Concat {
 pub(super) struct Split;
 
 impl Operator for Split {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(split::INPUT)?;
         let axis = node.axis(node.int("axis").unwrap_or(0), x.len())?;
         let sizes = (0..node.output_count())
             .map(|slot| node.result_shape(slot).map(|shape| shape.get(axis).copied().unwrap_or(0)))
             .collect::<Result<Vec<_>, _>>()?;
         // Where the sizes differ between inputs, so do the entries that a segment has.
-        if !(node.is_pinned(x[axis]) || (0..sizes.len()).all(|i| node.holds(split::SIZES, i))) {
-            node.pin(x[axis], Reason::Indexed);
+        if !(node.is_pinned(x[axis]) || (0..sizes.len()).all(|i| node.is_input_invariant(split::SIZES, i))) {
+            node.pin(x[axis], PinReason::Indexed);
         }
         if sizes.iter().sum::<usize>() != node.size(x[axis]) {
-            return Err(node.form("segments that do not fill the axis"));
+            return Err(node.unsupported("segments that do not fill the axis"));
         }
         for (slot, segment) in node.split_concat(x[axis], &sizes).into_iter().enumerate() {
             let mut result = x.clone();
@@ -124,13 +126,13 @@ impl Operator for Split {
             });
         }
         if let Some(whole) = node.tail().concat(&parts, axis) {
-            node.give(split::INPUT, whole);
+            node.set_cotangent(split::INPUT, whole);
         }
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.split()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.split_elements()
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
@@ -153,7 +155,7 @@ impl Operator for Split {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }

@@ -1,12 +1,13 @@
 //! Conv and ConvTranspose, of any rank, grouped and depthwise.
 
-use super::contract::{Contract, Form, float, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, float, onnx, slots};
 use super::{
-    EditError, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, window::Window,
+    BiasOperand, EditError, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
+    window::Window,
 };
 use crate::{
     graph::Expr,
-    widths::{Reason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -17,18 +18,18 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Conv", &[1, 11, 22], &Conv).reads(slot::ALL).makes(&[float("Y")])
-        .forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("groups"), OperatorForm::of("depthwise")]),
     onnx("ConvTranspose", &[1, 11, 22], &ConvTranspose).reads(slot::ALL).makes(&[float("Y")])
-        .forms(&[Form::of(""), Form::of("groups"), Form::of("depthwise")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("groups"), OperatorForm::of("depthwise")]),
 ];
 
 /// `X[N, G·C, …]`, `W[G·M, C, k…]` → `Y[N, G·M, …]`.
 pub(super) struct Conv;
 
 impl Operator for Conv {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (x, w) = (node.axes(slot::X)?, node.axes(slot::WEIGHT)?);
         check_ranks(node, &x, &w)?;
         let groups = node.int("group").unwrap_or(1).max(1) as usize;
@@ -37,7 +38,7 @@ impl Operator for Conv {
         node.unify(group, out_group);
         node.unify(inner, w[1]);
         let result = window_result(node, &x, w[0])?;
-        finish(node, &w, inner, result, (slot::WEIGHT, 1))
+        finish(node, &w, inner, result, SlotAxis::new(slot::WEIGHT, 1))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -60,7 +61,10 @@ impl Conv {
         // Each window's cotangent is spread over the positions it saw: the transposed convolution.
         let window = window(node, false)?;
         if node.needs(slot::X) {
-            node.give(slot::X, window.spread(g, node.x(slot::WEIGHT)?, node.shape(slot::WEIGHT)?));
+            node.set_cotangent(
+                slot::X,
+                window.conv_transpose(g, node.x(slot::WEIGHT)?, node.shape(slot::WEIGHT)?),
+            );
         }
         bias_gradient(node, g)
     }
@@ -70,7 +74,7 @@ impl Conv {
 pub(super) struct ConvTranspose;
 
 impl Operator for ConvTranspose {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (x, w) = (node.axes(slot::X)?, node.axes(slot::WEIGHT)?);
         check_ranks(node, &x, &w)?;
         let groups = node.int("group").unwrap_or(1).max(1) as usize;
@@ -84,7 +88,7 @@ impl Operator for ConvTranspose {
         cost.push(w[1]);
         node.macs(kernel, &cost);
         bias(node, result[1])?;
-        node.contract(inner, (slot::X, 1), Some((slot::WEIGHT, 0)), Some(1));
+        node.contraction(inner, SlotAxis::new(slot::X, 1), Some(SlotAxis::new(slot::WEIGHT, 0)), Some(1));
         node.set(0, result);
         Ok(())
     }
@@ -93,7 +97,7 @@ impl Operator for ConvTranspose {
         let window = window(node, true)?;
         let g = node.g()?;
         if node.needs(slot::X) {
-            node.give(slot::X, window.direct(g, node.x(slot::WEIGHT)?));
+            node.set_cotangent(slot::X, window.conv(g, node.x(slot::WEIGHT)?));
         }
         bias_gradient(node, g)
     }
@@ -118,49 +122,55 @@ fn convolution(node: &NodeCx<'_>, weight: usize, order: [usize; 4], transposed: 
     let window = Window::of(node, &w[2..], (x, y), transposed)?;
     let groups = node.int("group").and_then(|g| usize::try_from(g).ok()).unwrap_or(1).max(1);
     let window = Some(window).filter(|w| !w.is_identity());
-    Some(Linear { groups, window, order, scale: 1.0, bias: Some((slot::BIAS, 1.0)) })
+    Some(Linear {
+        groups,
+        window,
+        order,
+        scale: 1.0,
+        bias: Some(BiasOperand { slot: slot::BIAS, factor: 1.0 }),
+    })
 }
 
 /// How the node's kernel slides.
 fn window(node: &NodeGradient<'_>, transposed: bool) -> Result<Window, NoGradient> {
     let window = Window::of(node, kernel(node)?, (node.shape(slot::X)?, node.result_shape(0)?), transposed);
-    window.ok_or_else(|| node.none("attributes that do not fit its operands"))
+    window.ok_or_else(|| node.unsupported("attributes that do not fit its operands"))
 }
 
-fn check_ranks(node: &NodeTyper<'_>, x: &[Width], w: &[Width]) -> Result<(), Reason> {
+fn check_ranks(node: &NodeTyper<'_>, x: &[Width], w: &[Width]) -> Result<(), PinReason> {
     if x.len() < 3 || w.len() != x.len() {
-        return Err(node.form("operands of unexpected rank"));
+        return Err(node.unsupported("operands of unexpected rank"));
     }
     Ok(())
 }
 
 /// Splits channels into groups and channels per group.
-fn grouped(node: &mut NodeTyper<'_>, channels: Width, groups: usize) -> Result<(Width, Width), Reason> {
+fn grouped(node: &mut NodeTyper<'_>, channels: Width, groups: usize) -> Result<(Width, Width), PinReason> {
     let size = node.size(channels);
     if !size.is_multiple_of(groups) {
-        return Err(node.form("channels that are no multiple of the group count"));
+        return Err(node.unsupported("channels that are no multiple of the group count"));
     }
     let parts = node.split_product(channels, &[groups, size / groups]);
     Ok((parts[0], parts[1]))
 }
 
 /// Axes of the result: the batch passes, a window slides over the others.
-fn window_result(node: &mut NodeTyper<'_>, x: &[Width], channels: Width) -> Result<Vec<Width>, Reason> {
+fn window_result(node: &mut NodeTyper<'_>, x: &[Width], channels: Width) -> Result<Vec<Width>, PinReason> {
     let mut result = vec![x[0], channels];
     for &size in node.result_shape(0)?.iter().skip(2) {
-        let axis = node.fixed(size, Reason::Spatial);
+        let axis = node.fixed(size, PinReason::Spatial);
         result.push(axis);
     }
     for &axis in &x[2..] {
-        node.pin(axis, Reason::Spatial);
+        node.pin(axis, PinReason::Spatial);
     }
     Ok(result)
 }
 
-fn bias(node: &mut NodeTyper<'_>, channels: Width) -> Result<(), Reason> {
+fn bias(node: &mut NodeTyper<'_>, channels: Width) -> Result<(), PinReason> {
     if node.has(slot::BIAS) {
         let bias = node.axes(slot::BIAS)?;
-        let [axis] = bias.as_slice() else { return Err(node.form("bias that is not a vector")) };
+        let [axis] = bias.as_slice() else { return Err(node.unsupported("bias that is not a vector")) };
         node.unify(*axis, channels);
     }
     Ok(())
@@ -171,14 +181,14 @@ fn finish(
     w: &[Width],
     inner: Width,
     result: Vec<Width>,
-    weight: (usize, usize),
-) -> Result<(), Reason> {
+    weight: SlotAxis,
+) -> Result<(), PinReason> {
     bias(node, result[1])?;
     let kernel = w[2..].iter().map(|k| node.size(*k) as u64).product();
     let mut cost = result.clone();
     cost.push(inner);
     node.macs(kernel, &cost);
-    node.contract(inner, (slot::X, 1), Some(weight), Some(1));
+    node.contraction(inner, SlotAxis::new(slot::X, 1), Some(weight), Some(1));
     node.set(0, result);
     Ok(())
 }
@@ -205,7 +215,7 @@ fn rewrite_group(node: &mut NodeEditor<'_>, channels: Option<&Width>) -> Result<
 fn kernel<'a>(node: &NodeGradient<'a>) -> Result<&'a [usize], NoGradient> {
     match node.shape(slot::WEIGHT)? {
         [_, _, kernel @ ..] => Ok(kernel),
-        _ => Err(node.none("a weight of fewer than two axes")),
+        _ => Err(node.unsupported("a weight of fewer than two axes")),
     }
 }
 
@@ -213,7 +223,7 @@ fn bias_gradient<'a>(node: &NodeGradient<'a>, g: Expr<'a>) -> Result<(), NoGradi
     if node.needs(slot::BIAS) {
         let rank = node.result_shape(0)?.len();
         let others: Vec<usize> = (0..rank).filter(|axis| *axis != 1).collect();
-        node.give(slot::BIAS, g.sum(&others, false));
+        node.set_cotangent(slot::BIAS, g.sum(&others, false));
     }
     Ok(())
 }

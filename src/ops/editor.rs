@@ -1,4 +1,4 @@
-//! What a rewriting rule sees of its node, and changes about it.
+//! The view of a node that rewriting rules work on.
 
 use std::{collections::BTreeSet, ops::Deref};
 
@@ -32,15 +32,15 @@ impl EditError {
     }
 }
 
-/// What becomes of an element of a shape operand.
+/// How an element of a shape operand changes when axes shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It stays, or follows by itself.
-    Stays,
-    /// It is this number from now on.
-    Known(i64),
-    /// This share of it remains.
-    Scaled {
+pub enum ElementEdit {
+    /// It stays: it is right still, or computed from extents that shrink.
+    Keep,
+    /// It becomes this number.
+    Set(i64),
+    /// It is multiplied by `new` and divided by `old`.
+    Scale {
         /// Numerator.
         new: i64,
         /// Denominator, which divides the element.
@@ -48,18 +48,18 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl ElementEdit {
     fn apply(&self, value: i64) -> i64 {
         let (new, old) = self.ratio();
         self.known().unwrap_or(value * new / old)
     }
 
     fn known(&self) -> Option<i64> {
-        if let Self::Known(value) = self { Some(*value) } else { None }
+        if let Self::Set(value) = self { Some(*value) } else { None }
     }
 
     fn ratio(&self) -> (i64, i64) {
-        if let Self::Scaled { new, old } = *self { (new, old) } else { (1, 1) }
+        if let Self::Scale { new, old } = *self { (new, old) } else { (1, 1) }
     }
 }
 
@@ -128,12 +128,12 @@ impl<'a> NodeEditor<'a> {
     }
 
     /// Whether two widths are one.
-    pub fn same(&self, a: Width, b: Width) -> bool {
+    pub fn is_same_width(&self, a: Width, b: Width) -> bool {
         self.widths.table.root(a) == self.widths.table.root(b)
     }
 
     /// The entries of a width that stay; `None` when all do.
-    pub fn entries(&self, width: Width) -> Option<Vec<usize>> {
+    pub fn kept_entries(&self, width: Width) -> Option<Vec<usize>> {
         self.kept.entries(&self.widths.table, width)
     }
 
@@ -155,7 +155,7 @@ impl<'a> NodeEditor<'a> {
         self.set_attribute(onnx::int_attribute(name, value));
     }
 
-    /// Brings a count up to date that is a factor of an axis whose other factors stay: heads, groups.
+    /// Scales an integer attribute that counts a factor of `axis` (heads, groups) by the share of the axis that stays.
     pub fn scale_int(&mut self, name: &str, axis: Option<&Width>) {
         let (Some(count), Some(&axis)) = (self.int(name), axis) else { return };
         let (old, new) = (self.old_size(axis), self.new_size(axis));
@@ -176,7 +176,7 @@ impl<'a> NodeEditor<'a> {
         self.patch.replace(self.cx.id, node);
     }
 
-    /// Makes an operand a constant of integers in the shape that it has: a scalar, a vector, or a column.
+    /// Replaces an operand by a constant of integers, of the same rank: a scalar, a vector, or a column `[n, 1]`.
     pub fn set_indices(&mut self, slot: usize, values: &[i64]) -> Result<(), EditError> {
         let fact = self.input(slot).and_then(|v| self.cx.facts.get(v));
         let list = self.integers(slot, values);
@@ -192,7 +192,7 @@ impl<'a> NodeEditor<'a> {
         Ok(())
     }
 
-    /// Makes an operand a constant vector of integers.
+    /// Replaces an operand by a constant vector of integers.
     pub fn set_operand(&mut self, slot: usize, values: &[i64]) {
         let name = self.constant("shape", &self.integers(slot, values));
         self.patch.rewire(Use { node: self.cx.id, slot }, name);
@@ -215,10 +215,15 @@ impl<'a> NodeEditor<'a> {
         name
     }
 
-    /// Replaces elements of integers that an attribute gives in older operator sets and an operand in newer ones, keeping
-    /// those that are `None`.
-    pub fn adjust(&mut self, name: &str, slot: usize, changes: &[Option<i64>]) -> Result<(), EditError> {
-        let Some(old) = self.ints(name) else { return self.adjust_operand(slot, changes) };
+    /// Replaces elements of a list of integers that is an attribute in older operator sets and an operand in newer ones; `None`
+    /// keeps an element.
+    pub fn set_ints_or_elements(
+        &mut self,
+        name: &str,
+        slot: usize,
+        changes: &[Option<i64>],
+    ) -> Result<(), EditError> {
+        let Some(old) = self.ints(name) else { return self.set_elements(slot, changes) };
         if changes.iter().any(Option::is_some) {
             self.set_ints(name, old.iter().zip(changes).map(|(old, new)| new.unwrap_or(*old)).collect());
         }
@@ -226,15 +231,15 @@ impl<'a> NodeEditor<'a> {
     }
 
     /// Replaces elements of an integer vector operand, keeping those that are `None`.
-    pub fn adjust_operand(&mut self, slot: usize, changes: &[Option<i64>]) -> Result<(), EditError> {
-        let changes: Vec<_> = changes.iter().map(|c| c.map_or(Change::Stays, Change::Known)).collect();
-        self.change_operand(slot, &changes)
+    pub fn set_elements(&mut self, slot: usize, changes: &[Option<i64>]) -> Result<(), EditError> {
+        let changes: Vec<_> = changes.iter().map(|c| c.map_or(ElementEdit::Keep, ElementEdit::Set)).collect();
+        self.edit_operand(slot, &changes)
     }
 
     /// Changes elements of an integer vector operand: in a copy, where the operand is a constant, and otherwise by arithmetic
     /// on what is computed.
-    pub fn change_operand(&mut self, slot: usize, changes: &[Change]) -> Result<(), EditError> {
-        if changes.iter().all(|c| *c == Change::Stays) {
+    pub fn edit_operand(&mut self, slot: usize, changes: &[ElementEdit]) -> Result<(), EditError> {
+        if changes.iter().all(|c| *c == ElementEdit::Keep) {
             return Ok(());
         }
         let old = self.contents(slot).ok_or_else(|| self.error("a shape operand was not observed"))?;
@@ -247,15 +252,15 @@ impl<'a> NodeEditor<'a> {
             return Ok(());
         }
         let mut name = self.cx.node.proto.input.get(slot).cloned().unwrap_or_default();
-        if changes.iter().any(|c| matches!(c, Change::Scaled { .. })) {
-            let ratios: Vec<_> = changes.iter().map(Change::ratio).collect();
+        if changes.iter().any(|c| matches!(c, ElementEdit::Scale { .. })) {
+            let ratios: Vec<_> = changes.iter().map(ElementEdit::ratio).collect();
             for (op, values) in [("Mul", 0), ("Div", 1)] {
                 let factors: Vec<i64> = ratios.iter().map(|r| [r.0, r.1][values]).collect();
                 let factors = self.constant("shape", &self.integers(slot, &factors));
                 name = self.compute(op, vec![name, factors]);
             }
         }
-        let known: Vec<Option<i64>> = changes.iter().map(Change::known).collect();
+        let known: Vec<Option<i64>> = changes.iter().map(ElementEdit::known).collect();
         if known.iter().any(Option::is_some) {
             let mask = ndarray::Array1::from_iter(known.iter().map(Option::is_some)).into_dyn();
             let mask = self.constant("where", &Tensor::Bool(mask));
@@ -285,27 +290,27 @@ impl<'a> NodeEditor<'a> {
     /// that it is the extent of, if it is.
     ///
     /// What is computed from restored extents ([`Self::restored`]) is what the dense model computes: a share of it remains.
-    pub fn change(
+    pub fn element_edit(
         &self,
         slot: usize,
         index: usize,
         axis: Option<Width>,
         (old, new): (usize, usize),
-    ) -> Change {
+    ) -> ElementEdit {
         let value = self.input(slot);
         let element = value.and_then(|v| self.widths.sizes(v)).and_then(|e| e.get(index));
         let (share, of) = match element {
-            None | Some(Element::Constant | Element::Varying) if old == new => return Change::Stays,
-            None | Some(Element::Constant | Element::Varying) => return Change::Known(new as i64),
+            None | Some(Element::Constant | Element::Varying) if old == new => return ElementEdit::Keep,
+            None | Some(Element::Constant | Element::Varying) => return ElementEdit::Set(new as i64),
             Some(Element::Extent(width)) if !self.restored(*width) => {
-                if axis.is_some_and(|axis| self.same(axis, *width)) {
-                    return Change::Stays;
+                if axis.is_some_and(|axis| self.is_same_width(axis, *width)) {
+                    return ElementEdit::Keep;
                 }
                 (new * self.old_size(*width), old * self.new_size(*width))
             }
             Some(_) => (new, old),
         };
-        if share == of { Change::Stays } else { Change::Scaled { new: share as i64, old: of as i64 } }
+        if share == of { ElementEdit::Keep } else { ElementEdit::Scale { new: share as i64, old: of as i64 } }
     }
 
     /// Whether the dense extent of a width that shrinks is restored where Shape reads it: something is computed from it.
@@ -314,35 +319,35 @@ impl<'a> NodeEditor<'a> {
     }
 
     /// Scales the elements of the result, an integer vector, by these shares.
-    pub fn scale_result(&mut self, shares: &[Change]) {
+    pub fn scale_result(&mut self, shares: &[ElementEdit]) {
         let [numerators, denominators] = [0, 1].map(|part| {
             let factors: Vec<i64> = shares.iter().map(|s| [s.ratio().0, s.ratio().1][part]).collect();
             self.constant("shape", &Tensor::ints(&factors))
         });
-        self.behind("Mul", numerators, None);
-        self.behind("Div", denominators, None);
+        self.insert_after("Mul", numerators, None);
+        self.insert_after("Div", denominators, None);
     }
 
     /// Multiplies the first result, which holds numbers, by a factor.
-    pub fn multiply_result(&mut self, factor: f32) -> Result<(), EditError> {
+    pub fn scale_first_result(&mut self, factor: f32) -> Result<(), EditError> {
         let result = self.cx.node.outputs.first().copied().flatten();
         let dtype = result.and_then(|v| self.cx.facts.get(v)).map(|f| f.dtype);
         let factor = Tensor::f32(&[], vec![factor]).zip(dtype).and_then(|(f, dtype)| f.cast_float(dtype));
         let factor = factor.ok_or_else(|| self.error("its result holds no numbers"))?;
         let factor = self.constant("factor", &factor);
-        self.behind("Mul", factor, None);
+        self.insert_after("Mul", factor, None);
         Ok(())
     }
 
-    /// Leaves only these entries in the result's axis.
+    /// Appends a Gather, so that the first result has only these entries of the axis.
     pub fn select_result(&mut self, axis: usize, entries: &[usize]) {
         let entries: Vec<i64> = entries.iter().map(|e| *e as i64).collect();
         let entries = self.constant("indices", &Tensor::ints(&entries));
-        self.behind("Gather", entries, Some(onnx::int_attribute("axis", axis as i64)));
+        self.insert_after("Gather", entries, Some(onnx::int_attribute("axis", axis as i64)));
     }
 
-    /// Puts an operator of the first result and a constant behind this node, under the result's name.
-    fn behind(&mut self, op: &str, constant: String, attribute: Option<AttributeProto>) {
+    /// Appends a node that computes the first result from what it was and a constant, under the result's name.
+    fn insert_after(&mut self, op: &str, constant: String, attribute: Option<AttributeProto>) {
         let Some(result) = self.cx.node.proto.output.first().cloned() else { return };
         let raw = self.patch.fresh(self.cx.graph, "raw");
         let node = NodeProto {
@@ -357,8 +362,8 @@ impl<'a> NodeEditor<'a> {
     }
 
     /// How the elements of a shape operand that says the extents of `axes` have to change.
-    pub fn changes(&self, slot: usize, axes: &[Width]) -> Vec<Change> {
+    pub fn shape_edits(&self, slot: usize, axes: &[Width]) -> Vec<ElementEdit> {
         let sizes = |a: &Width| (self.old_size(*a), self.new_size(*a));
-        axes.iter().enumerate().map(|(i, a)| self.change(slot, i, Some(*a), sizes(a))).collect()
+        axes.iter().enumerate().map(|(i, a)| self.element_edit(slot, i, Some(*a), sizes(a))).collect()
     }
 }

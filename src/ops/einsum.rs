@@ -1,16 +1,16 @@
 //! Einsum with an explicit result.
 
-use super::contract::{Contract, number, onnx};
+use super::schema::{OpSchema, number, onnx};
 use std::collections::BTreeMap;
 
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::{Attr, Expr},
-    widths::{Reason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Einsum", &[12, 28], &Einsum).reads(&[number("Inputs").many()]).makes(&[number("Output")]),
 ];
 
@@ -18,18 +18,18 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Einsum;
 
 impl Operator for Einsum {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let equation = node.string("equation").unwrap_or_default();
-        let (terms, right) =
-            parse(equation).ok_or_else(|| node.form("an equation that is implicit or has an ellipsis"))?;
+        let (terms, right) = parse(equation)
+            .ok_or_else(|| node.unsupported("an equation that is implicit or has an ellipsis"))?;
         let operands = (0..terms.len()).map(|slot| node.axes(slot)).collect::<Result<Vec<_>, _>>()?;
         if terms.iter().zip(&operands).any(|(t, o)| t.len() != o.len()) || terms.len() > 2 {
-            return Err(node.form("an equation that does not fit one or two operands"));
+            return Err(node.unsupported("an equation that does not fit one or two operands"));
         }
         let mut letters: BTreeMap<char, Width> = BTreeMap::new();
         for (term, axes) in terms.iter().zip(&operands) {
             if repeats(term) {
-                return Err(node.form("a repeated letter in one operand"));
+                return Err(node.unsupported("a repeated letter in one operand"));
             }
             for (&letter, &axis) in term.iter().zip(axes) {
                 match letters.get(&letter) {
@@ -42,7 +42,9 @@ impl Operator for Einsum {
             }
         }
         let result = right.iter().map(|c| letters.get(c).copied()).collect::<Option<Vec<_>>>();
-        let Some(result) = result else { return Err(node.form("a result letter that no operand has")) };
+        let Some(result) = result else {
+            return Err(node.unsupported("a result letter that no operand has"));
+        };
         relate(node, &terms, &right, &letters);
         node.macs(1, &letters.values().copied().collect::<Vec<_>>());
         node.set(0, result);
@@ -52,13 +54,13 @@ impl Operator for Einsum {
     /// Each operand's cotangent is an Einsum of that of the result and the other operands.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let equation = node.string("equation").unwrap_or_default();
-        let (terms, right) =
-            parse(equation).ok_or_else(|| node.none("an equation that is implicit or has an ellipsis"))?;
+        let (terms, right) = parse(equation)
+            .ok_or_else(|| node.unsupported("an equation that is implicit or has an ellipsis"))?;
         let fits = |slot: usize| {
             !repeats(&terms[slot]) && node.shape(slot).is_ok_and(|s| s.len() == terms[slot].len())
         };
         if terms.len() != node.input_count() || !(0..terms.len()).all(fits) {
-            return Err(node.none("a repeated letter in one operand"));
+            return Err(node.unsupported("a repeated letter in one operand"));
         }
         for slot in (0..terms.len()).filter(|slot| node.needs(*slot)) {
             let others: Vec<usize> = (0..terms.len()).filter(|other| *other != slot).collect();
@@ -79,7 +81,7 @@ impl Operator for Einsum {
             let added: Vec<usize> = (0..own.len()).filter(|i| alone(&terms[slot][*i])).collect();
             let cotangent = product.sum(&stretched, true).unsqueeze(&added);
             let whole = if added.is_empty() { cotangent } else { cotangent.expand_like(node.x(slot)?) };
-            node.give(slot, whole);
+            node.set_cotangent(slot, whole);
         }
         Ok(())
     }
@@ -116,14 +118,14 @@ fn relate(node: &mut NodeTyper<'_>, terms: &[Vec<char>], right: &[char], letters
         let places: Vec<_> = terms
             .iter()
             .enumerate()
-            .filter_map(|(slot, term)| Some((slot, term.iter().position(|l| *l == letter)?)))
+            .filter_map(|(slot, term)| Some(SlotAxis::new(slot, term.iter().position(|l| *l == letter)?)))
             .collect();
         let in_result = right.contains(&letter);
         match (places.as_slice(), in_result) {
-            ([first], false) => node.contract(width, *first, None, None),
-            ([first, second], false) => node.contract(width, *first, Some(*second), feature(terms, right)),
+            ([first], false) => node.contraction(width, *first, None, None),
+            ([first, second], false) => node.contraction(width, *first, Some(*second), feature(terms, right)),
             ([_, _], true) if paired => node.batched(width),
-            ([(1, _)], true) if paired => node.paired(width),
+            ([SlotAxis { slot: 1, .. }], true) if paired => node.paired(width),
             _ => {}
         }
     }

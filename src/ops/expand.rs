@@ -1,10 +1,10 @@
 //! Expand and Tile: repeating entries.
 
-use super::contract::{Contract, any, onnx, slots};
-use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use super::schema::{OpSchema, any, onnx, slots};
+use super::{EditError, ElementEdit, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     onnx::proto::NodeProto,
-    widths::{Element, Reason, Width},
+    widths::{Element, PinReason, Width},
 };
 
 slots! {
@@ -20,7 +20,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Expand", &[8, 13], &Expand).reads(expand::ALL).makes(&[any("output")]),
     onnx("Tile", &[1, 6, 13], &Tile).reads(tile::ALL).makes(&[any("output")]),
 ];
@@ -29,7 +29,7 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Expand;
 
 impl Operator for Expand {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(expand::DATA)?;
         let shape = node.result_shape(0)?;
         let asked = node.contents(expand::SHAPE).map_or(0, <[i64]>::len);
@@ -46,8 +46,8 @@ impl Operator for Expand {
             let element = place.and_then(|place| node.elements(expand::SHAPE)?.get(place).cloned());
             let axis = match element {
                 Some(Element::Extent(width)) if node.size(width) == size => width,
-                _ if place.is_some_and(|place| node.varies(expand::SHAPE, place)) => {
-                    node.fixed(size, Reason::Indexed)
+                _ if place.is_some_and(|place| node.is_data_dependent(expand::SHAPE, place)) => {
+                    node.fixed(size, PinReason::Indexed)
                 }
                 _ => node.fresh(size),
             };
@@ -58,24 +58,24 @@ impl Operator for Expand {
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give_broadcast(expand::DATA, node.g()?)
+        node.set_from_result_shape(expand::DATA, node.g()?)
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let axes = node.result_axes(0);
         let asked = node.contents(expand::SHAPE).unwrap_or_default();
-        let mut changes = node.changes(expand::SHAPE, &axes[axes.len().saturating_sub(asked.len())..]);
+        let mut changes = node.shape_edits(expand::SHAPE, &axes[axes.len().saturating_sub(asked.len())..]);
         for (change, asked) in changes.iter_mut().zip(asked) {
             // A one asks for no expansion: the operand's own extent holds.
             if *asked == 1 {
-                *change = Change::Stays;
+                *change = ElementEdit::Keep;
             }
         }
-        node.change_operand(expand::SHAPE, &changes)
+        node.edit_operand(expand::SHAPE, &changes)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -83,17 +83,17 @@ impl Operator for Expand {
 pub(super) struct Tile;
 
 impl Operator for Tile {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(tile::DATA)?;
         let Some(repeats) = node.contents(tile::REPEATS).filter(|r| r.len() == x.len()) else {
-            return Err(node.form("repeats that were not observed"));
+            return Err(node.unsupported("repeats that were not observed"));
         };
         let mut result = Vec::with_capacity(x.len());
         for (i, (&axis, &times)) in x.iter().zip(repeats).enumerate() {
-            let times = usize::try_from(times).map_err(|_| node.form("negative repeats"))?;
+            let times = usize::try_from(times).map_err(|_| node.unsupported("negative repeats"))?;
             let times = match node.elements(tile::REPEATS).and_then(|e| e.get(i)) {
                 Some(&Element::Extent(width)) if node.size(width) == times => width,
-                _ if node.varies(tile::REPEATS, i) => node.fixed(times, Reason::Indexed),
+                _ if node.is_data_dependent(tile::REPEATS, i) => node.fixed(times, PinReason::Indexed),
                 _ => node.fresh(times),
             };
             result.push(node.product(&[times, axis]));
@@ -108,9 +108,9 @@ impl Operator for Tile {
         // Each axis as its copies and what is copied: (times, extent) pairs, row by row.
         let pairs =
             node.tail().concat(&[node.x(tile::REPEATS)?.reshape(&[-1, 1]), x.shape().reshape(&[-1, 1])], 1);
-        let shape = pairs.ok_or_else(|| node.none("repeats that were not observed"))?.reshape(&[-1]);
+        let shape = pairs.ok_or_else(|| node.unsupported("repeats that were not observed"))?.reshape(&[-1]);
         let copies: Vec<usize> = (0..rank).map(|axis| 2 * axis).collect();
-        node.give(tile::DATA, node.g()?.reshape_to(shape).sum(&copies, false));
+        node.set_cotangent(tile::DATA, node.g()?.reshape_to(shape).sum(&copies, false));
         Ok(())
     }
 
@@ -121,13 +121,13 @@ impl Operator for Tile {
             .map(|(i, (&axis, &repeated))| {
                 let before = times(node.old_size(repeated), node.old_size(axis));
                 let after = times(node.new_size(repeated), node.new_size(axis));
-                node.change(tile::REPEATS, i, (axis == Width::ONE).then_some(repeated), (before, after))
+                node.element_edit(tile::REPEATS, i, (axis == Width::ONE).then_some(repeated), (before, after))
             })
             .collect();
-        node.change_operand(tile::REPEATS, &changes)
+        node.edit_operand(tile::REPEATS, &changes)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }

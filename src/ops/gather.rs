@@ -1,7 +1,9 @@
 //! Gather.
 
-use super::contract::{Contract, Form, any, onnx, slots};
-use super::{EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
+use super::{
+    DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+};
 use crate::{
     graph::Expr,
     onnx::{
@@ -10,7 +12,7 @@ use crate::{
         tensor::from_tensor,
     },
     tensor::{DType, Tensor},
-    widths::{Reason, Width},
+    widths::{PinReason, Width},
 };
 
 slots! {
@@ -20,16 +22,16 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Gather", &[1, 11, 13], &Gather).reads(slot::ALL).makes(&[any("output")])
-        .forms(&[Form::of("one entry"), Form::of("a range"), Form::of("entries out of order")]),
+        .forms(&[OperatorForm::of("one entry"), OperatorForm::of("a range"), OperatorForm::of("entries out of order")]),
 ];
 
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
 pub(super) struct Gather;
 
 impl Operator for Gather {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (data, indices) = (node.axes(slot::DATA)?, node.axes(slot::INDICES)?);
         let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
         let listed = indices.len() <= 1;
@@ -39,7 +41,7 @@ impl Operator for Gather {
             node.set(0, result);
             return Ok(());
         }
-        node.pin(data[axis], Reason::Indexed);
+        node.pin(data[axis], PinReason::Indexed);
         let mut result = data[..axis].to_vec();
         result.extend(indices);
         result.extend(&data[axis + 1..]);
@@ -57,17 +59,18 @@ impl Operator for Gather {
             1 => node.g()?,
             _ => {
                 let (before, after) = (extents.slice(0, 0, axis), extents.slice(0, axis + 1, rank));
-                let shape = node.tail().concat(&[before, indices.count().reshape(&[1]), after], 0);
+                let shape = node.tail().concat(&[before, indices.num_elements().reshape(&[1]), after], 0);
                 node.g()?.reshape_to(shape.unwrap_or(extents))
             }
         };
         let picks = picks(node, axis, indices)?.cast(g.dtype());
         let single = node.shape(slot::INDICES)?.iter().product::<usize>() == 1;
-        node.give(
+        node.set_cotangent(
             slot::DATA,
-            match single {
-                true => g * picks.reshape(&[&[-1], &vec![1; rank - 1 - axis][..]].concat()),
-                false => g.times(axis, rank, picks),
+            if single {
+                g * picks.reshape(&[&[-1], &vec![1; rank - 1 - axis][..]].concat())
+            } else {
+                g.apply_computed_matrix(axis, rank, picks)
             },
         );
         Ok(())
@@ -81,21 +84,21 @@ impl Operator for Gather {
         follow(node, node.axes(slot::DATA)[axis])
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        let elements = flow.elements_or_numbers(slot::DATA)?;
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        let elements = flow.elements_or_constants(slot::DATA)?;
         let n = elements.len() as i64;
-        let indices = flow.contents(slot::INDICES).filter(|_| !flow.varies(slot::INDICES))?;
+        let indices = flow.contents(slot::INDICES).filter(|_| !flow.is_data_dependent(slot::INDICES))?;
         let picked =
             indices.iter().map(|&i| elements.get(usize::try_from(if i < 0 { i + n } else { i }).ok()?));
         let picked: Vec<_> = picked.map(|e| e.cloned()).collect::<Option<_>>()?;
         flow.set(picked)
     }
 
-    fn ids(&self, node: &NodeProto, operand: usize) -> Option<Ids> {
+    fn index_flow(&self, node: &NodeProto, operand: usize) -> Option<IndexFlow> {
         match operand {
-            slot::DATA => Some(Ids::Passed),
+            slot::DATA => Some(IndexFlow::Passed),
             slot::INDICES => {
-                Some(Ids::Indexes { table: slot::DATA, axis: attr_int(node, "axis").unwrap_or(0) })
+                Some(IndexFlow::Indexes { table: slot::DATA, axis: attr_int(node, "axis").unwrap_or(0) })
             }
             _ => None,
         }
@@ -111,7 +114,7 @@ pub(super) fn segment(node: &mut NodeTyper<'_>, axis: Width) -> Option<Width> {
 
 /// Brings constant indices of an axis up to date with the entries of it that stay.
 pub(super) fn follow(node: &mut NodeEditor<'_>, axis: Width) -> Result<(), EditError> {
-    let (Some(kept), Some(indices)) = (node.entries(axis), node.contents(slot::INDICES)) else {
+    let (Some(kept), Some(indices)) = (node.kept_entries(axis), node.contents(slot::INDICES)) else {
         return Ok(());
     };
     let size = node.old_size(axis) as i64;
@@ -138,15 +141,12 @@ fn range(node: &NodeTyper<'_>, axis: Width) -> Option<(usize, usize)> {
 /// the extent on the batch.
 fn picks<'a>(node: &NodeGradient<'a>, axis: usize, indices: Expr<'a>) -> Result<Expr<'a>, NoGradient> {
     let extent = node.x(slot::DATA)?.shape().slice(0, axis, axis + 1);
-    let places = match node.opset() >= 11 {
-        true => {
-            let [first, step] = [0, 1].map(|n| Some(node.tail().constant(&Tensor::int(n))));
-            node.tail().node("Range", &[first, Some(extent.squeeze(&[0])), step], &[], DType::I64)
-        }
-        false => {
-            let places: Vec<i64> = (0..node.shape(slot::DATA)?[axis] as i64).collect();
-            node.tail().constant(&Tensor::ints(&places))
-        }
+    let places = if node.opset() >= 11 {
+        let [first, step] = [0, 1].map(|n| Some(node.tail().constant(&Tensor::int(n))));
+        node.tail().node("Range", &[first, Some(extent.squeeze(&[0])), step], &[], DType::I64)
+    } else {
+        let places: Vec<i64> = (0..node.shape(slot::DATA)?[axis] as i64).collect();
+        node.tail().constant(&Tensor::ints(&places))
     };
     let column = indices.reshape(&[-1, 1]);
     // Negative indices count from the end.

@@ -1,8 +1,8 @@
-//! What a gradient rule sees of its node, and gives to its operands.
+//! The view of a node that gradient rules work on.
 
 use std::{cell::RefCell, ops::Deref};
 
-use super::{Missing, NodeCx, node::Lack, registry};
+use super::{Missing, NodeCx, node::MissingKind, registry};
 use crate::{
     graph::{Expr, Facts, Graph, Node, NodeId, Tail, ValueId},
     onnx::proto::NodeProto,
@@ -27,9 +27,9 @@ impl NoGradient {
 impl From<Missing<'_>> for NoGradient {
     fn from(missing: Missing<'_>) -> Self {
         let what = match missing.what {
-            Lack::Operand => "an operand that was not observed",
-            Lack::Result => "a result that was not observed",
-            Lack::Axis => "an axis out of range",
+            MissingKind::Operand => "an operand that was not observed",
+            MissingKind::Result => "a result that was not observed",
+            MissingKind::Axis => "an axis out of range",
         };
         Self::new(missing.node, what)
     }
@@ -41,8 +41,8 @@ fn for_what(what: &str) -> String {
 
 /// One node of a backward pass: the vector-Jacobian product of what it computes.
 ///
-/// Given the cotangents of the results, a rule gives each operand that needs one its cotangent, as formulas over the values
-/// of the forward pass.
+/// Given the cotangents of the results, a rule sets the cotangent of each operand that needs one, as formulas over the values
+/// of the forward pass: `x(slot)` is an operand, `y(slot)` a result, and `g()` the cotangent of the first result.
 pub struct NodeGradient<'a> {
     cx: NodeCx<'a>,
     tail: &'a Tail,
@@ -87,13 +87,13 @@ impl<'a> NodeGradient<'a> {
     /// Checks that the model's operator set has the operators of the formulas from number `start` on.
     fn known(&self, start: usize) -> Result<(), NoGradient> {
         let newer = |node: &NodeProto| {
-            let contract = registry::contract(node).filter(|contract| contract.domain.is_empty())?;
-            let since = *contract.since.first()?;
-            (since > self.opset()).then_some((contract.name, since))
+            let schema = registry::schema(node).filter(|schema| schema.domain.is_empty())?;
+            let since = *schema.since.first()?;
+            (since > self.opset()).then_some((schema.name, since))
         };
         match self.tail.find_from(start, newer) {
             Some((name, since)) => {
-                Err(self.none(&format!("operator sets before {since}, which lack {name}")))
+                Err(self.unsupported(&format!("operator sets before {since}, which lack {name}")))
             }
             None => Ok(()),
         }
@@ -104,29 +104,29 @@ impl<'a> NodeGradient<'a> {
         let given = self.given.borrow();
         let left_out = |slot: &usize| self.needs(*slot) && given.iter().all(|(s, _)| s != slot);
         match (0..self.input_count()).find(left_out) {
-            Some(slot) => Err(self.none(&format!("its operand {slot} when that is computed"))),
+            Some(slot) => Err(self.unsupported(&format!("its operand {slot} when that is computed"))),
             None => Ok(given.iter().filter_map(|(slot, g)| Some((*slot, (*g)?))).collect()),
         }
     }
 
-    /// Why the rule does not cover a form of the operator.
-    pub fn none(&self, what: &str) -> NoGradient {
+    /// The error for a form of the operator that its rule does not cover; `what` completes "has no gradient rule for …".
+    pub fn unsupported(&self, what: &str) -> NoGradient {
         NoGradient::new(self.node, what)
     }
 
     /// That there is no rule for any form of the operator.
     pub(super) fn no_rule(&self) -> NoGradient {
-        self.none("")
+        self.unsupported("")
     }
 
-    /// Values laid end to end.
+    /// Values concatenated along an axis.
     pub fn concat(&self, parts: &[Expr<'a>], axis: usize) -> Result<Expr<'a>, NoGradient> {
-        self.tail.concat(parts, axis).ok_or_else(|| self.none("operands without extent"))
+        self.tail.concat(parts, axis).ok_or_else(|| self.unsupported("operands without extent"))
     }
 
-    /// The node once more, on other operands, for its first result: its attributes hold.
-    pub fn repeat(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
-        Ok(self.tail.repeat(&self.node.proto, operands, self.y(0)?.dtype()))
+    /// Appends a copy of the node, with its attributes, on other operands; returns its first result.
+    pub fn reemit(&self, operands: &[Option<Expr<'a>>]) -> Result<Expr<'a>, NoGradient> {
+        Ok(self.tail.reemit(&self.node.proto, operands, self.y(0)?.dtype()))
     }
 
     /// What formulas are appended to.
@@ -141,14 +141,15 @@ impl<'a> NodeGradient<'a> {
 
     /// The cotangent of the first result.
     pub fn g(&self) -> Result<Expr<'a>, NoGradient> {
-        self.cotangent(0).ok_or_else(|| self.none("a cotangent of another result than the first"))
+        self.cotangent(0).ok_or_else(|| self.unsupported("a cotangent of another result than the first"))
     }
 
     /// The cotangent of the first result, when nothing depends on the others.
-    pub fn only_g(&self) -> Result<Expr<'a>, NoGradient> {
-        match (1..self.output_count()).any(|result| self.cotangent(result).is_some()) {
-            true => Err(self.none("cotangents of several results")),
-            false => self.g(),
+    pub fn sole_g(&self) -> Result<Expr<'a>, NoGradient> {
+        if (1..self.output_count()).any(|result| self.cotangent(result).is_some()) {
+            Err(self.unsupported("cotangents of several results"))
+        } else {
+            self.g()
         }
     }
 
@@ -159,13 +160,13 @@ impl<'a> NodeGradient<'a> {
 
     /// An operand.
     pub fn x(&self, slot: usize) -> Result<Expr<'a>, NoGradient> {
-        self.expr(self.input(slot)).ok_or_else(|| self.none("a missing operand"))
+        self.expr(self.input(slot)).ok_or_else(|| self.unsupported("a missing operand"))
     }
 
     /// A result.
     pub fn y(&self, slot: usize) -> Result<Expr<'a>, NoGradient> {
         let value = self.output(slot);
-        self.expr(value).ok_or_else(|| self.none("a missing result"))
+        self.expr(value).ok_or_else(|| self.unsupported("a missing result"))
     }
 
     fn expr(&self, value: Option<ValueId>) -> Option<Expr<'a>> {
@@ -174,30 +175,37 @@ impl<'a> NodeGradient<'a> {
         Some(self.tail.value(&self.graph.value(value).name, dtype))
     }
 
-    /// Gives an operand its cotangent, which has the operand's shape.
-    pub fn give(&self, slot: usize, cotangent: Expr<'a>) {
+    /// Sets the cotangent of an operand; it has the operand's shape.
+    pub fn set_cotangent(&self, slot: usize, cotangent: Expr<'a>) {
         self.given.borrow_mut().push((slot, Some(cotangent)));
     }
 
-    /// Says that the results do not depend on the operand, or only by steps.
-    pub fn give_zero(&self, slot: usize) {
+    /// Sets the cotangent of an operand to zero: the results do not depend on it, or are piecewise constant in it.
+    pub fn set_zero_cotangent(&self, slot: usize) {
         self.given.borrow_mut().push((slot, None));
     }
 
-    /// Gives an operand its cotangent as it is before broadcasting is undone: of shape `shape`.
-    pub fn give_summed(&self, slot: usize, cotangent: Expr<'a>, shape: &[usize]) -> Result<(), NoGradient> {
-        self.give(slot, summed(cotangent, shape, self.shape(slot)?));
+    /// As [`Self::set_cotangent`], for a cotangent of shape `shape`, which the operand was broadcast to: the sum over the
+    /// broadcast axes is set.
+    pub fn set_unbroadcast(
+        &self,
+        slot: usize,
+        cotangent: Expr<'a>,
+        shape: &[usize],
+    ) -> Result<(), NoGradient> {
+        self.set_cotangent(slot, unbroadcast(cotangent, shape, self.shape(slot)?));
         Ok(())
     }
 
-    /// As [`Self::give_summed`], for a cotangent of the first result's shape.
-    pub fn give_broadcast(&self, slot: usize, cotangent: Expr<'a>) -> Result<(), NoGradient> {
-        self.give_summed(slot, cotangent, self.result_shape(0)?)
+    /// As [`Self::set_unbroadcast`], for an operand that was broadcast to the first result's shape.
+    pub fn set_from_result_shape(&self, slot: usize, cotangent: Expr<'a>) -> Result<(), NoGradient> {
+        self.set_unbroadcast(slot, cotangent, self.result_shape(0)?)
     }
 }
 
-/// Undoes broadcasting: sums a cotangent of shape `shape` to what the operand has, of shape `own`.
-pub(super) fn summed<'a>(cotangent: Expr<'a>, shape: &[usize], own: &[usize]) -> Expr<'a> {
+/// Undoes broadcasting: sums a cotangent of shape `shape` over the axes that broadcasting added to an operand of shape `own`, or
+/// stretched from extent one.
+pub(super) fn unbroadcast<'a>(cotangent: Expr<'a>, shape: &[usize], own: &[usize]) -> Expr<'a> {
     let added = shape.len().saturating_sub(own.len());
     let stretched = |axis: &usize| own.get(axis - added) == Some(&1) && shape[*axis] != 1;
     let axes: Vec<usize> = (added..shape.len()).filter(stretched).collect();
@@ -205,7 +213,7 @@ pub(super) fn summed<'a>(cotangent: Expr<'a>, shape: &[usize], own: &[usize]) ->
     cotangent.sum(&axes, true).sum(&leading, false)
 }
 
-/// A row of a matrix that copies entries: one at `place`, else zeros.
+/// A vector of `extent` zeros with a one at `place`.
 pub(super) fn one_hot(place: usize, extent: usize) -> Vec<f32> {
     (0..extent).map(|i| if i == place { 1.0 } else { 0.0 }).collect()
 }

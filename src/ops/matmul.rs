@@ -1,8 +1,11 @@
 //! MatMul and Gemm.
 
-use super::contract::{Contract, Form, number, onnx, slots};
-use super::{Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
-use crate::{graph::Expr, widths::Reason};
+use super::schema::{OpSchema, OperatorForm, number, onnx, slots};
+use super::{BiasOperand, Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
+use crate::{
+    graph::Expr,
+    widths::{PinReason, SlotAxis},
+};
 
 slots! {
     gemm:
@@ -18,9 +21,9 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Gemm", &[1, 6, 7, 9, 11, 13], &Gemm).reads(gemm::ALL).makes(&[number("Y")])
-        .forms(&[Form::of(""), Form::of("transposed operands")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("transposed operands")]),
     onnx("MatMul", &[1, 9, 13], &MatMul).reads(slot::ALL).makes(&[number("Y")]),
 ];
 
@@ -28,12 +31,12 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct MatMul;
 
 impl Operator for MatMul {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (a, b) = (node.axes(slot::A)?, node.axes(slot::B)?);
-        let Some((&k, a_outer)) = a.split_last() else { return Err(node.form("scalar operand")) };
+        let Some((&k, a_outer)) = a.split_last() else { return Err(node.unsupported("scalar operand")) };
         // A vector on the right is a column without a column axis.
         let (k_axis, n) = match b.as_slice() {
-            [] => return Err(node.form("scalar operand")),
+            [] => return Err(node.unsupported("scalar operand")),
             [_] => (0, None),
             [.., n] => (b.len() - 2, Some(*n)),
         };
@@ -61,7 +64,12 @@ impl Operator for MatMul {
             (Some(_), _) if !node.is_dynamic(slot::A) => Some(result.len() - 1 - usize::from(n.is_some())),
             _ => n.map(|_| result.len() - 1),
         };
-        node.contract(k, (slot::A, a.len() - 1), Some((slot::B, k_axis)), feature);
+        node.contraction(
+            k,
+            SlotAxis::new(slot::A, a.len() - 1),
+            Some(SlotAxis::new(slot::B, k_axis)),
+            feature,
+        );
         node.set(0, result);
         Ok(())
     }
@@ -87,20 +95,18 @@ impl Operator for MatMul {
         let n = if column { 1 } else { b_shape[b_rank - 1] };
         if node.needs(slot::A) {
             let cotangent = g.matmul(b.matrix_transpose(b_rank));
-            match row {
-                true => {
-                    node.give_summed(slot::A, cotangent.squeeze(&[rank - 2]), &[&batch[..], &[k]].concat())?
-                }
-                false => node.give_summed(slot::A, cotangent, &whole([m, k]))?,
+            if row {
+                node.set_unbroadcast(slot::A, cotangent.squeeze(&[rank - 2]), &[&batch[..], &[k]].concat())?
+            } else {
+                node.set_unbroadcast(slot::A, cotangent, &whole([m, k]))?
             }
         }
         if node.needs(slot::B) {
             let cotangent = a.matrix_transpose(a_rank).matmul(g);
-            match column {
-                true => {
-                    node.give_summed(slot::B, cotangent.squeeze(&[rank - 1]), &[&batch[..], &[k]].concat())?
-                }
-                false => node.give_summed(slot::B, cotangent, &whole([k, n]))?,
+            if column {
+                node.set_unbroadcast(slot::B, cotangent.squeeze(&[rank - 1]), &[&batch[..], &[k]].concat())?
+            } else {
+                node.set_unbroadcast(slot::B, cotangent, &whole([k, n]))?
             }
         }
         Ok(())
@@ -118,10 +124,10 @@ impl Operator for MatMul {
 pub(super) struct Gemm;
 
 impl Operator for Gemm {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (a, b) = (node.axes(gemm::A)?, node.axes(gemm::B)?);
         if a.len() != 2 || b.len() != 2 {
-            return Err(node.form("operands that are not matrices"));
+            return Err(node.unsupported("operands that are not matrices"));
         }
         let k_of_a = if node.int("transA").unwrap_or(0) != 0 { 0 } else { 1 };
         let k_of_b = if node.int("transB").unwrap_or(0) != 0 { 1 } else { 0 };
@@ -134,7 +140,12 @@ impl Operator for Gemm {
         }
         node.macs(1, &[m, n, k]);
         let feature = usize::from(node.is_dynamic(gemm::A));
-        node.contract(k, (gemm::A, k_of_a), Some((gemm::B, k_of_b)), Some(feature));
+        node.contraction(
+            k,
+            SlotAxis::new(gemm::A, k_of_a),
+            Some(SlotAxis::new(gemm::B, k_of_b)),
+            Some(feature),
+        );
         node.set(0, result);
         Ok(())
     }
@@ -149,7 +160,8 @@ impl Operator for Gemm {
         let order = if inner_first { [0, 1, 2, 3] } else { [0, 1, 3, 2] };
         let factor = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
         // The bias broadcasts along the last axis, which holds the features of a weight on the right.
-        let bias = (weight == gemm::B && factor("beta") != 0.0).then(|| (gemm::C, factor("beta")));
+        let bias = (weight == gemm::B && factor("beta") != 0.0)
+            .then(|| BiasOperand { slot: gemm::C, factor: factor("beta") });
         let scale = factor("alpha");
         (scale != 0.0).then(|| Linear { scale, bias, ..Linear::matrix(order) })
     }
@@ -163,18 +175,24 @@ impl Gemm {
         let scaled = g * node.float("alpha").unwrap_or(1.0);
         if node.needs(gemm::A) {
             // op(A) has the cotangent g · op(B)ᵀ.
-            node.give(gemm::A, transpose_if(scaled.matmul(transpose_if(b, !flag("transB"))), flag("transA")));
+            node.set_cotangent(
+                gemm::A,
+                transpose_if(scaled.matmul(transpose_if(b, !flag("transB"))), flag("transA")),
+            );
         }
         if node.needs(gemm::B) {
-            node.give(gemm::B, transpose_if(transpose_if(a, !flag("transA")).matmul(scaled), flag("transB")));
+            node.set_cotangent(
+                gemm::B,
+                transpose_if(transpose_if(a, !flag("transA")).matmul(scaled), flag("transB")),
+            );
         }
         if node.needs(gemm::C) {
-            node.give_broadcast(gemm::C, g * node.float("beta").unwrap_or(1.0))?;
+            node.set_from_result_shape(gemm::C, g * node.float("beta").unwrap_or(1.0))?;
         }
         Ok(())
     }
 }
 
-fn transpose_if<'a>(x: Expr<'a>, turn: bool) -> Expr<'a> {
-    if turn { x.matrix_transpose(2) } else { x }
+fn transpose_if<'a>(x: Expr<'a>, transpose: bool) -> Expr<'a> {
+    if transpose { x.matrix_transpose(2) } else { x }
 }

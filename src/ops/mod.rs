@@ -1,35 +1,37 @@
-//! What the tool knows of operators: one file per family.
+//! Operators and their rules: one file per family.
 //!
-//! A family's file declares its operators ([`Contract`]): their versions, forms and slots. Its rules say how the axes of
-//! its operators relate and what they cost ([`Operator::infer`]), how sizes pass through them as data
-//! ([`Operator::sizes`]), what becomes of ids ([`Operator::ids`]), how cotangents pass backward ([`Operator::gradient`]),
+//! A family's file declares its operators ([`OpSchema`]): their versions, forms and slots. Its rules say how the axes of
+//! its operators relate and what they cost ([`Operator::infer`]), how the values of shape tensors pass
+//! through them
+//! ([`Operator::propagate_data`]), where integer indices go ([`Operator::index_flow`]), how cotangents pass backward ([`Operator::gradient`]),
 //! and which attributes and shape operands have to follow when axes shrink ([`Operator::rewrite`]). Nothing outside this
 //! folder decides by an operator's name.
 
 mod activation;
-mod along;
 mod attention;
 mod bound;
 mod concat;
-mod contract;
+mod contrib_attention;
+mod contrib_fused;
 mod conv;
+mod data_propagation;
+mod depth_to_space;
 mod editor;
 mod einsum;
 mod elementwise;
 mod expand;
-mod experts;
-mod fused;
 mod gather;
 mod gradient;
-mod grid;
-mod ids;
+mod grid_sample;
+mod index_flow;
 mod linear;
 mod matmul;
-mod microsoft;
+mod moe;
 mod node;
 mod normalization;
 mod pad;
 mod pool;
+mod positional;
 mod quantize;
 mod recurrent;
 mod reduce;
@@ -38,66 +40,78 @@ mod reshape;
 mod resize;
 mod rotary;
 mod scatter;
+mod schema;
 mod shape;
-mod sizes;
 mod slice;
 mod softmax;
-mod space;
+mod stored_weight;
+mod topk;
 mod transpose;
 mod typer;
-mod weights;
 mod window;
 
 pub use bound::{Known, bound, element_bytes, stated};
-pub use contract::{Arity, Class, Contract, Form, Slot};
-pub use editor::{Change, EditError, NodeEditor};
+pub use data_propagation::DataPropagation;
+pub use editor::{EditError, ElementEdit, NodeEditor};
 pub use gather::{gather, per_sample};
 pub use gradient::{NoGradient, NodeGradient};
-pub use ids::Ids;
-pub use linear::Linear;
+pub use index_flow::IndexFlow;
+pub use linear::{BiasOperand, Linear};
 pub use node::{Missing, NodeCx};
 pub use quantize::{is_quantized, unrounded};
-pub use registry::{contract, contracts, find, makes_tensors, operator_name};
-pub use sizes::SizeFlow;
+pub use registry::{find, makes_tensors, operator_name, schema, schemas};
+pub use schema::{Arity, ElementClass, OpSchema, OperatorForm, Slot};
+pub use stored_weight::{holds_weights, reader, weight};
 pub use typer::NodeTyper;
-pub use weights::{holds_weights, reader, weight};
 pub use window::Window;
 
 use ndarray::ArrayD;
 
-use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::Reason};
+use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::PinReason};
 
 /// The rules of one operator.
 pub trait Operator: Sync {
-    /// Relates the widths of the node's operands and results, and says what it costs. An error pins everything it touches.
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason>;
+    /// Typing rule: relates the widths of operands and results, and declares contractions and cost.
+    ///
+    /// # Errors
+    /// A form of the operator that the rule does not cover. All axes of the node are pinned with the reason.
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason>;
 
-    /// Passes what integer operands say about sizes on to the result; `None` where they are used as plain numbers.
-    fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
+    /// Data propagation, as ONNX's shape inference has it: what the elements of integer operands are extents of becomes what those
+    /// of the results are. `None` where operands are used as plain numbers; their widths are pinned then.
+    fn propagate_data(&self, _flow: &mut DataPropagation<'_>) -> Option<()> {
         None
     }
 
-    /// Brings attributes and shape operands up to date with the axes that shrink.
+    /// Rewriting rule: brings attributes and shape operands up to date with the axes that shrink. Weights are sliced elsewhere.
+    ///
+    /// # Errors
+    /// When the node has no form for the extents that are left.
     fn rewrite(&self, _node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         Ok(())
     }
 
-    /// Passes the cotangents of the results on to the operands that need one.
+    /// Vector-Jacobian product: sets the cotangents of the operands that need one from those of the results.
+    ///
+    /// # Errors
+    /// A form of the operator that the rule does not cover. The backward pass stops at the node.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         Err(node.no_rule())
     }
 
-    /// What becomes of the integers of an operand, were they ids; `None` when they end here as numbers.
-    fn ids(&self, _node: &NodeProto, _slot: usize) -> Option<Ids> {
+    /// What the node does with the integers of operand `slot`, if they are indices (token ids, positions); `None` where they end
+    /// here as numbers.
+    fn index_flow(&self, _node: &NodeProto, _slot: usize) -> Option<IndexFlow> {
         None
     }
 
-    /// Whether the result is the first operand in another element type: of a constant, a weight as the file stores it.
-    fn recasts(&self) -> bool {
+    /// Whether the result is the first operand in another element type (Cast, DequantizeLinear). Weights are stored behind such
+    /// nodes.
+    fn is_cast(&self) -> bool {
         false
     }
 
-    /// The result as numbers, when the operands are these constants and the rule says how to read them.
+    /// The result for constant operands, where [`Self::is_cast`] holds: a stored weight as floating-point numbers.
     fn decode(&self, _node: &NodeProto, _operands: &[Option<Tensor>]) -> Option<ArrayD<f32>> {
         None
     }
@@ -107,29 +121,30 @@ pub trait Operator: Sync {
         None
     }
 
-    /// The constant that the change of operand `slot` is multiplied by on its way to the first result, if the operator is
-    /// affine in that operand and keeps its elements apart. It broadcasts against the operand.
+    /// Derivative of the first result by operand `slot`, where the operator is elementwise and affine in it: a constant that
+    /// broadcasts against the operand.
     fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {
         None
     }
 
     /// Whether the result is the sum of the operands: a bias or a residual connection.
-    fn adds(&self) -> bool {
+    fn is_sum(&self) -> bool {
         false
     }
 
-    /// Whether the results jump where numbers cross each other: of two that are almost equal, rounding says which is larger.
-    fn chooses(&self) -> bool {
+    /// Whether the operator selects by comparing numbers (ArgMax, TopK): where two are almost equal, rounding decides, and the
+    /// results jump.
+    fn is_selection(&self) -> bool {
         false
     }
 
-    /// Whether the result holds probabilities over an axis: logits went in.
-    fn normalises(&self) -> bool {
+    /// Whether the operator is a softmax: logits in, probabilities out.
+    fn is_softmax(&self) -> bool {
         false
     }
 
-    /// Whether the result holds logarithms of such probabilities.
-    fn takes_logarithm(&self) -> bool {
+    /// Whether the operator is a softmax followed by a logarithm.
+    fn is_log_softmax(&self) -> bool {
         false
     }
 }

@@ -1,4 +1,4 @@
-//! What every rule sees of its node: how it is wired, and what was observed of its values.
+//! The view of a node that all kinds of rules share: its wiring, and the observed types and shapes of its values.
 
 use std::ops::Deref;
 
@@ -9,10 +9,10 @@ use crate::{
     graph::{Fact, Facts, Graph, Node, NodeId, ValueId},
     onnx::tensor::to_tensor,
     tensor::{DType, Tensor},
-    widths::Reason,
+    widths::PinReason,
 };
 
-/// A node of a graph that was observed. Slots count its operands (or results) as its [`Contract`](super::Contract) lists them.
+/// A node with its graph and the observed facts. A slot is the index of an operand (or result), in the order of its [`OpSchema`](super::OpSchema) lists them.
 #[derive(Clone, Copy)]
 pub struct NodeCx<'a> {
     pub(super) graph: &'a Graph,
@@ -29,16 +29,17 @@ impl Deref for NodeCx<'_> {
     }
 }
 
-/// What a rule asked of a node in vain. It becomes a reason to pin, to stop or to give up, as the rule needs.
+/// A fact or an axis that a rule asked for and that is not there. Converts to a reason to pin (typing), to stop (gradients) or
+/// to fail (rewriting).
 #[derive(Clone, Copy)]
 pub struct Missing<'a> {
     pub(super) node: &'a Node,
-    pub(super) what: Lack,
+    pub(super) what: MissingKind,
 }
 
 /// What is missing.
 #[derive(Clone, Copy)]
-pub(super) enum Lack {
+pub(super) enum MissingKind {
     /// A fact about an operand.
     Operand,
     /// A fact about a result.
@@ -47,11 +48,11 @@ pub(super) enum Lack {
     Axis,
 }
 
-impl From<Missing<'_>> for Reason {
+impl From<Missing<'_>> for PinReason {
     fn from(missing: Missing<'_>) -> Self {
         match missing.what {
-            Lack::Operand | Lack::Result => Self::Unobserved,
-            Lack::Axis => {
+            MissingKind::Operand | MissingKind::Result => Self::Unobserved,
+            MissingKind::Axis => {
                 Self::Form { op: missing.node.op_type().to_owned(), what: "axis out of range".to_owned() }
             }
         }
@@ -61,9 +62,9 @@ impl From<Missing<'_>> for Reason {
 impl From<Missing<'_>> for EditError {
     fn from(missing: Missing<'_>) -> Self {
         let what = match missing.what {
-            Lack::Operand => "an operand was not observed",
-            Lack::Result => "a result was not observed",
-            Lack::Axis => "axis out of range",
+            MissingKind::Operand => "an operand was not observed",
+            MissingKind::Result => "a result was not observed",
+            MissingKind::Axis => "axis out of range",
         };
         Self::new(missing.node, what)
     }
@@ -80,7 +81,7 @@ impl<'a> NodeCx<'a> {
         self.graph.opset()
     }
 
-    fn missing(&self, what: Lack) -> Missing<'a> {
+    fn missing(&self, what: MissingKind) -> Missing<'a> {
         Missing { node: self.node, what }
     }
 
@@ -99,12 +100,12 @@ impl<'a> NodeCx<'a> {
 
     /// Observed extents of an operand. The batch of a run may differ from the observed one.
     pub fn shape(&self, slot: usize) -> Result<&'a [usize], Missing<'a>> {
-        self.fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(Lack::Operand))
+        self.fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(MissingKind::Operand))
     }
 
     /// Observed extents of a result.
     pub fn result_shape(&self, slot: usize) -> Result<&'a [usize], Missing<'a>> {
-        self.result_fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(Lack::Result))
+        self.result_fact(slot).map(|f| f.shape.as_slice()).ok_or(self.missing(MissingKind::Result))
     }
 
     /// Element type of an operand.
@@ -150,17 +151,18 @@ impl<'a> NodeCx<'a> {
         }
     }
 
-    /// An attribute of non-negative integers, `count` of them; `default` each where it is left out.
+    /// An attribute of `count` non-negative integers; `default` for each where the attribute is left out. `None` if it does not
+    /// fit.
     pub fn extents(&self, name: &str, count: usize, default: usize) -> Option<Vec<usize>> {
         let Some(ints) = self.node.ints(name) else { return Some(vec![default; count]) };
         let ints = ints.iter().map(|i| usize::try_from(*i).ok()).collect::<Option<Vec<_>>>()?;
         (ints.len() == count).then_some(ints)
     }
 
-    /// The axis that a number means: negative ones count from the end.
+    /// An axis attribute as an index: ONNX counts negative axes from the end.
     pub fn axis(&self, axis: i64, rank: usize) -> Result<usize, Missing<'a>> {
         let wrapped = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
         let wrapped = wrapped.and_then(|a| usize::try_from(a).ok()).filter(|a| *a < rank);
-        wrapped.ok_or(self.missing(Lack::Axis))
+        wrapped.ok_or(self.missing(MissingKind::Axis))
     }
 }

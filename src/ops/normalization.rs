@@ -1,10 +1,13 @@
 //! Normalisations. Statistics that span an axis pin it; scales and biases carry their channel's width.
 
-use super::contract::{Contract, Form, float, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, float, onnx, slots};
 use ndarray::ArrayD;
 
 use super::{EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator};
-use crate::{graph::Expr, widths::Reason};
+use crate::{
+    graph::Expr,
+    widths::{PinReason, SlotAxis},
+};
 
 slots! {
     layer:
@@ -43,7 +46,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("BatchNormalization", &[1, 6, 7, 9, 14, 15], &BatchNormalization).reads(batch::ALL).makes(&[
         float("Y"),
         float("running_mean").optional(),
@@ -53,10 +56,12 @@ pub(super) static OPERATORS: &[Contract] = &[
     ]),
     onnx("GroupNormalization", &[18, 21], &GroupNormalization).reads(groups::ALL).makes(&[float("Y")]),
     onnx("InstanceNormalization", &[1, 6, 22], &InstanceNormalization).reads(channels::ALL).makes(&[float("output")]),
+    onnx("LRN", &[1, 13], &Lrn).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("LayerNormalization", &[17], &LayerNormalization::Layer).reads(layer::ALL)
         .makes(&[float("Y"), float("Mean").optional(), float("InvStdDev").optional()])
-        .forms(&[Form::of(""), Form::of("with its statistics")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("with its statistics")]),
     onnx("LpNormalization", &[1, 22], &LpNormalization).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("MeanVarianceNormalization", &[9, 13], &MeanVariance).reads(&[float("X")]).makes(&[float("Y")]),
     onnx("RMSNormalization", &[23], &LayerNormalization::RootMeanSquare).reads(rms::ALL).makes(&[float("Y")]),
     onnx("SimplifiedLayerNormalization", &[1], &LayerNormalization::RootMeanSquare).reads(rms::ALL)
         .makes(&[float("Y"), float("inv_std_var").optional()]),
@@ -71,11 +76,11 @@ pub(super) enum LayerNormalization {
 }
 
 impl Operator for LayerNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(layer::X)?;
         let first = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
         for &axis in &x[first..] {
-            node.pin(axis, Reason::Normalised);
+            node.pin(axis, PinReason::Normalised);
         }
         let present: Vec<usize> = (0..node.input_count()).filter(|slot| node.has(*slot)).collect();
         let axes = node.broadcast(&present)?;
@@ -108,13 +113,13 @@ impl Operator for LayerNormalization {
             inverse.map(|g| norm.inverse_gradient(x, g)),
         ];
         if let Some(sum) = parts.into_iter().flatten().reduce(|a, b| a + b) {
-            node.give(layer::X, sum);
+            node.set_cotangent(layer::X, sum);
         }
         if node.needs(layer::SCALE) {
-            node.give_broadcast(layer::SCALE, node.g()? * norm.normalised)?;
+            node.set_from_result_shape(layer::SCALE, node.g()? * norm.normalised)?;
         }
         if node.needs(layer::SHIFT) {
-            node.give_broadcast(layer::SHIFT, node.g()?)?;
+            node.set_from_result_shape(layer::SHIFT, node.g()?)?;
         }
         Ok(())
     }
@@ -124,26 +129,26 @@ impl Operator for LayerNormalization {
 pub(super) struct BatchNormalization;
 
 impl Operator for BatchNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         if let Some(what) = beyond_inference(node) {
-            return Err(node.form(what));
+            return Err(node.unsupported(what));
         }
         per_channel(node, &[batch::SCALE, batch::SHIFT, batch::MEAN, batch::VARIANCE])
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         if let Some(what) = beyond_inference(node) {
-            return Err(node.none(what));
+            return Err(node.unsupported(what));
         }
         let (g, rank) = (node.g()?, node.shape(batch::X)?.len());
         let deviation = (node.x(batch::VARIANCE)? + epsilon(node)).map("Sqrt");
-        node.give(batch::X, g * per_channel_shape(node.x(batch::SCALE)? / deviation, rank));
+        node.set_cotangent(batch::X, g * per_channel_shape(node.x(batch::SCALE)? / deviation, rank));
         if node.needs(batch::SCALE) {
             let centred = node.x(batch::X)? - per_channel_shape(node.x(batch::MEAN)?, rank);
-            node.give(batch::SCALE, over_channels(g * centred, rank) / deviation);
+            node.set_cotangent(batch::SCALE, over_channels(g * centred, rank) / deviation);
         }
         if node.needs(batch::SHIFT) {
-            node.give(batch::SHIFT, over_channels(g, rank));
+            node.set_cotangent(batch::SHIFT, over_channels(g, rank));
         }
         Ok(())
     }
@@ -178,9 +183,9 @@ fn beyond_inference(node: &NodeCx<'_>) -> Option<&'static str> {
 pub(super) struct InstanceNormalization;
 
 impl Operator for InstanceNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         for axis in node.axes(channels::X)?.into_iter().skip(2) {
-            node.pin(axis, Reason::Normalised);
+            node.pin(axis, PinReason::Normalised);
         }
         per_channel(node, &[channels::SCALE, channels::SHIFT])
     }
@@ -189,20 +194,20 @@ impl Operator for InstanceNormalization {
         let (g, rank) = (node.g()?, node.shape(channels::X)?.len());
         let axes: Vec<usize> = (2..rank).collect();
         let norm = Norm::of(node.x(channels::X)?, &axes, true, epsilon(node));
-        node.give(channels::X, norm.gradient(g * per_channel_shape(node.x(channels::SCALE)?, rank)));
+        node.set_cotangent(channels::X, norm.gradient(g * per_channel_shape(node.x(channels::SCALE)?, rank)));
         if node.needs(channels::SCALE) {
-            node.give(channels::SCALE, over_channels(g * norm.normalised, rank));
+            node.set_cotangent(channels::SCALE, over_channels(g * norm.normalised, rank));
         }
         if node.needs(channels::SHIFT) {
-            node.give(channels::SHIFT, over_channels(g, rank));
+            node.set_cotangent(channels::SHIFT, over_channels(g, rank));
         }
         Ok(())
     }
 }
 
-fn per_channel(node: &mut NodeTyper<'_>, vectors: &[usize]) -> Result<(), Reason> {
+fn per_channel(node: &mut NodeTyper<'_>, vectors: &[usize]) -> Result<(), PinReason> {
     let x = node.axes(0)?;
-    let Some(&channels) = x.get(1) else { return Err(node.form("operand without a channel axis")) };
+    let Some(&channels) = x.get(1) else { return Err(node.unsupported("operand without a channel axis")) };
     for &slot in vectors {
         for axis in node.axes(slot)? {
             node.unify(axis, channels);
@@ -216,20 +221,22 @@ fn per_channel(node: &mut NodeTyper<'_>, vectors: &[usize]) -> Result<(), Reason
 pub(super) struct GroupNormalization;
 
 impl Operator for GroupNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(groups::X)?;
         let groups = node.int("num_groups").unwrap_or(0);
-        let Some(&channels) = x.get(1) else { return Err(node.form("operand without a channel axis")) };
+        let Some(&channels) = x.get(1) else {
+            return Err(node.unsupported("operand without a channel axis"));
+        };
         let groups =
             usize::try_from(groups).ok().filter(|g| *g > 0 && node.size(channels).is_multiple_of(*g));
         let Some(groups) = groups else {
-            return Err(node.form("channels that are no multiple of the group count"));
+            return Err(node.unsupported("channels that are no multiple of the group count"));
         };
         let per_group = node.size(channels) / groups;
         let parts = node.split_product(channels, &[groups, per_group]);
-        node.pin(parts[1], Reason::Normalised);
+        node.pin(parts[1], PinReason::Normalised);
         for &axis in &x[2..] {
-            node.pin(axis, Reason::Normalised);
+            node.pin(axis, PinReason::Normalised);
         }
         for slot in [groups::SCALE, groups::SHIFT] {
             // A scale per group up to operator set 20, per channel from 21 on.
@@ -250,17 +257,18 @@ impl Operator for GroupNormalization {
         // A scale per group up to operator set 20, per channel from 21 on: either way there is one per entry of axis 1.
         let per_group = node.shape(groups::SCALE)?.first() != shape.get(1);
         let rank = if per_group { 3 } else { shape.len() };
-        let (g, normalised) = match per_group {
-            true => (g.reshape(&grouped), norm.normalised),
-            false => (g, norm.normalised.reshape_like(x)),
+        let (g, normalised) = if per_group {
+            (g.reshape(&grouped), norm.normalised)
+        } else {
+            (g, norm.normalised.reshape_like(x))
         };
         let scaled = g * per_channel_shape(node.x(groups::SCALE)?, rank);
-        node.give(groups::X, norm.gradient(scaled.reshape(&grouped)).reshape_like(x));
+        node.set_cotangent(groups::X, norm.gradient(scaled.reshape(&grouped)).reshape_like(x));
         if node.needs(groups::SCALE) {
-            node.give(groups::SCALE, over_channels(g * normalised, rank));
+            node.set_cotangent(groups::SCALE, over_channels(g * normalised, rank));
         }
         if node.needs(groups::SHIFT) {
-            node.give(groups::SHIFT, over_channels(g, rank));
+            node.set_cotangent(groups::SHIFT, over_channels(g, rank));
         }
         Ok(())
     }
@@ -280,10 +288,10 @@ impl Operator for GroupNormalization {
 pub(super) struct LpNormalization;
 
 impl Operator for LpNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let axis = node.axis(node.int("axis").unwrap_or(-1), x.len())?;
-        node.contract(x[axis], (0, axis), None, None);
+        node.contraction(x[axis], SlotAxis::new(0, axis), None, None);
         node.set(0, x);
         Ok(())
     }
@@ -296,7 +304,65 @@ impl Operator for LpNormalization {
             1 => (g - x.map("Sign") * along) / x.map("Abs").sum(&[axis], true),
             _ => (g - y * along) / (x * x).sum(&[axis], true).map("Sqrt"),
         };
-        node.give(0, cotangent);
+        node.set_cotangent(0, cotangent);
+        Ok(())
+    }
+}
+
+/// LRN: divides by a sum over neighbouring channels.
+pub(super) struct Lrn;
+
+impl Operator for Lrn {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        let x = node.axes(0)?;
+        if let Some(&channels) = x.get(1) {
+            node.pin(channels, PinReason::Normalised);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+
+    /// Of `y = x · d^-β` with `d = bias + α/size · Σ x²` over neighbours.
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let (g, x, shape) = (node.g()?, node.x(0)?, node.shape(0)?);
+        let number = |name, default| node.float(name).unwrap_or(default);
+        let (alpha, beta, bias) = (number("alpha", 1e-4), number("beta", 0.75), number("bias", 1.0));
+        let size = node.int("size").unwrap_or(1).max(1);
+        let channels = shape.get(1).copied().unwrap_or(0) as i64;
+        // Where a channel lies in the windows of the others.
+        let sees = |of: i64, other: i64| (-((size - 1) / 2)..=size / 2).contains(&(other - of));
+        let windows = |transposed: bool| -> Vec<Vec<f32>> {
+            let entry = |i, j| f32::from(if transposed { sees(i, j) } else { sees(j, i) });
+            (0..channels).map(|i| (0..channels).map(|j| entry(i, j)).collect()).collect()
+        };
+        let scale = alpha / size as f32;
+        let d = bias + scale * (x * x).apply_matrix(1, shape.len(), &windows(false));
+        let shared = (g * x * d.powf(-beta - 1.0)).apply_matrix(1, shape.len(), &windows(true));
+        node.set_cotangent(0, g * d.powf(-beta) - (2.0 * scale * beta) * x * shared);
+        Ok(())
+    }
+}
+
+/// MeanVarianceNormalization: statistics over the listed axes.
+pub(super) struct MeanVariance;
+
+impl Operator for MeanVariance {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        let x = node.axes(0)?;
+        for axis in node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]) {
+            let axis = node.axis(axis, x.len())?;
+            node.pin(x[axis], PinReason::Normalised);
+        }
+        node.set(0, x);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
+        let rank = node.shape(0)?.len();
+        let axes = node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
+        let axes = axes.into_iter().map(|a| node.axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
+        // The epsilon of the function that defines the operator.
+        node.set_cotangent(0, Norm::of(node.x(0)?, &axes, true, 1e-9).gradient(node.g()?));
         Ok(())
     }
 }
@@ -336,7 +402,7 @@ impl<'a> Norm<'a> {
 
     /// How many entries the statistics run over.
     fn entries(&self, x: Expr<'a>) -> Expr<'a> {
-        x.count() / self.deviation.count()
+        x.num_elements() / self.deviation.num_elements()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Pad.
 
-use super::contract::{Contract, Form, any, onnx, slots};
-use super::{Ids, NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
+use super::{IndexFlow, NoGradient, NodeGradient, NodeTyper, Operator, gradient::one_hot};
+use crate::{onnx::proto::NodeProto, widths::PinReason};
 
 slots! {
     slot:
@@ -13,11 +13,11 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Pad", &[1, 2, 11, 13, 18, 19, 21, 23, 24, 25], &Pad).reads(slot::ALL).makes(&[any("output")])
         .forms(&[
-            Form::of("pads as an attribute").until(10), Form::of("pads as an operand").since(11),
-            Form::of("pads of some axes").since(18),
+            OperatorForm::of("pads as an attribute").until(10), OperatorForm::of("pads as an operand").since(11),
+            OperatorForm::of("pads of some axes").since(18),
         ]),
 ];
 
@@ -25,23 +25,23 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Pad;
 
 impl Operator for Pad {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut axes = node.axes(slot::DATA)?;
         let result = node.result_shape(0)?;
         let pads = node
             .ints_or_operand("pads", slot::PADS)
-            .ok_or_else(|| node.form("pads that were not observed"))?;
+            .ok_or_else(|| node.unsupported("pads that were not observed"))?;
         let padded: Vec<i64> = match node.contents(slot::AXES) {
             Some(listed) => listed.to_vec(),
             None => (0..axes.len() as i64).collect(),
         };
         if pads.len() != 2 * padded.len() || result.len() != axes.len() {
-            return Err(node.form("pads that do not fit its operand"));
+            return Err(node.unsupported("pads that do not fit its operand"));
         }
         for (i, &axis) in padded.iter().enumerate() {
             let axis = node.axis(axis, axes.len())?;
             if pads[i] != 0 || pads[i + padded.len()] != 0 {
-                let reason = Reason::Rearranged("Pad".to_owned());
+                let reason = PinReason::Rearranged("Pad".to_owned());
                 node.pin(axes[axis], reason.clone());
                 axes[axis] = node.fixed(result[axis], reason);
             }
@@ -54,12 +54,12 @@ impl Operator for Pad {
         let (shape, result) = (node.shape(slot::DATA)?, node.result_shape(0)?);
         let pads = node
             .ints_or_operand("pads", slot::PADS)
-            .ok_or_else(|| node.none("pads that were not observed"))?;
+            .ok_or_else(|| node.unsupported("pads that were not observed"))?;
         let padded =
             node.contents(slot::AXES).map_or_else(|| (0..shape.len() as i64).collect(), <[i64]>::to_vec);
         let mode = node.string("mode").unwrap_or("constant");
         if pads.len() != 2 * padded.len() {
-            return Err(node.none("pads that do not fit its operand"));
+            return Err(node.unsupported("pads that do not fit its operand"));
         }
         let mut g = node.g()?;
         for (i, &axis) in padded.iter().enumerate() {
@@ -74,16 +74,16 @@ impl Operator for Pad {
                     let origin = |o: usize| origin(mode, o as i64 - before, shape[axis]);
                     let row =
                         |o: usize| origin(o).map_or(vec![0.0; shape[axis]], |i| one_hot(i, shape[axis]));
-                    g.along(axis, shape.len(), &(0..result[axis]).map(row).collect::<Vec<_>>())
+                    g.apply_matrix(axis, shape.len(), &(0..result[axis]).map(row).collect::<Vec<_>>())
                 }
             };
         }
-        node.give(slot::DATA, g);
+        node.set_cotangent(slot::DATA, g);
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 

@@ -1,6 +1,6 @@
 //! QuantizeLinear and DequantizeLinear.
 
-use super::contract::{Contract, Form, any, float, microsoft, number, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, any, float, microsoft, number, onnx, slots};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
@@ -12,7 +12,7 @@ use crate::{
         proto::{ModelProto, NodeProto},
     },
     tensor::Tensor,
-    widths::{Reason, Width},
+    widths::{PinReason, Width},
 };
 
 slots! {
@@ -23,14 +23,14 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("DequantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Dequantize).reads(slot::ALL).makes(&[float("y")])
-        .forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)])
+        .forms(&[OperatorForm::of("a scale for all"), OperatorForm::of("a scale for each entry of an axis").since(13)])
         .without_gradient(),
     onnx("QuantizeLinear", &[10, 13, 19, 21, 23, 24, 25, 28], &Quantize)
         .reads(&[number("x"), number("y_scale"), number("y_zero_point").optional()])
         .makes(&[number("y")])
-        .forms(&[Form::of("a scale for all"), Form::of("a scale for each entry of an axis").since(13)])
+        .forms(&[OperatorForm::of("a scale for all"), OperatorForm::of("a scale for each entry of an axis").since(13)])
         .without_gradient(),
     microsoft("DequantizeLinear", &Dequantize).reads(&[any("x"), float("x_scale"), any("x_zero_point").optional()])
         .makes(&[float("y")])
@@ -52,7 +52,7 @@ pub fn is_quantized(operator: &str) -> bool {
 pub(super) struct Quantize;
 
 impl Operator for Quantize {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 }
@@ -61,11 +61,11 @@ impl Operator for Quantize {
 pub(super) struct Dequantize;
 
 impl Operator for Dequantize {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
     }
 
-    fn recasts(&self) -> bool {
+    fn is_cast(&self) -> bool {
         true
     }
 
@@ -90,7 +90,7 @@ impl Operator for Dequantize {
     }
 }
 
-fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+fn relate(node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
     let x = node.axes(slot::X)?;
     for place in [slot::SCALE, slot::ZERO].into_iter().filter(|place| node.has(*place)).collect::<Vec<_>>() {
         match *node.axes(place)?.as_slice() {
@@ -99,7 +99,7 @@ fn relate(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
                 let axis = node.axis(node.int("axis").unwrap_or(1), x.len())?;
                 node.unify(x[axis], own);
             }
-            _ => return Err(node.form("a scale for each block")),
+            _ => return Err(node.unsupported("a scale for each block")),
         }
     }
     node.set(0, x);

@@ -1,8 +1,8 @@
 //! LSTM, GRU and RNN.
 
-use super::contract::{Contract, float, onnx, slots};
+use super::schema::{OpSchema, float, onnx, slots};
 use super::{NodeTyper, Operator};
-use crate::widths::Reason;
+use crate::widths::{PinReason, SlotAxis};
 
 slots! {
     lstm:
@@ -27,7 +27,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("GRU", &[1, 3, 7, 14, 22], &Recurrent).reads(slot::ALL)
         .makes(&[float("Y").optional(), float("Y_h").optional()])
         .without_gradient(),
@@ -43,12 +43,12 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Recurrent;
 
 impl Operator for Recurrent {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (x, w) = (node.axes(slot::X)?, node.axes(slot::WEIGHT)?);
         let (&[first, second, input], &[directions, gates, columns]) = (x.as_slice(), w.as_slice()) else {
-            return Err(node.form("operands of unexpected rank"));
+            return Err(node.unsupported("operands of unexpected rank"));
         };
-        let own = Reason::Form { op: node.op_type().to_owned(), what: "a hidden state".to_owned() };
+        let own = PinReason::Form { op: node.op_type().to_owned(), what: "a hidden state".to_owned() };
         for slot in slot::WEIGHT..node.input_count() {
             for axis in node.axes(slot).unwrap_or_default().into_iter().filter(|a| *a != columns) {
                 node.pin(axis, own.clone());
@@ -61,7 +61,7 @@ impl Operator for Recurrent {
         if let Ok(&[_, _, hidden]) = node.shape(slot::RECURRENCE) {
             node.macs(hidden as u64, &[first, second, directions, gates]);
         }
-        node.contract(input, (slot::X, 2), Some((slot::WEIGHT, 2)), None);
+        node.contraction(input, SlotAxis::new(slot::X, 2), Some(SlotAxis::new(slot::WEIGHT, 2)), None);
         for slot in 0..node.output_count() {
             if let Ok(shape) = node.result_shape(slot) {
                 let axes = shape.iter().map(|&size| node.fixed(size, own.clone())).collect();

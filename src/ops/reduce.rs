@@ -1,10 +1,10 @@
 //! Reductions.
 
-use super::contract::{Contract, Form, any, float, int64, number, onnx, slots};
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{OpSchema, OperatorForm, any, float, int64, number, onnx, slots};
+use super::{DataPropagation, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::Expr,
-    widths::{Reason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -14,32 +14,32 @@ slots! {
 }
 
 /// Of reductions whose axes are an operand from operator set 18 on.
-const FORMS: &[Form] = &[
-    Form::of("all axes"),
-    Form::of("axes as an attribute").until(17),
-    Form::of("axes as an operand").since(18),
-    Form::of("no axes").since(18),
+const FORMS: &[OperatorForm] = &[
+    OperatorForm::of("all axes"),
+    OperatorForm::of("axes as an attribute").until(17),
+    OperatorForm::of("axes as an operand").since(18),
+    OperatorForm::of("no axes").since(18),
 ];
 /// Of ReduceSum, whose axes are an operand from operator set 13 on.
-const SUM_FORMS: &[Form] = &[
-    Form::of("all axes"),
-    Form::of("axes as an attribute").until(12),
-    Form::of("axes as an operand").since(13),
-    Form::of("no axes").since(13),
+const SUM_FORMS: &[OperatorForm] = &[
+    OperatorForm::of("all axes"),
+    OperatorForm::of("axes as an attribute").until(12),
+    OperatorForm::of("axes as an operand").since(13),
+    OperatorForm::of("no axes").since(13),
 ];
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("ReduceL1", &[1, 11, 13, 18], &L1).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
     onnx("ReduceL2", &[1, 11, 13, 18], &L2).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
     onnx("ReduceLogSum", &[1, 11, 13, 18, 28], &LOG_SUM)
         .reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(FORMS),
     onnx("ReduceLogSumExp", &[1, 11, 13, 18, 28], &LOG_SUM_EXP)
         .reads(&[float("data"), int64("axes").optional().since(18)]).makes(&[float("reduced")]).forms(FORMS),
-    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &EXTREMUM)
+    onnx("ReduceMax", &[1, 11, 12, 13, 18, 20], &MAX_MIN)
         .reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(FORMS),
     onnx("ReduceMean", &[1, 11, 13, 18], &Mean).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
-    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &EXTREMUM)
+    onnx("ReduceMin", &[1, 11, 12, 13, 18, 20], &MAX_MIN)
         .reads(&[any("data"), int64("axes").optional().since(18)]).makes(&[any("reduced")]).forms(FORMS),
     onnx("ReduceProd", &[1, 11, 13, 18], &PRODUCT).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
     onnx("ReduceSum", &[1, 11, 13], &SUM)
@@ -51,8 +51,8 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Additive(Slope);
 
 impl Operator for Additive {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        reduce(node, |node, width, axis| node.contract(width, (slot::DATA, axis), None, None))
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        reduce(node, |node, width, axis| node.contraction(width, SlotAxis::new(slot::DATA, axis), None, None))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -61,12 +61,12 @@ impl Operator for Additive {
 }
 
 /// Reductions that a removed entry would change even if it were zero: maxima, products, the logarithm of summed powers.
-pub(super) struct Statistic(Slope);
+pub(super) struct NonAdditive(Slope);
 
-impl Operator for Statistic {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+impl Operator for NonAdditive {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         reduce(node, |node, width, _| {
-            let reason = Reason::Reduced(node.op_type().to_owned());
+            let reason = PinReason::Reduced(node.op_type().to_owned());
             node.pin(width, reason);
         })
     }
@@ -75,8 +75,8 @@ impl Operator for Statistic {
         reduce_gradient(node, self.0)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.reduce()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.join_elements()
     }
 }
 
@@ -86,25 +86,25 @@ impl Operator for Statistic {
 pub(super) struct Mean;
 
 impl Operator for Mean {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let shape = node.shape(slot::DATA)?;
         reduce(node, |node, width, axis| {
             let has_positions = shape.iter().enumerate().skip(1).any(|(i, size)| i != axis && *size != 1);
             if axis == 0 || shape.len() < 3 || has_positions {
-                let reason = Reason::Reduced(node.op_type().to_owned());
+                let reason = PinReason::Reduced(node.op_type().to_owned());
                 node.pin(width, reason);
             } else {
-                node.contract(width, (slot::DATA, axis), None, None);
+                node.contraction(width, SlotAxis::new(slot::DATA, axis), None, None);
             }
         })
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        reduce_gradient(node, |x, y, _| y.count() / x.count())
+        reduce_gradient(node, |x, y, _| y.num_elements() / x.num_elements())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.reduce()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.join_elements()
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
@@ -114,14 +114,14 @@ impl Operator for Mean {
         let [old, new]: [&dyn Fn(Width) -> usize; 2] = [&|w| node.old_size(w), &|w| node.new_size(w)];
         // Entries that one result averages, before and after.
         let (old, new) = (size(old, x) / size(old, y).max(1), size(new, x) / size(new, y).max(1));
-        if old == new { Ok(()) } else { node.multiply_result(new as f32 / old as f32) }
+        if old == new { Ok(()) } else { node.scale_first_result(new as f32 / old as f32) }
     }
 }
 
 fn reduce(
     node: &mut NodeTyper<'_>,
     mut end: impl FnMut(&mut NodeTyper<'_>, Width, usize),
-) -> Result<(), Reason> {
+) -> Result<(), PinReason> {
     let x = node.axes(slot::DATA)?;
     let reduced = reduced_axes(
         x.len(),
@@ -159,7 +159,7 @@ fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradie
     )?;
     let keeps = node.int("keepdims").unwrap_or(1) != 0;
     let (g, y) = if keeps { (g, y) } else { (g.unsqueeze(&reduced), y.unsqueeze(&reduced)) };
-    node.give(slot::DATA, (g * slope(x, y, &reduced)).expand_like(x));
+    node.set_cotangent(slot::DATA, (g * slope(x, y, &reduced)).expand_like(x));
     Ok(())
 }
 
@@ -181,10 +181,10 @@ pub(super) static L1: Additive = Additive(|x, _, _| x.map("Sign"));
 pub(super) static L2: Additive = Additive(|x, y, _| y.equals(y.scalar(0.0)).select(x.scalar(0.0), x / y));
 pub(super) static LOG_SUM: Additive = Additive(|_, y, _| (-y).map("Exp"));
 pub(super) static SUM_SQUARE: Additive = Additive(|x, _, _| 2.0 * x);
-pub(super) static LOG_SUM_EXP: Statistic = Statistic(|x, y, _| (x - y).map("Exp"));
-pub(super) static PRODUCT: Statistic = Statistic(|x, y, _| y / x);
+pub(super) static LOG_SUM_EXP: NonAdditive = NonAdditive(|x, y, _| (x - y).map("Exp"));
+pub(super) static PRODUCT: NonAdditive = NonAdditive(|x, y, _| y / x);
 /// Maximum and minimum: the cotangent goes to the element that it is, in equal parts where several are.
-pub(super) static EXTREMUM: Statistic = Statistic(|x, y, axes| {
+pub(super) static MAX_MIN: NonAdditive = NonAdditive(|x, y, axes| {
     let hit = x.equals(y).cast(x.dtype());
     hit / hit.sum(axes, true)
 });

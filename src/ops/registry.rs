@@ -3,9 +3,10 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use super::{
-    Contract, Operator, activation, along, attention, concat, conv, einsum, elementwise, expand, experts,
-    fused, gather, grid, matmul, microsoft, normalization, pad, pool, quantize, recurrent, reduce, reshape,
-    resize, rotary, scatter, shape, slice, softmax, space, transpose,
+    OpSchema, Operator, activation, attention, concat, contrib_attention, contrib_fused, conv,
+    depth_to_space, einsum, elementwise, expand, gather, grid_sample, matmul, moe, normalization, pad, pool,
+    positional, quantize, recurrent, reduce, reshape, resize, rotary, scatter, shape, slice, softmax, topk,
+    transpose,
 };
 use crate::{
     graph::{Graph, Node},
@@ -16,24 +17,25 @@ use crate::{
 };
 
 /// The families, each after the file that declares it.
-static FAMILIES: &[(&str, &&[Contract])] = &[
+static FAMILIES: &[(&str, &&[OpSchema])] = &[
     ("activation", &activation::OPERATORS),
-    ("along", &along::OPERATORS),
     ("attention", &attention::OPERATORS),
     ("concat", &concat::OPERATORS),
+    ("contrib_attention", &contrib_attention::OPERATORS),
+    ("contrib_fused", &contrib_fused::OPERATORS),
     ("conv", &conv::OPERATORS),
+    ("depth_to_space", &depth_to_space::OPERATORS),
     ("einsum", &einsum::OPERATORS),
     ("elementwise", &elementwise::OPERATORS),
     ("expand", &expand::OPERATORS),
-    ("experts", &experts::OPERATORS),
-    ("fused", &fused::OPERATORS),
     ("gather", &gather::OPERATORS),
-    ("grid", &grid::OPERATORS),
+    ("grid_sample", &grid_sample::OPERATORS),
     ("matmul", &matmul::OPERATORS),
-    ("microsoft", &microsoft::OPERATORS),
+    ("moe", &moe::OPERATORS),
     ("normalization", &normalization::OPERATORS),
     ("pad", &pad::OPERATORS),
     ("pool", &pool::OPERATORS),
+    ("positional", &positional::OPERATORS),
     ("quantize", &quantize::OPERATORS),
     ("recurrent", &recurrent::OPERATORS),
     ("reduce", &reduce::OPERATORS),
@@ -44,7 +46,7 @@ static FAMILIES: &[(&str, &&[Contract])] = &[
     ("shape", &shape::OPERATORS),
     ("slice", &slice::OPERATORS),
     ("softmax", &softmax::OPERATORS),
-    ("space", &space::OPERATORS),
+    ("topk", &topk::OPERATORS),
     ("transpose", &transpose::OPERATORS),
 ];
 
@@ -70,21 +72,21 @@ pub fn makes_tensors(node: &NodeProto) -> bool {
 }
 
 /// What is declared of every operator, and its family.
-pub fn contracts() -> impl Iterator<Item = (&'static str, &'static Contract)> {
-    FAMILIES.iter().flat_map(|(family, contracts)| contracts.iter().map(move |contract| (*family, contract)))
+pub fn schemas() -> impl Iterator<Item = (&'static str, &'static OpSchema)> {
+    FAMILIES.iter().flat_map(|(family, schemas)| schemas.iter().map(move |schema| (*family, schema)))
 }
 
 /// The family of the node's operator, and what is declared of it, if it has rules.
-fn declared(node: &NodeProto) -> Option<(&'static str, &'static Contract)> {
-    type Declared = (&'static str, &'static Contract);
+fn declared(node: &NodeProto) -> Option<(&'static str, &'static OpSchema)> {
+    type Declared = (&'static str, &'static OpSchema);
     static TABLE: OnceLock<HashMap<(&str, &str), Declared>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| contracts().map(|(f, c)| ((c.domain, c.name), (f, c))).collect());
+    let table = TABLE.get_or_init(|| schemas().map(|(f, c)| ((c.domain, c.name), (f, c))).collect());
     table.get(&(onnx::canonical_domain(node.domain()), node.op_type())).copied()
 }
 
 /// What is declared of the node's operator, if it has rules.
-pub fn contract(node: &NodeProto) -> Option<&'static Contract> {
-    declared(node).map(|(_, contract)| contract)
+pub fn schema(node: &NodeProto) -> Option<&'static OpSchema> {
+    declared(node).map(|(_, schema)| schema)
 }
 
 /// The family of the node's operator, after the file that declares it, if it has rules.
@@ -93,18 +95,18 @@ pub(super) fn family(node: &NodeProto) -> Option<&'static str> {
 }
 
 /// The same, where it covers the version that the graph's operator set has.
-pub(super) fn covering(graph: &Graph, node: &Node) -> Option<&'static Contract> {
-    contract(&node.proto).filter(|contract| contract.changed_by(graph.opset()).is_none())
+pub(super) fn covering(graph: &Graph, node: &Node) -> Option<&'static OpSchema> {
+    schema(&node.proto).filter(|schema| schema.unsupported_since(graph.opset()).is_none())
 }
 
 /// The rules of the node's operator, where they cover its version.
 pub(super) fn rule(graph: &Graph, node: &Node) -> Option<&'static dyn Operator> {
-    covering(graph, node).map(|contract| contract.rule)
+    covering(graph, node).map(|schema| schema.rule)
 }
 
 /// The rules of the node's operator, if it has any.
 pub fn find(node: &NodeProto) -> Option<&'static dyn Operator> {
-    contract(node).map(|contract| contract.rule)
+    schema(node).map(|schema| schema.rule)
 }
 
 /// The operator's name, with its domain where that is not ONNX's own.
@@ -123,17 +125,17 @@ mod tests {
 
     #[test]
     fn every_operator_is_declared_once() {
-        let names: Vec<_> = contracts().map(|(_, c)| (c.domain, c.name)).collect();
+        let names: Vec<_> = schemas().map(|(_, c)| (c.domain, c.name)).collect();
         assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len());
     }
 
     #[test]
     fn versions_ascend_and_every_one_has_a_form() {
-        for (_, contract) in contracts() {
-            assert!(contract.since.is_sorted(), "{}", contract.name);
-            for version in contract.since.iter().filter(|v| **v >= 7) {
-                let mut variants = contract.variants(7);
-                assert!(variants.any(|(v, _)| v == *version), "{} of version {version}", contract.name);
+        for (_, schema) in schemas() {
+            assert!(schema.since.is_sorted(), "{}", schema.name);
+            for version in schema.since.iter().filter(|v| **v >= 7) {
+                let mut variants = schema.variants(7);
+                assert!(variants.any(|(v, _)| v == *version), "{} of version {version}", schema.name);
             }
         }
     }

@@ -1,10 +1,13 @@
 //! Reshape, Flatten, Squeeze and Unsqueeze: the same elements in the same order under other axes.
 
-use super::contract::{Contract, Form, any, int64, onnx, slots};
-use super::{Change, EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
+use super::schema::{OpSchema, OperatorForm, any, int64, onnx, slots};
+use super::{
+    DataPropagation, EditError, ElementEdit, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper,
+    Operator,
+};
 use crate::{
     onnx::proto::NodeProto,
-    widths::{Reason, Width},
+    widths::{PinReason, Width},
 };
 
 slots! {
@@ -20,17 +23,17 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Flatten", &[1, 9, 11, 13, 21, 23, 24, 25], &Flatten).reads(&[any("input")]).makes(&[any("output")]),
     onnx("Reshape", &[1, 5, 13, 14, 19, 21, 23, 24, 25], &Reshape).reads(reshape::ALL).makes(&[any("reshaped")]),
     onnx("Squeeze", &[1, 11, 13, 21, 23, 24, 25], &Squeeze).reads(axes::ALL).makes(&[any("squeezed")])
         .forms(&[
-            Form::of("all axes of one"), Form::of("axes as an attribute").until(12),
-            Form::of("axes as an operand").since(13),
+            OperatorForm::of("all axes of one"), OperatorForm::of("axes as an attribute").until(12),
+            OperatorForm::of("axes as an operand").since(13),
         ]),
     onnx("Unsqueeze", &[1, 11, 13, 21, 23, 24, 25], &Unsqueeze).reads(&[any("data"), int64("axes").since(13)])
         .makes(&[any("expanded")])
-        .forms(&[Form::of("axes as an attribute").until(12), Form::of("axes as an operand").since(13)]),
+        .forms(&[OperatorForm::of("axes as an attribute").until(12), OperatorForm::of("axes as an operand").since(13)]),
 ];
 
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
@@ -38,7 +41,7 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Reshape;
 
 impl Operator for Reshape {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         regroup(node)
     }
 
@@ -46,40 +49,40 @@ impl Operator for Reshape {
         restore(node)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.pass()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.copy_elements()
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let asked = node.contents(reshape::SHAPE).ok_or_else(|| node.error("its shape was not observed"))?;
-        let mut changes = node.changes(reshape::SHAPE, node.result_axes(0));
+        let mut changes = node.shape_edits(reshape::SHAPE, node.result_axes(0));
         if asked.len() != changes.len() {
             return Ok(());
         }
         for (change, asked) in changes.iter_mut().zip(asked) {
             // -1 stays: the runtime infers it from the others. So does 0, which copies an extent of the operand.
             if *asked == -1 || (*asked == 0 && node.int("allowzero").unwrap_or(0) == 0) {
-                *change = Change::Stays;
+                *change = ElementEdit::Keep;
             }
         }
-        if changes.iter().all(|c| *c == Change::Stays) {
+        if changes.iter().all(|c| *c == ElementEdit::Keep) {
             return Ok(());
         }
         match constant_shape(node, asked, &changes) {
             Some(shape) => node.set_operand(reshape::SHAPE, &shape),
-            None => node.change_operand(reshape::SHAPE, &changes)?,
+            None => node.edit_operand(reshape::SHAPE, &changes)?,
         }
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
 /// The new shape as a constant: extents that we know, `0` for axes that are copied from the operand, one `-1`. `None` when
 /// more than one extent is only known at run time.
-fn constant_shape(node: &NodeEditor<'_>, asked: &[i64], changes: &[Change]) -> Option<Vec<i64>> {
+fn constant_shape(node: &NodeEditor<'_>, asked: &[i64], changes: &[ElementEdit]) -> Option<Vec<i64>> {
     if node.is_constant(reshape::SHAPE) {
         return None;
     }
@@ -88,9 +91,9 @@ fn constant_shape(node: &NodeEditor<'_>, asked: &[i64], changes: &[Change]) -> O
     let mut unknown = 0;
     let shape: Vec<i64> = (0..to.len())
         .map(|i| {
-            let copies = from.get(i).is_some_and(|f| node.same(*f, to[i]));
+            let copies = from.get(i).is_some_and(|f| node.is_same_width(*f, to[i]));
             match (changes[i], asked[i]) {
-                (Change::Known(new), _) => new,
+                (ElementEdit::Set(new), _) => new,
                 (_, asked) if copies && !allow_zero && asked != -1 => 0,
                 (_, 1) if to[i] == Width::ONE && from.iter().all(|f| node.old_size(*f) > 1) => 1,
                 _ => {
@@ -107,7 +110,7 @@ fn constant_shape(node: &NodeEditor<'_>, asked: &[i64], changes: &[Change]) -> O
 pub(super) struct Flatten;
 
 impl Operator for Flatten {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let axis = match node.int("axis").unwrap_or(1) {
             end if end == x.len() as i64 => x.len(),
@@ -122,8 +125,8 @@ impl Operator for Flatten {
         restore(node)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -131,15 +134,15 @@ impl Operator for Flatten {
 pub(super) struct Squeeze;
 
 impl Operator for Squeeze {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(axes::DATA)?;
         let removed: Vec<usize> = match node.ints_or_operand("axes", axes::AXES) {
             Some(listed) => listed.iter().map(|&a| node.axis(a, x.len())).collect::<Result<_, _>>()?,
-            None if node.has(axes::AXES) => return Err(node.form("axes that were not observed")),
+            None if node.has(axes::AXES) => return Err(node.unsupported("axes that were not observed")),
             None => {
                 let (removed, stay): (Vec<_>, Vec<_>) = (0..x.len()).partition(|i| node.size(x[*i]) == 1);
                 // A list could not say that an open axis goes where it has one entry, and one that shrank to one does not.
-                stay.iter().for_each(|i| node.plural(x[*i]));
+                stay.iter().for_each(|i| node.keep_at_least_two(x[*i]));
                 removed
             }
         };
@@ -162,12 +165,12 @@ impl Operator for Squeeze {
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.pass()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.copy_elements()
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
@@ -175,11 +178,11 @@ impl Operator for Squeeze {
 pub(super) struct Unsqueeze;
 
 impl Operator for Unsqueeze {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(axes::DATA)?;
         let listed = node
             .ints_or_operand("axes", axes::AXES)
-            .ok_or_else(|| node.form("axes that were not observed"))?;
+            .ok_or_else(|| node.unsupported("axes that were not observed"))?;
         let rank = x.len() + listed.len();
         let added: Vec<usize> = listed.iter().map(|&a| node.axis(a, rank)).collect::<Result<_, _>>()?;
         let mut rest = x.into_iter();
@@ -194,30 +197,30 @@ impl Operator for Unsqueeze {
         restore(node)
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        flow.pass()
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        flow.copy_elements()
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
 /// The cotangent under the operand's own axes.
 fn restore(node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-    node.give(0, node.g()?.reshape_like(node.x(0)?));
+    node.set_cotangent(0, node.g()?.reshape_like(node.x(0)?));
     Ok(())
 }
 
-fn regroup(node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+fn regroup(node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
     let x = node.axes(0)?;
     let to = node.result_shape(0)?;
     let from: Vec<usize> = x.iter().map(|a| node.size(*a)).collect();
     if from.contains(&0) {
-        return Err(node.form("an empty operand"));
+        return Err(node.unsupported("an empty operand"));
     }
     let mut result = Vec::with_capacity(to.len());
-    for (i, j) in groups(&from, to).ok_or_else(|| node.form("extents that do not multiply"))? {
+    for (i, j) in groups(&from, to).ok_or_else(|| node.unsupported("extents that do not multiply"))? {
         if i.len() == 1 && j.len() == 1 {
             result.push(x[i.start]);
             continue;

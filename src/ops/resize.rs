@@ -1,8 +1,8 @@
 //! Resize.
 
-use super::contract::{Contract, Form, any, float, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, any, float, onnx, slots};
 use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, gradient::one_hot};
-use crate::widths::Reason;
+use crate::widths::PinReason;
 
 slots! {
     slot:
@@ -13,23 +13,23 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Resize", &[10, 11, 13, 18, 19], &Resize).reads(slot::ALL).makes(&[any("Y")])
-        .forms(&[Form::of("to sizes").since(11), Form::of("by scales"), Form::of("some axes").since(18)]),
+        .forms(&[OperatorForm::of("to sizes").since(11), OperatorForm::of("by scales"), OperatorForm::of("some axes").since(18)]),
     onnx("Upsample", &[1, 7, 9], &Resize).reads(&[any("X"), float("scales").since(9)])
         .makes(&[any("Y")])
-        .forms(&[Form::of("scales as an attribute").until(8), Form::of("scales as an operand").since(9)]),
+        .forms(&[OperatorForm::of("scales as an attribute").until(8), OperatorForm::of("scales as an operand").since(9)]),
 ];
 
 /// Interpolates along the axes whose extent changes; the others pass.
 pub(super) struct Resize;
 
 impl Operator for Resize {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(slot::X)?;
         let shape = node.result_shape(0)?;
         if shape.len() != x.len() {
-            return Err(node.form("result of another rank"));
+            return Err(node.unsupported("result of another rank"));
         }
         let mut result = Vec::with_capacity(x.len());
         for (i, (&axis, &size)) in x.iter().zip(shape).enumerate() {
@@ -38,8 +38,8 @@ impl Operator for Resize {
                 result.push(axis);
                 continue;
             }
-            node.pin(axis, Reason::Spatial);
-            let axis = node.fixed(size, Reason::Spatial);
+            node.pin(axis, PinReason::Spatial);
+            let axis = node.fixed(size, PinReason::Spatial);
             result.push(axis);
         }
         node.set(0, result);
@@ -50,7 +50,7 @@ impl Operator for Resize {
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (from, to) = (node.shape(slot::X)?, node.result_shape(0)?);
         if from.len() != to.len() || from.contains(&0) {
-            return Err(node.none("an empty operand"));
+            return Err(node.unsupported("an empty operand"));
         }
         let scales = scales(node, from, to)?;
         let rule = Interpolation::of(node)?;
@@ -60,11 +60,11 @@ impl Operator for Resize {
             if from != to || scale != 1.0 {
                 let row =
                     |x: usize| rule.row(rule.origin(x as f32, from as f32, to as f32, scale), from, scale);
-                g = g.along(axis, scales.len(), &(0..to).map(row).collect::<Vec<_>>());
+                g = g.apply_matrix(axis, scales.len(), &(0..to).map(row).collect::<Vec<_>>());
             }
         }
-        node.give(slot::X, g);
-        (1..node.input_count()).for_each(|slot| node.give_zero(slot));
+        node.set_cotangent(slot::X, g);
+        (1..node.input_count()).for_each(|slot| node.set_zero_cotangent(slot));
         Ok(())
     }
 
@@ -77,8 +77,8 @@ impl Operator for Resize {
             let listed = listed.iter().map(|&a| node.axis(a, axes.len()).map(|a| axes[a]));
             axes = listed.collect::<Result<_, _>>()?;
         }
-        let changes = node.changes(slot::SIZES, &axes);
-        node.change_operand(slot::SIZES, &changes)
+        let changes = node.shape_edits(slot::SIZES, &axes);
+        node.edit_operand(slot::SIZES, &changes)
     }
 }
 
@@ -97,7 +97,7 @@ fn scales(node: &NodeGradient<'_>, from: &[usize], to: &[usize]) -> Result<Vec<f
         return Ok(scales);
     }
     let given = node.constant(place).and_then(|t| t.to_f32());
-    let given = given.ok_or_else(|| node.none("scales that are computed"))?;
+    let given = given.ok_or_else(|| node.unsupported("scales that are computed"))?;
     let axes = node.ints("axes").unwrap_or_else(|| (0..from.len() as i64).collect());
     for (&axis, &scale) in axes.iter().zip(&given) {
         scales[node.axis(axis, from.len())?] = scale;
@@ -129,13 +129,13 @@ impl<'a> Interpolation<'a> {
             exclude_outside: node.int("exclude_outside").unwrap_or(0) != 0,
         };
         if rule.coordinates == "tf_crop_and_resize" {
-            return Err(node.none("a region of interest"));
+            return Err(node.unsupported("a region of interest"));
         }
         if node.int("antialias").unwrap_or(0) != 0 {
-            return Err(node.none("antialiasing"));
+            return Err(node.unsupported("antialiasing"));
         }
         if node.has(slot::SIZES) && said("keep_aspect_ratio_policy", "stretch") != "stretch" {
-            return Err(node.none("a kept aspect ratio"));
+            return Err(node.unsupported("a kept aspect ratio"));
         }
         Ok(rule)
     }

@@ -1,8 +1,10 @@
 //! RotaryEmbedding, of the standard (operator set 23) and of ONNX Runtime.
 
-use super::contract::{Contract, float, microsoft, onnx, slots};
-use super::{EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, attention::by_heads};
-use crate::widths::Reason;
+use super::schema::{OpSchema, float, microsoft, onnx, slots};
+use super::{
+    EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, attention::split_heads_axis,
+};
+use crate::widths::PinReason;
 
 slots! {
     standard:
@@ -21,7 +23,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("RotaryEmbedding", &[23], &RotaryEmbedding { tables: [standard::COSINES, standard::SINES] })
         .reads(standard::ALL).makes(&[float("Y")]),
     microsoft("RotaryEmbedding", &RotaryEmbedding { tables: [microsoft::COSINES, microsoft::SINES] })
@@ -36,34 +38,34 @@ pub(super) struct RotaryEmbedding {
 }
 
 impl Operator for RotaryEmbedding {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
-        let turned = Reason::Rearranged(node.op_type().to_owned());
+        let rotated = PinReason::Rearranged(node.op_type().to_owned());
         for slot in self.tables {
             for axis in node.axes(slot)? {
-                node.pin(axis, turned.clone());
+                node.pin(axis, rotated.clone());
             }
         }
         // How far entries turn depends on their position in the sequence.
         match *x.as_slice() {
             [_, _, length, inner] => {
-                node.pin(length, turned.clone());
-                node.pin(inner, turned);
+                node.pin(length, rotated.clone());
+                node.pin(inner, rotated);
             }
             [_, length, merged] => {
-                node.pin(length, turned.clone());
+                node.pin(length, rotated.clone());
                 let inner = match node.int("num_heads").unwrap_or(0) {
                     // Without a head count the tables say the extent of a head.
                     0 => {
                         let pairs = node.shape(self.tables[0])?.last().copied().unwrap_or(0);
                         let heads = node.size(merged).checked_div(2 * pairs).unwrap_or(0);
-                        by_heads(node, merged, heads as i64)?.1
+                        split_heads_axis(node, merged, heads as i64)?.1
                     }
-                    heads => by_heads(node, merged, heads)?.1,
+                    heads => split_heads_axis(node, merged, heads)?.1,
                 };
-                node.pin(inner, turned);
+                node.pin(inner, rotated);
             }
-            _ => return Err(node.form("an operand of unexpected rank")),
+            _ => return Err(node.unsupported("an operand of unexpected rank")),
         }
         node.set(0, x);
         Ok(())
@@ -87,7 +89,7 @@ impl Operator for RotaryEmbedding {
                 false => None,
             });
         }
-        node.give(0, node.repeat(&operands)?);
+        node.set_cotangent(0, node.reemit(&operands)?);
         Ok(())
     }
 }

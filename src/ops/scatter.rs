@@ -1,14 +1,15 @@
-//! Picking and replacing entries at places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress.
+//! Picking and replacing entries at places: GatherElements, GatherND, ScatterElements, ScatterND, OneHot, Compress,
+//! NonZero.
 
-use super::contract::{Contract, any, boolean, int64, onnx, slots};
+use super::schema::{OpSchema, any, boolean, int64, onnx, slots};
 use super::{
-    EditError, Ids, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+    EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
     gather::{follow, segment},
 };
 use crate::{
     graph::{Attr, Expr},
     onnx::proto::NodeProto,
-    widths::{Reason, Width},
+    widths::{PinReason, Width},
 };
 
 slots! {
@@ -32,12 +33,13 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Compress", &[9, 11, 28], &Compress).reads(&[any("input"), boolean("condition")])
         .makes(&[any("output")])
         .without_gradient(),
     onnx("GatherElements", &[11, 13], &GatherElements).reads(pick::ALL).makes(&[any("output")]),
     onnx("GatherND", &[11, 12, 13], &GatherNd).reads(&[any("data"), int64("indices")]).makes(&[any("output")]),
+    onnx("NonZero", &[9, 13], &NonZero).reads(&[any("X")]).makes(&[int64("Y")]).without_gradient(),
     onnx("OneHot", &[9, 11, 28], &OneHot).reads(one_hot::ALL).makes(&[any("output")]).without_gradient(),
     onnx("ScatterElements", &[11, 13, 16, 18], &ScatterElements).reads(replace::ALL).makes(&[any("output")]),
     onnx("ScatterND", &[11, 13, 16, 18], &ScatterNd).reads(&[any("data"), int64("indices"), any("updates")])
@@ -48,21 +50,21 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct GatherElements;
 
 impl Operator for GatherElements {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (data, indices) = (node.axes(pick::DATA)?, node.axes(pick::INDICES)?);
         relate_indices(node, &data, &indices)?;
         node.set(0, indices);
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         adds_at_indices(node)?;
         let axis = node.int("axis").unwrap_or(0);
-        node.give(
+        node.set_cotangent(
             pick::DATA,
             node.x(pick::DATA)?.zeros().scatter(axis, node.x(pick::INDICES)?, node.g()?, true),
         );
@@ -74,7 +76,7 @@ impl Operator for GatherElements {
 pub(super) struct ScatterElements;
 
 impl Operator for ScatterElements {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (data, indices, updates) =
             (node.axes(replace::DATA)?, node.axes(replace::INDICES)?, node.axes(replace::UPDATES)?);
         relate_indices(node, &data, &indices)?;
@@ -93,18 +95,19 @@ impl Operator for ScatterElements {
     }
 }
 
-/// Says that `other` lies beside `data` on all axes but the one that indices count: as wide, or else pinned with it.
-fn relate_indices(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> Result<(), Reason> {
+/// Unifies the axes of `data` and `other`, but for the one that indices run along; that, and axes of different extents, are
+/// pinned.
+fn relate_indices(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> Result<(), PinReason> {
     if data.len() != other.len() {
-        return Err(node.form("operands of different ranks"));
+        return Err(node.unsupported("operands of different ranks"));
     }
     let axis = node.axis(node.int("axis").unwrap_or(0), data.len())?;
     for (i, (&a, &b)) in data.iter().zip(other).enumerate() {
         if i != axis && node.size(a) == node.size(b) {
             node.unify(a, b);
         } else {
-            node.pin(a, Reason::Indexed);
-            node.pin(b, Reason::Indexed);
+            node.pin(a, PinReason::Indexed);
+            node.pin(b, PinReason::Indexed);
         }
     }
     Ok(())
@@ -114,7 +117,7 @@ fn relate_indices(node: &mut NodeTyper<'_>, data: &[Width], other: &[Width]) -> 
 pub(super) struct GatherNd;
 
 impl Operator for GatherNd {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (data, indices) = (node.axes(pick::DATA)?, node.axes(pick::INDICES)?);
         let batch = usize::try_from(node.int("batch_dims").unwrap_or(0)).unwrap_or(0);
         // A list of indices into the first axis, as PyTorch's exporter writes advanced indexing.
@@ -141,17 +144,17 @@ impl Operator for GatherNd {
         }
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         if node.int("batch_dims").unwrap_or(0) != 0 {
-            return Err(node.none("batch axes"));
+            return Err(node.unsupported("batch axes"));
         }
         adds_at_indices(node)?;
         let add = Attr::Str("reduction", "add");
-        node.give(
+        node.set_cotangent(
             pick::DATA,
             node.x(pick::DATA)?.zeros().apply("ScatterND", &[node.x(pick::INDICES)?, node.g()?], &[add]),
         );
@@ -163,13 +166,13 @@ impl Operator for GatherNd {
 pub(super) struct ScatterNd;
 
 impl Operator for ScatterNd {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (data, indices, updates) =
             (node.axes(replace::DATA)?, node.axes(replace::INDICES)?, node.axes(replace::UPDATES)?);
         let (places, slice) = indexed(node, &data, &indices, 0)?;
         let expected: Vec<Width> = places.iter().chain(&slice).copied().collect();
         if expected.len() != updates.len() {
-            return Err(node.form("updates of unexpected rank"));
+            return Err(node.unsupported("updates of unexpected rank"));
         }
         for (&a, &b) in expected.iter().zip(&updates) {
             node.unify(a, b);
@@ -189,23 +192,24 @@ fn indexed(
     data: &[Width],
     indices: &[Width],
     batch: usize,
-) -> Result<(Vec<Width>, Vec<Width>), Reason> {
-    let Some((&tuple, places)) = indices.split_last() else { return Err(node.form("scalar indices")) };
+) -> Result<(Vec<Width>, Vec<Width>), PinReason> {
+    let Some((&tuple, places)) = indices.split_last() else { return Err(node.unsupported("scalar indices")) };
     let end = batch + node.size(tuple);
     if end > data.len() {
-        return Err(node.form("more indices than axes"));
+        return Err(node.unsupported("more indices than axes"));
     }
     for &axis in data[batch..end].iter().chain([&tuple]) {
-        node.pin(axis, Reason::Indexed);
+        node.pin(axis, PinReason::Indexed);
     }
     Ok((places.to_vec(), data[end..].to_vec()))
 }
 
 /// Where several picked one entry, their cotangents add up.
 pub(super) fn adds_at_indices(node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-    match node.opset() < 16 {
-        true => Err(node.none("operator sets before 16, where nothing adds at indices")),
-        false => Ok(()),
+    if node.opset() < 16 {
+        Err(node.unsupported("operator sets before 16, where nothing adds at indices"))
+    } else {
+        Ok(())
     }
 }
 
@@ -215,14 +219,14 @@ fn replaced<'a>(
     picked: impl Fn(Expr<'a>, Expr<'a>) -> Expr<'a>,
 ) -> Result<(), NoGradient> {
     if node.string("reduction").unwrap_or("none") != "none" {
-        return Err(node.none("a reduction"));
+        return Err(node.unsupported("a reduction"));
     }
     let (g, indices) = (node.g()?, node.x(replace::INDICES)?);
-    node.give(
+    node.set_cotangent(
         replace::DATA,
-        node.repeat(&[Some(g), Some(indices), Some(node.x(replace::UPDATES)?.zeros())])?,
+        node.reemit(&[Some(g), Some(indices), Some(node.x(replace::UPDATES)?.zeros())])?,
     );
-    node.give(replace::UPDATES, picked(g, indices));
+    node.set_cotangent(replace::UPDATES, picked(g, indices));
     Ok(())
 }
 
@@ -230,18 +234,18 @@ fn replaced<'a>(
 pub(super) struct OneHot;
 
 impl Operator for OneHot {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut result = node.axes(one_hot::INDICES)?;
         let axis = node.axis(node.int("axis").unwrap_or(-1), result.len() + 1)?;
         let depth = node.result_shape(0)?.get(axis).copied().unwrap_or(0);
-        let depth = node.fixed(depth, Reason::Indexed);
+        let depth = node.fixed(depth, PinReason::Indexed);
         result.insert(axis, depth);
         node.set(0, result);
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        (slot == one_hot::INDICES).then_some(Ids::Below { depth: one_hot::DEPTH })
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        (slot == one_hot::INDICES).then_some(IndexFlow::Below { depth: one_hot::DEPTH })
     }
 }
 
@@ -249,14 +253,29 @@ impl Operator for OneHot {
 pub(super) struct Compress;
 
 impl Operator for Compress {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut x = node.axes(0)?;
-        let Some(axis) = node.int("axis") else { return Err(node.form("a flattened operand")) };
+        let Some(axis) = node.int("axis") else { return Err(node.unsupported("a flattened operand")) };
         let axis = node.axis(axis, x.len())?;
-        node.pin(x[axis], Reason::Indexed);
+        node.pin(x[axis], PinReason::Indexed);
         let size = node.result_shape(0)?.get(axis).copied().unwrap_or(0);
-        x[axis] = node.fixed(size, Reason::Indexed);
+        x[axis] = node.fixed(size, PinReason::Indexed);
         node.set(0, x);
+        Ok(())
+    }
+}
+
+/// Where entries are not zero: as many as there happen to be.
+pub(super) struct NonZero;
+
+impl Operator for NonZero {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        for axis in node.axes(0)? {
+            node.pin(axis, PinReason::Indexed);
+        }
+        let shape = node.result_shape(0)?;
+        let result = shape.iter().map(|&size| node.fixed(size, PinReason::Indexed)).collect();
+        node.set(0, result);
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
-//! Shape, and what makes tensors from shapes: ConstantOfShape, Range.
+//! Shape and Size, and operators that make tensors from shapes: ConstantOfShape, EyeLike, Range.
 
-use super::contract::{Contract, any, int64, number, onnx, slots};
-use super::{Change, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow};
-use crate::widths::{Element, Reason};
+use super::schema::{OpSchema, any, int64, number, onnx, slots};
+use super::{
+    DataPropagation, EditError, ElementEdit, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+};
+use crate::widths::{Element, PinReason};
 
 slots! {
     range:
@@ -12,13 +14,17 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("ConstantOfShape", &[9, 20, 21, 23, 24, 25], &ConstantOfShape).reads(&[int64("input").follows()])
         .makes(&[any("output")])
         .without_gradient(),
+    onnx("EyeLike", &[9, 22], &EyeLike).reads(&[any("input")]).makes(&[any("output")]).without_gradient(),
     onnx("Range", &[11, 27], &Range).reads(range::ALL).makes(&[number("output")]),
     onnx("Shape", &[1, 13, 15, 19, 21, 23, 24, 25], &Shape).reads(&[any("data")])
         .makes(&[int64("shape")])
+        .without_gradient(),
+    onnx("Size", &[1, 13, 19, 21, 23, 24, 25], &Size).reads(&[any("data")])
+        .makes(&[int64("size")])
         .without_gradient(),
 ];
 
@@ -26,11 +32,11 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Shape;
 
 impl Operator for Shape {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let read = &x[range(x.len(), node.int("start"), node.int("end"))];
         let elements = read.iter().map(|a| Element::Extent(*a)).collect();
-        let axis = node.fixed(read.len(), Reason::Counted);
+        let axis = node.fixed(read.len(), PinReason::Counted);
         node.set(0, vec![axis]);
         node.set_sizes(0, elements);
         Ok(())
@@ -39,19 +45,22 @@ impl Operator for Shape {
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let x = node.axes(0);
         let read = x[range(x.len(), node.int("start"), node.int("end"))].iter();
-        let shares = read.map(|&axis| match node.restored(axis) {
-            true => Change::Scaled { new: node.old_size(axis) as i64, old: node.new_size(axis) as i64 },
-            false => Change::Stays,
+        let shares = read.map(|&axis| {
+            if node.restored(axis) {
+                ElementEdit::Scale { new: node.old_size(axis) as i64, old: node.new_size(axis) as i64 }
+            } else {
+                ElementEdit::Keep
+            }
         });
-        let shares: Vec<Change> = shares.collect();
-        if shares.iter().any(|s| *s != Change::Stays) {
+        let shares: Vec<ElementEdit> = shares.collect();
+        if shares.iter().any(|s| *s != ElementEdit::Keep) {
             node.scale_result(&shares);
         }
         Ok(())
     }
 
     // The extents of an operand that itself says sizes do not depend on what it says.
-    fn sizes(&self, _flow: &mut SizeFlow<'_>) -> Option<()> {
+    fn propagate_data(&self, _flow: &mut DataPropagation<'_>) -> Option<()> {
         Some(())
     }
 }
@@ -68,7 +77,7 @@ fn range(rank: usize, start: Option<i64>, end: Option<i64>) -> std::ops::Range<u
 pub(super) struct ConstantOfShape;
 
 impl Operator for ConstantOfShape {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let shape = node.result_shape(0)?;
         let mut axes = Vec::with_capacity(shape.len());
         for (i, &size) in shape.iter().enumerate() {
@@ -87,8 +96,8 @@ impl Operator for ConstantOfShape {
     }
 
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
-        let changes = node.changes(0, node.result_axes(0));
-        node.change_operand(0, &changes)
+        let changes = node.shape_edits(0, node.result_axes(0));
+        node.edit_operand(0, &changes)
     }
 }
 
@@ -96,17 +105,43 @@ impl Operator for ConstantOfShape {
 pub(super) struct Range;
 
 impl Operator for Range {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let size = node.result_shape(0)?.first().copied().unwrap_or(1);
-        let axis = node.fixed(size, Reason::Counted);
+        let axis = node.fixed(size, PinReason::Counted);
         node.set(0, vec![axis]);
         Ok(())
     }
 
     /// All numbers move with the start, and none with the limit.
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
-        node.give(range::START, node.g()?.sum(&[0], false));
-        node.give_zero(range::LIMIT);
+        node.set_cotangent(range::START, node.g()?.sum(&[0], false));
+        node.set_zero_cotangent(range::LIMIT);
+        Ok(())
+    }
+}
+
+/// The number of elements.
+pub(super) struct Size;
+
+impl Operator for Size {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        let widths = node.axes(0)?.into_iter().collect();
+        node.set(0, Vec::new());
+        node.set_sizes(0, vec![Element::Computed(widths)]);
+        Ok(())
+    }
+}
+
+/// A diagonal of ones: rows and columns go together, which no width says.
+pub(super) struct EyeLike;
+
+impl Operator for EyeLike {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
+        let x = node.axes(0)?;
+        for &axis in &x {
+            node.pin(axis, PinReason::Rearranged(node.op_type().to_owned()));
+        }
+        node.set(0, x);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! Slice.
 
-use super::contract::{Contract, Form, any, onnx, slots};
+use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
 use super::{
-    EditError, Ids, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, SizeFlow,
+    DataPropagation, EditError, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
     gradient::one_hot,
 };
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use crate::{onnx::proto::NodeProto, widths::PinReason};
 
 slots! {
     slot:
@@ -17,11 +17,11 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Slice", &[1, 10, 11, 13], &Slice).reads(slot::ALL).makes(&[any("output")])
         .forms(&[
-            Form::of("bounds as attributes").until(9), Form::of("int64 bounds").since(10),
-            Form::of("int32 bounds").since(10), Form::of("a step").since(10),
+            OperatorForm::of("bounds as attributes").until(9), OperatorForm::of("int64 bounds").since(10),
+            OperatorForm::of("int32 bounds").since(10), OperatorForm::of("a step").since(10),
         ]),
 ];
 
@@ -38,18 +38,20 @@ struct Range {
 }
 
 impl Operator for Slice {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut axes = node.axes(slot::DATA)?;
         let shape = node.shape(slot::DATA)?;
         let result = node.result_shape(0)?;
         if result.len() != axes.len() {
-            return Err(node.form("a result of another rank"));
+            return Err(node.unsupported("a result of another rank"));
         }
         for (i, range) in ranges(node, shape)?.into_iter().enumerate() {
             let whole = axes[range.axis];
             // Where the bounds differ between inputs, so do the entries that they take.
-            if !(node.is_pinned(whole) || node.holds(slot::STARTS, i) && node.holds(slot::ENDS, i)) {
-                node.pin(whole, Reason::Indexed);
+            if !(node.is_pinned(whole)
+                || node.is_input_invariant(slot::STARTS, i) && node.is_input_invariant(slot::ENDS, i))
+            {
+                node.pin(whole, PinReason::Indexed);
             }
             let taken = range.end.saturating_sub(range.start);
             axes[range.axis] = if range.step == 1 && taken == shape[range.axis] {
@@ -58,7 +60,7 @@ impl Operator for Slice {
                 let sizes = [range.start, taken, shape[range.axis] - range.end];
                 node.split_concat(whole, &sizes)[1]
             } else {
-                let reason = Reason::Rearranged("Slice".to_owned());
+                let reason = PinReason::Rearranged("Slice".to_owned());
                 node.pin(whole, reason.clone());
                 node.fixed(result[range.axis], reason)
             };
@@ -69,7 +71,7 @@ impl Operator for Slice {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let shape = node.shape(slot::DATA)?;
-        let ranges = parsed(node, shape).ok_or_else(|| node.none("bounds that were not observed"))?;
+        let ranges = parsed(node, shape).ok_or_else(|| node.unsupported("bounds that were not observed"))?;
         let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
         let mut g = node.g()?;
         for range in ranges {
@@ -81,15 +83,15 @@ impl Operator for Slice {
             let taken = node.result_shape(0)?[range.axis];
             let origin = |i: usize| range.origin(i, shape[range.axis]);
             let matrix: Vec<Vec<f32>> = (0..taken).map(|i| one_hot(origin(i), shape[range.axis])).collect();
-            g = g.along(range.axis, shape.len(), &matrix);
+            g = g.apply_matrix(range.axis, shape.len(), &matrix);
         }
-        node.give(slot::DATA, g.pad(&before, &after));
+        node.set_cotangent(slot::DATA, g.pad(&before, &after));
         Ok(())
     }
 
-    fn sizes(&self, flow: &mut SizeFlow<'_>) -> Option<()> {
-        let elements = flow.elements_or_numbers(slot::DATA)?;
-        if flow.varies(slot::STARTS) || flow.varies(slot::ENDS) {
+    fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
+        let elements = flow.elements_or_constants(slot::DATA)?;
+        if flow.is_data_dependent(slot::STARTS) || flow.is_data_dependent(slot::ENDS) {
             return None;
         }
         let start = *flow.contents(slot::STARTS)?.first()?;
@@ -112,22 +114,23 @@ impl Operator for Slice {
         let ranges = parsed(node, &shape).ok_or_else(|| node.error("its bounds do not fit its operand"))?;
         let mut bounds = (vec![None; ranges.len()], vec![None; ranges.len()]);
         for (i, range) in ranges.iter().enumerate() {
-            let Some(kept) = node.entries(axes[range.axis]) else { continue };
+            let Some(kept) = node.kept_entries(axes[range.axis]) else { continue };
             let before = |bound: usize| kept.partition_point(|entry| *entry < bound) as i64;
             bounds.0[i] = Some(before(range.start));
             bounds.1[i] = Some(before(range.end));
         }
-        node.adjust("starts", slot::STARTS, &bounds.0)?;
-        node.adjust("ends", slot::ENDS, &bounds.1)
+        node.set_ints_or_elements("starts", slot::STARTS, &bounds.0)?;
+        node.set_ints_or_elements("ends", slot::ENDS, &bounds.1)
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 }
 
-fn ranges(node: &NodeTyper<'_>, shape: &[usize]) -> Result<Vec<Range>, Reason> {
-    parsed(node, shape).ok_or_else(|| node.form("bounds that were not observed, or do not fit its operand"))
+fn ranges(node: &NodeTyper<'_>, shape: &[usize]) -> Result<Vec<Range>, PinReason> {
+    parsed(node, shape)
+        .ok_or_else(|| node.unsupported("bounds that were not observed, or do not fit its operand"))
 }
 
 /// The ranges as attributes (before operator set 10) or operands say them.

@@ -1,32 +1,32 @@
 //! Softmax and LogSoftmax.
 
-use super::contract::{Contract, float, onnx};
+use super::schema::{OpSchema, float, onnx};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
-use crate::widths::Reason;
+use crate::widths::PinReason;
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
-    onnx("Hardmax", &[1, 11, 13], &Softmax::Hard).reads(&[float("input")]).makes(&[float("output")]),
-    onnx("LogSoftmax", &[1, 11, 13], &Softmax::Logarithmic).reads(&[float("input")]).makes(&[float("output")]),
-    onnx("Softmax", &[1, 11, 13], &Softmax::Linear).reads(&[float("input")]).makes(&[float("output")]),
+pub(super) static OPERATORS: &[OpSchema] = &[
+    onnx("Hardmax", &[1, 11, 13], &SoftmaxFamily::Hardmax).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("LogSoftmax", &[1, 11, 13], &SoftmaxFamily::LogSoftmax).reads(&[float("input")]).makes(&[float("output")]),
+    onnx("Softmax", &[1, 11, 13], &SoftmaxFamily::Softmax).reads(&[float("input")]).makes(&[float("output")]),
 ];
 
-/// Entries along the axis compete: none can go without changing the others.
-pub(super) enum Softmax {
-    /// Probabilities.
-    Linear,
-    /// Their logarithms.
-    Logarithmic,
-    /// One at the largest entry: a step function.
-    Hard,
+/// Softmax, LogSoftmax and Hardmax: all entries along the axis depend on each other, so that it is pinned.
+pub(super) enum SoftmaxFamily {
+    /// `exp(x) / Σ exp(x)`.
+    Softmax,
+    /// `x − log Σ exp(x)`.
+    LogSoftmax,
+    /// One at the largest entry, else zero: piecewise constant.
+    Hardmax,
 }
 
-impl Operator for Softmax {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+impl Operator for SoftmaxFamily {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let first = node.axis(default_axis(node.opset(), node.int("axis")), x.len())?;
         for &axis in &x[competing(node.opset(), first, x.len())] {
-            node.pin(axis, Reason::Softmax);
+            node.pin(axis, PinReason::Softmax);
         }
         node.set(0, x);
         Ok(())
@@ -38,28 +38,28 @@ impl Operator for Softmax {
         let first = node.axis(default_axis(node.opset(), node.int("axis")), rank)?;
         let axes: Vec<usize> = competing(node.opset(), first, rank).collect();
         let cotangent = match self {
-            Self::Linear => y * (g - (y * g).sum(&axes, true)),
-            Self::Hard => {
-                node.give_zero(0);
+            Self::Softmax => y * (g - (y * g).sum(&axes, true)),
+            Self::Hardmax => {
+                node.set_zero_cotangent(0);
                 return Ok(());
             }
-            Self::Logarithmic => g - y.map("Exp") * g.sum(&axes, true),
+            Self::LogSoftmax => g - y.map("Exp") * g.sum(&axes, true),
         };
-        node.give(0, cotangent);
+        node.set_cotangent(0, cotangent);
         Ok(())
     }
 
-    fn normalises(&self) -> bool {
-        matches!(self, Self::Linear)
+    fn is_softmax(&self) -> bool {
+        matches!(self, Self::Softmax)
     }
 
-    fn takes_logarithm(&self) -> bool {
-        matches!(self, Self::Logarithmic)
+    fn is_log_softmax(&self) -> bool {
+        matches!(self, Self::LogSoftmax)
     }
 }
 
-fn default_axis(opset: i64, said: Option<i64>) -> i64 {
-    said.unwrap_or(if opset < 13 { 1 } else { -1 })
+fn default_axis(opset: i64, axis: Option<i64>) -> i64 {
+    axis.unwrap_or(if opset < 13 { 1 } else { -1 })
 }
 
 /// Before operator set 13 the input is flattened to two axes first, and all from `axis` on compete.

@@ -1,13 +1,13 @@
 //! Transpose.
 
-use super::contract::{Contract, any, onnx};
+use super::schema::{OpSchema, any, onnx};
 use ndarray::ArrayD;
 
-use super::{Ids, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
-use crate::{onnx::proto::NodeProto, widths::Reason};
+use super::{IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
+use crate::{onnx::proto::NodeProto, widths::PinReason};
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("Transpose", &[1, 13, 21, 23, 24, 25], &Transpose).reads(&[any("data")]).makes(&[any("transposed")]),
 ];
 
@@ -15,7 +15,7 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct Transpose;
 
 impl Operator for Transpose {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
         let perm = node.ints("perm").unwrap_or_else(|| (0..x.len() as i64).rev().collect());
         let axes = perm.iter().map(|&p| node.axis(p, x.len()).map(|p| x[p])).collect::<Result<_, _>>()?;
@@ -27,12 +27,12 @@ impl Operator for Transpose {
         let rank = node.shape(0)?.len();
         let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
         let perm = perm.iter().map(|&axis| node.axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
-        node.give(0, node.g()?.transpose_back(&perm));
+        node.set_cotangent(0, node.g()?.transpose_back(&perm));
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
-        Ids::moved(slot)
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
+        IndexFlow::moved(slot)
     }
 
     fn gain(&self, _node: &NodeCx<'_>, _slot: usize) -> Option<ArrayD<f64>> {

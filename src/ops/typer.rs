@@ -1,11 +1,11 @@
-//! What a typing rule sees of its node, and says about it.
+//! The view of a node that typing rules work on.
 
 use std::ops::Deref;
 
-use super::{Contract, NodeCx, registry};
+use super::{NodeCx, OpSchema, registry};
 use crate::{
     graph::{Facts, Graph, NodeId, Use},
-    widths::{Contraction, Element, Macs, Pin, Reason, Width, Widths},
+    widths::{Contraction, Element, Macs, Pin, PinReason, SlotAxis, Width, Widths},
 };
 
 /// One node under typing.
@@ -36,20 +36,20 @@ impl<'a> NodeTyper<'a> {
 
     /// Types the results by the operator's rule; where there is none for it in this version, pins all that it touches.
     pub(crate) fn run(self) {
-        let contract = registry::contract(&self.cx.node.proto);
-        self.run_by(contract);
+        let schema = registry::schema(&self.cx.node.proto);
+        self.run_by(schema);
     }
 
-    fn run_by(mut self, contract: Option<&Contract>) {
-        let typed = match contract {
-            None => Err(Reason::Unsupported(registry::operator_name(&self.cx.node.proto))),
-            Some(contract) => match contract.changed_by(self.opset()) {
-                Some(since) => Err(Reason::Version { op: contract.name.to_owned(), since }),
-                None => contract.rule.infer(&mut self),
+    fn run_by(mut self, schema: Option<&OpSchema>) {
+        let typed = match schema {
+            None => Err(PinReason::Unsupported(registry::operator_name(&self.cx.node.proto))),
+            Some(schema) => match schema.unsupported_since(self.opset()) {
+                Some(since) => Err(PinReason::Version { op: schema.name.to_owned(), since }),
+                None => schema.rule.infer(&mut self),
             },
         };
         match typed {
-            Ok(()) => self.finish(),
+            Ok(()) => self.check_results(),
             Err(reason) => self.pin_everything(&reason),
         }
     }
@@ -59,43 +59,43 @@ impl<'a> NodeTyper<'a> {
         self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
-    /// Whether an element of an integer operand is what was observed for every input: it does not depend on the contents of
-    /// the graph's inputs, nor on their extents or the positions that windows make of them.
-    pub fn holds(&self, slot: usize, index: usize) -> bool {
+    /// Whether an element of an integer operand has the observed value for all inputs of the model: it depends neither on their
+    /// contents nor on their extents.
+    pub fn is_input_invariant(&self, slot: usize, index: usize) -> bool {
         match self.elements(slot).and_then(|elements| elements.get(index)) {
             None | Some(Element::Varying) => !self.is_dynamic(slot),
             Some(element) => !element.widths().iter().any(|width| self.is_of_inputs(*width)),
         }
     }
 
-    /// Whether an element of an integer operand depends on inputs otherwise than by extents of axes.
-    pub fn varies(&self, slot: usize, index: usize) -> bool {
+    /// Whether an element of an integer operand depends on the contents of the model's inputs, and not only on extents.
+    pub fn is_data_dependent(&self, slot: usize, index: usize) -> bool {
         let element = self.elements(slot).and_then(|elements| elements.get(index));
         matches!(element, None | Some(Element::Varying)) && self.is_dynamic(slot)
     }
 
     fn is_of_inputs(&self, width: Width) -> bool {
         let mut pins = self.widths.table.pins(width);
-        pins.any(|pin| matches!(pin.reason, Reason::Input | Reason::Spatial))
+        pins.any(|pin| matches!(pin.reason, PinReason::Input | PinReason::Spatial))
     }
 
     /// Axes of an operand.
-    pub fn axes(&self, slot: usize) -> Result<Vec<Width>, Reason> {
+    pub fn axes(&self, slot: usize) -> Result<Vec<Width>, PinReason> {
         let axes = self.widths.operand(self.cx.graph, Use { node: self.cx.id, slot });
-        axes.map(<[Width]>::to_vec).ok_or(Reason::Unobserved)
+        axes.map(<[Width]>::to_vec).ok_or(PinReason::Unobserved)
     }
 
-    /// What each element of an integer operand says about sizes.
+    /// The extents that the elements of an integer operand hold, if data propagation knows; one entry per element, row-major.
     pub fn elements(&self, slot: usize) -> Option<&[Element]> {
         self.widths.sizes(self.input(slot)?)
     }
 
-    /// The reason for a form of the operator that its rule does not cover.
-    pub fn form(&self, what: &str) -> Reason {
-        Reason::Form { op: self.op_type().to_owned(), what: what.to_owned() }
+    /// The reason to pin for a form of the operator that its rule does not cover; `what` completes "operator: …".
+    pub fn unsupported(&self, what: &str) -> PinReason {
+        PinReason::Form { op: self.op_type().to_owned(), what: what.to_owned() }
     }
 
-    /// Extent of a width.
+    /// Extent of a width, as observed.
     pub fn size(&self, width: Width) -> usize {
         self.widths.table.size(width)
     }
@@ -106,7 +106,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// A new width that keeps its extent.
-    pub fn fixed(&mut self, size: usize, reason: Reason) -> Width {
+    pub fn fixed(&mut self, size: usize, reason: PinReason) -> Width {
         let width = self.fresh(size);
         self.pin(width, reason);
         width
@@ -122,10 +122,10 @@ impl<'a> NodeTyper<'a> {
         self.widths.table.concat(segments)
     }
 
-    /// Says that two widths are one.
+    /// Unifies two widths: their axes shrink together. Where their structures cannot be reconciled, both are pinned.
     pub fn unify(&mut self, a: Width, b: Width) {
         let label = self.cx.node.label();
-        self.widths.table.unify(a, b, |a, b| Pin::new(label, Reason::Conflict(a, b)));
+        self.widths.table.unify(a, b, |a, b| Pin::new(label, PinReason::Conflict(a, b)));
     }
 
     /// Splits a width into outer and inner factors; the extents must multiply to its own.
@@ -145,7 +145,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Forbids a width to shrink.
-    pub fn pin(&mut self, width: Width, reason: Reason) {
+    pub fn pin(&mut self, width: Width, reason: PinReason) {
         self.widths.table.pin(width, Pin::new(self.cx.node.label(), reason));
     }
 
@@ -154,20 +154,20 @@ impl<'a> NodeTyper<'a> {
         self.widths.table.is_pinned(width)
     }
 
-    /// Says what the axes of a result are.
+    /// Sets the axes of a result.
     pub fn set(&mut self, slot: usize, axes: Vec<Width>) {
         if let Some(value) = self.cx.node.outputs.get(slot).copied().flatten() {
             self.widths.values[value.index()] = Some(axes);
         }
     }
 
-    /// Axes of a result, once they were said.
+    /// Axes of a result, once they are set.
     pub fn result(&self, slot: usize) -> Option<Vec<Width>> {
         let value = self.cx.node.outputs.get(slot).copied().flatten()?;
         self.widths.value(value).map(<[Width]>::to_vec)
     }
 
-    /// Says what the elements of an integer result say about sizes.
+    /// Sets the extents that the elements of an integer result hold; one entry per element, row-major.
     pub fn set_sizes(&mut self, slot: usize, elements: Vec<Element>) {
         if let Some(value) = self.cx.node.outputs.get(slot).copied().flatten() {
             self.widths.sizes[value.index()] = Some(elements);
@@ -175,7 +175,7 @@ impl<'a> NodeTyper<'a> {
     }
 
     /// Axes of the result of broadcasting operands against each other (ONNX "multidirectional broadcasting").
-    pub fn broadcast(&mut self, slots: &[usize]) -> Result<Vec<Width>, Reason> {
+    pub fn broadcast(&mut self, slots: &[usize]) -> Result<Vec<Width>, PinReason> {
         let operands = slots.iter().map(|s| self.axes(*s)).collect::<Result<Vec<_>, _>>()?;
         let operands: Vec<&[Width]> = operands.iter().map(Vec::as_slice).collect();
         Ok(self.broadcast_axes(&operands))
@@ -198,54 +198,57 @@ impl<'a> NodeTyper<'a> {
         result
     }
 
-    /// Says that a sum runs over `width` of the axis `axis` of operand `slot` and, with it, over that of `other`, if the
-    /// sum is of products. Features of the first result are on its axis `feature`.
-    pub fn contract(
+    /// Declares a [`Contraction`]: the node sums over `width`, on the axis `summed` of one operand and, if it sums products, on the
+    /// axis `other` of the other operand. `feature` is the axis of the first result that holds the output features.
+    ///
+    /// Of two operands, the one that depends on the graph's inputs is summed and a constant one is its weight; where both depend
+    /// on them (`Q·Kᵀ`), there is no weight. Where neither does, nothing is declared.
+    pub fn contraction(
         &mut self,
         width: Width,
-        (slot, axis): (usize, usize),
-        other: Option<(usize, usize)>,
+        summed: SlotAxis,
+        other: Option<SlotAxis>,
         feature: Option<usize>,
     ) {
-        let mut ends = [Some((slot, axis)), other];
-        if !self.is_dynamic(slot) {
+        let mut ends = [Some(summed), other];
+        if !self.is_dynamic(summed.slot) {
             ends.reverse();
         }
-        let Some((slot, axis)) = ends[0].filter(|(slot, _)| self.is_dynamic(*slot)) else { return };
-        let weight = ends[1].filter(|(slot, _)| !self.is_dynamic(*slot));
+        let Some(SlotAxis { slot, axis }) = ends[0].filter(|end| self.is_dynamic(end.slot)) else { return };
+        let weight = ends[1].filter(|end| !self.is_dynamic(end.slot));
         if weight.is_none() && other.is_some() {
             self.widths.paired.insert(width);
         }
         self.widths.contractions.push(Contraction { node: self.cx.id, slot, axis, width, weight, feature });
     }
 
-    /// Notes an axis whose entries are attention heads, as the operator itself says.
+    /// Marks an axis as attention heads, where the operator itself has heads.
     pub fn heads(&mut self, width: Width) {
         self.widths.heads.insert(width);
     }
 
-    /// Notes a batch axis of a product of two activations.
+    /// Marks a batch axis of a product of two activations (`Q·Kᵀ`): attention heads are among these.
     pub fn batched(&mut self, width: Width) {
         self.widths.batched.insert((self.cx.id, width));
     }
 
-    /// Notes an axis that a product of two activations makes from one of them.
+    /// Marks an axis that a product of two activations takes from its second operand: the dimensions of values in `P·V`.
     pub fn paired(&mut self, width: Width) {
         self.widths.paired.insert(width);
     }
 
-    /// Notes an axis that has to keep two entries, as the operator takes axes of one for something else.
-    pub fn plural(&mut self, width: Width) {
-        self.widths.plural.insert(width);
+    /// Requires an axis to keep two entries: the operator treats axes of extent one differently (Squeeze without axes).
+    pub fn keep_at_least_two(&mut self, width: Width) {
+        self.widths.at_least_two.insert(width);
     }
 
-    /// Says what the node costs: `factor` times the product of `widths` multiply-accumulates.
+    /// Adds to the cost of the node: `factor` times the product of `widths`, in multiply-accumulates.
     pub fn macs(&mut self, factor: u64, widths: &[Width]) {
         self.widths.macs.push(Macs { node: self.cx.id, factor, widths: widths.to_vec() });
     }
 
-    /// After a rule has run: results it left out, or whose extents are not what was observed, are typed as fixed.
-    fn finish(&mut self) {
+    /// Checks what the rule set: results that it left out, or whose extents differ from the observed ones, get pinned widths.
+    fn check_results(&mut self) {
         for (slot, value) in self.cx.node.outputs.iter().enumerate() {
             let Some(value) = value else { continue };
             let Some(fact) = self.cx.facts.get(*value) else {
@@ -258,7 +261,7 @@ impl<'a> NodeTyper<'a> {
                     && axes.iter().zip(&fact.shape).all(|(a, s)| self.size(*a) == *s)
             });
             if !fits {
-                let reason = self.form("result typed otherwise than observed");
+                let reason = self.unsupported("result typed otherwise than observed");
                 for axis in typed.into_iter().flatten() {
                     self.pin(axis, reason.clone());
                 }
@@ -267,13 +270,13 @@ impl<'a> NodeTyper<'a> {
         }
     }
 
-    fn set_fixed(&mut self, slot: usize, shape: &[usize], reason: &Reason) {
+    fn set_fixed(&mut self, slot: usize, shape: &[usize], reason: &PinReason) {
         let axes = shape.iter().map(|&s| self.fixed(s, reason.clone())).collect();
         self.set(slot, axes);
     }
 
     /// Pins every axis of every operand and result.
-    fn pin_everything(&mut self, reason: &Reason) {
+    fn pin_everything(&mut self, reason: &PinReason) {
         for slot in 0..self.input_count() {
             for axis in self.axes(slot).unwrap_or_default() {
                 self.pin(axis, reason.clone());
@@ -322,18 +325,18 @@ mod tests {
             facts.insert(value, Fact { dtype: DType::F32, shape: vec![3], ints: None });
         }
         let id = graph.nodes().next().unwrap().0;
-        let known = *registry::contract(&graph.node(id).proto).unwrap();
+        let known = *registry::schema(&graph.node(id).proto).unwrap();
         let type_by = |changed| {
             let mut widths = Widths::new(2);
             let x = widths.table.fresh(3);
             widths.values[graph.node(id).inputs[0].unwrap().index()] = Some(vec![x]);
             let dynamic = graph.dynamic();
-            let contract = Contract { changed, ..known };
-            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&contract));
+            let schema = OpSchema { changed, ..known };
+            NodeTyper::new(&graph, &facts, &dynamic, &mut widths, id).run_by(Some(&schema));
             widths.table.pins(x).map(|pin| pin.reason.clone()).collect::<Vec<_>>()
         };
         assert_eq!(type_by(None), []);
         assert_eq!(type_by(Some(15)), []);
-        assert_eq!(type_by(Some(14)), [Reason::Version { op: "Relu".to_owned(), since: 14 }]);
+        assert_eq!(type_by(Some(14)), [PinReason::Version { op: "Relu".to_owned(), since: 14 }]);
     }
 }

@@ -244,10 +244,11 @@ mod tests {
         }
     }
 
-    type Terms = Vec<(u64, Vec<usize>)>;
+    /// Terms of a polynomial, its divisor, and how much of what can be saved of it may stay.
+    type Asked = (Vec<(u64, Vec<usize>)>, usize, f64);
 
-    /// Sizes and scores of dimensions, polynomials in them with divisors, and how far each is to come down of what it can.
-    fn cases() -> impl Strategy<Value = (Vec<Vec<f64>>, Vec<(Terms, usize, f64)>)> {
+    /// Scores of the units of each dimension, and costs.
+    fn cases() -> impl Strategy<Value = (Vec<Vec<f64>>, Vec<Asked>)> {
         let scores = prop::collection::vec(prop::collection::vec(0.0..1.0f64, 2..12), 1..6);
         scores.prop_flat_map(|scores| {
             let count = scores.len();

@@ -1,9 +1,6 @@
 //! Least squares for biases alone.
 
-use super::{
-    Corrected, Fit, Mode, RecoverContext, RecoverError, Recovery,
-    layerwise::{self, LeastSquares},
-};
+use super::{Corrected, Fit, Mode, RecoverContext, RecoverError, Recovery, layerwise, pass::LeastSquares};
 use crate::{catalog::Entry, settings::SettingValues};
 
 /// Biases take over.

@@ -1,6 +1,6 @@
 //! Judging a recovery on samples that it was not fitted to.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use super::{Corrected, Fit, Mode, RecoverContext, RecoverError, Recovered, RecoveryReport};
 use crate::{
@@ -8,9 +8,10 @@ use crate::{
     memory::MemoryBudget,
     model::ModelView,
     onnx::{is_float, proto::ModelProto},
-    runtime::Engine,
+    runtime::{Engine, Session},
     settings::SettingValues,
-    trajectory::{Output, output_distance, outputs},
+    tensor::Tensor,
+    trajectory::{Output, SaidOutput, output_distance, outputs},
     typing::observe,
     widths::Kept,
 };
@@ -22,7 +23,7 @@ const PARTS: usize = 4;
 #[derive(Clone, Debug)]
 pub struct RecoverOptions<'a> {
     /// Names of outputs that hold logits, beside those that can be told.
-    pub logits: &'a [String],
+    pub said_outputs: &'a [SaidOutput],
     /// The recovery.
     pub mode: Mode,
     /// Its settings; others are ignored.
@@ -38,7 +39,7 @@ pub struct RecoverOptions<'a> {
 impl Default for RecoverOptions<'_> {
     fn default() -> Self {
         Self {
-            logits: &[],
+            said_outputs: &[],
             mode: Mode::default(),
             settings: SettingValues::default(),
             grow: true,
@@ -116,7 +117,7 @@ pub fn recover(
     let trial = mode.run(&cx, &options.settings, Fit::Trial, &mut |done, total| progress(done, 2 * total))?;
     let Corrected { model: tried, mut layers, notes } = trial;
     let held_out = samples.ranges();
-    let judged = distances(engine, view, options.logits, &[pruned, &tried], &held_out)?;
+    let judged = distances(engine, view, options.said_outputs, &[pruned, &tried], &held_out)?;
     drop(tried);
     let (before, after) = (judged[0], judged[1]);
     // A distance that is no number is no improvement.
@@ -143,24 +144,46 @@ fn parameters(model: &ModelProto) -> u64 {
     constants.map(|tensor| tensor.dims.iter().map(|d| d.unsigned_abs()).product::<u64>()).sum()
 }
 
+/// The outputs of the dense model on a batch: those that are kept, or else those of a session, which is loaded when it is needed.
+fn dense_outputs(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    session: &mut Option<Box<dyn Session>>,
+    range: &Range<usize>,
+    feed: &[(String, Tensor)],
+) -> Result<Vec<Rc<Tensor>>, RecoverError> {
+    // Beside the values of the graph, as outputs may be values that recovery has met in other pieces of the model.
+    let names = view.graph.outputs().iter().map(|v| format!("output {}", view.graph.value(*v).name));
+    let kept: Option<Vec<Rc<Tensor>>> = names.clone().map(|name| view.values.get(&name, range)).collect();
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(engine.load(view.model)?),
+    };
+    let outputs = names.zip(session.run(feed)?);
+    Ok(outputs.map(|(name, output)| view.values.keep(&name, range, output)).collect())
+}
+
 /// How far the outputs of each of some models lie from the dense model's, over some batches, as [`output_distance`] has it.
 pub(crate) fn distances(
     engine: &dyn Engine,
     view: ModelView<'_>,
-    logits: &[String],
+    said_outputs: &[SaidOutput],
     others: &[&ModelProto],
     batches: &[Range<usize>],
 ) -> Result<Vec<f64>, RecoverError> {
-    let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, logits)
+    let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, said_outputs)
         .into_iter()
         .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
         .collect();
-    let mut dense = engine.load(view.model)?;
+    let mut dense = None;
     let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
     let mut totals = vec![0.0; others.len()];
     for range in batches {
         let feed = view.samples.batch(range.start, range.end)?;
-        let dense = dense.run(&feed)?;
+        let dense = dense_outputs(engine, view, &mut dense, range, &feed)?;
         for (total, other) in totals.iter_mut().zip(&mut others) {
             let other = other.run(&feed)?;
             let pairs = places.iter().filter_map(|(i, output)| {

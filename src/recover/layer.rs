@@ -133,7 +133,7 @@ fn layer(
 ) -> Result<Layer, LeftReason> {
     let node = pruned.node(id);
     let form = || LeftReason::Form { op: node.op_type().to_owned() };
-    let (weight, _) = contraction.weight.ok_or_else(form)?;
+    let weight = contraction.weight.ok_or_else(form)?.slot;
     let feature = contraction.feature.ok_or_else(form)?;
     let value = node.inputs.get(weight).copied().flatten().ok_or(LeftReason::Computed)?;
     let tensor = pruned.constant(value).filter(|t| is_float(t)).ok_or(LeftReason::Computed)?;
@@ -159,7 +159,7 @@ fn layer(
     let gain = stay(&path.gain);
     let weights: usize = tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).product();
     let name = |v| view.graph.value(v).name.clone();
-    let own = linear.bias.and_then(|(slot, _)| pruned.constant(node.inputs.get(slot).copied().flatten()?));
+    let own = linear.bias.and_then(|bias| pruned.constant(node.inputs.get(bias.slot).copied().flatten()?));
     Ok(Layer {
         biased: own.is_some() || path.bias.is_some(),
         name: node.label().to_owned(),

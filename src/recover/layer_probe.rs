@@ -124,11 +124,11 @@ impl LayerProbe {
 /// The operand's positions that each of `rows` reads, taps innermost; the last, which is zero, stands for padding.
 fn reads(layer: &Layer, rows: &[usize]) -> Vec<i64> {
     let Some(window) = &layer.linear.window else { return rows.iter().map(|r| *r as i64).collect() };
-    let (from, to) = (window.operand.iter().product::<usize>(), window.result.iter().product::<usize>());
+    let (from, to) = (window.input.iter().product::<usize>(), window.output.iter().product::<usize>());
     let taps = layer.linear.taps();
     let read = |row: usize, tap: usize| {
         let (sample, position) = (row / to.max(1), row % to.max(1));
-        window.read(position, tap).map_or(-1, |p| (sample * from + p) as i64)
+        window.input_position(position, tap).map_or(-1, |p| (sample * from + p) as i64)
     };
     rows.iter().flat_map(|row| (0..taps).map(move |tap| read(*row, tap))).collect()
 }

@@ -3,18 +3,8 @@
 use super::{
     Corrected, Fit, LayerRecovery, LeftReason, Outcome, RecoverContext, RecoverError,
     layer::{Layer, layers},
-    pass::{self, Pass},
+    pass::{self, LeastSquares, Pass},
 };
-
-/// What least squares may correct.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LeastSquares {
-    /// Whether weights, and not biases alone.
-    pub weights: bool,
-    /// The ridge of the weights, relative to the mean variance of what a layer reads; `None`: chosen per layer on held-out
-    /// samples.
-    pub ridge: Option<f64>,
-}
 
 /// A layer to be corrected, or the name of one that is left, and why.
 type Found = Result<Layer, (String, LeftReason)>;

@@ -8,7 +8,6 @@ use super::{
     LayerRecovery, Outcome, RecoverContext, RecoverError,
     layer::{Layer, LeftReason},
     layer_probe::{LayerProbe, Positions, choose},
-    layerwise::LeastSquares,
     ridge::{Form, choose_form, fit},
     stream::{Stream, Wanted},
     write,
@@ -33,6 +32,16 @@ const POSITIONS_SHARE: u64 = 4;
 
 /// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
 const MOST_ENTRIES: usize = 4608;
+
+/// What least squares may correct.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeastSquares {
+    /// Whether weights, and not biases alone.
+    pub weights: bool,
+    /// The ridge of the weights, relative to the mean variance of what a layer reads; `None`: chosen per layer on held-out
+    /// samples.
+    pub ridge: Option<f64>,
+}
 
 /// Where the walk is.
 pub(super) struct Pass<'a> {
@@ -89,7 +98,8 @@ impl<'a> Pass<'a> {
 
     /// Leaves to the values that are kept on the host what `moments` leave of the memory.
     pub fn keep_beside(&mut self, moments: u64) {
-        let each = self.cx.memory.less(moments).share(2);
+        let kept = self.cx.view.values.capacity();
+        let each = self.cx.memory.less(moments).less(kept).share(2);
         self.dense.keep(each);
         self.pruned.keep(each);
     }
@@ -155,8 +165,8 @@ impl<'a> Pass<'a> {
         if let Some(correction) = correction {
             let patch = write::correction(&self.graph, layer, correction)?;
             patch.edit(&mut self.model);
-            self.cx.engine.settle(&mut self.model);
-            self.graph.follow(&patch, &self.model);
+            self.cx.engine.spill_weights(&mut self.model);
+            self.graph.update(&patch, &self.model);
         }
         Ok(())
     }
@@ -188,8 +198,13 @@ impl<'a> Pass<'a> {
         let dense = self.cx.view.graph;
         let Some(waypoint) = dense.find(&layer.waypoint.0) else { return Ok(None) };
         let places = self.places(dense, settled, layer);
-        let mut reference =
-            self.dense.piece(self.cx.view.model, dense, &[waypoint], Wanted::default(), places)?;
+        let values = self.cx.view.values;
+        let mut reference = if values.has_all(&layer.waypoint.0, self.cx.samples.batches()) {
+            None
+        } else {
+            let model = self.cx.view.model;
+            Some(self.dense.piece(model, dense, &[waypoint], Wanted::default(), places)?)
+        };
         let (groups, features) = (layer.linear.groups, layer.gain.len());
         let wanted =
             (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.cx.samples.batches().len());
@@ -201,8 +216,13 @@ impl<'a> Pass<'a> {
         let mut spread = Spread::new(features);
         let mut steady = true;
         for (batch, range) in self.cx.samples.batches().iter().enumerate() {
-            let found = self.dense.run(&mut reference, batch, range, Vec::new())?;
-            let found = found.into_iter().next();
+            let found = match &mut reference {
+                None => values.get(&layer.waypoint.0, range),
+                Some(piece) => {
+                    let found = self.dense.run(piece, batch, range, Vec::new())?.into_iter().next();
+                    found.map(|found| values.keep(&layer.waypoint.0, range, found))
+                }
+            };
             steady &= found.as_ref().is_some_and(|f| self.is_steady(waypoint, f.shape(), range.len()));
             let real = self.real_positions(waypoint, range)?;
             let seed = self.cx.seed ^ ((number as u64) << 32) ^ batch as u64;
@@ -225,7 +245,9 @@ impl<'a> Pass<'a> {
             };
             steady &= probe.collect(&results, part).is_some();
         }
-        self.dense.advance(reference);
+        if let Some(reference) = reference {
+            self.dense.advance(reference);
+        }
         self.pruned.advance(piece);
         measured.variance = spread.total();
         Ok(Some(measured).filter(|_| steady))

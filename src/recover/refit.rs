@@ -1,9 +1,6 @@
 //! Least squares for weights and biases.
 
-use super::{
-    Corrected, Fit, Mode, RecoverContext, RecoverError, Recovery,
-    layerwise::{self, LeastSquares},
-};
+use super::{Corrected, Fit, Mode, RecoverContext, RecoverError, Recovery, layerwise, pass::LeastSquares};
 use crate::{
     catalog::Entry,
     settings::{self, Declared, Setting, SettingValues},

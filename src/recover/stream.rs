@@ -9,7 +9,7 @@ use std::{
 use super::RecoverError;
 use crate::{
     calibration::Samples,
-    graph::{Facts, Graph, Patch, ValueId, segment},
+    graph::{Facts, Graph, Patch, ValueId, between},
     memory::MemoryBudget,
     onnx::{
         build,
@@ -101,7 +101,7 @@ impl<'a> Stream<'a> {
         let new = next.iter().flat_map(|(new, _)| new.iter().map(|(_, v)| *v));
         let outputs: Vec<ValueId> = values.iter().copied().chain(new).collect();
         let describe = |v: ValueId| self.describe(&graph.value(v).name);
-        let mut cut = segment(model, graph, &known, (&outputs, &wanted.operands), describe);
+        let mut cut = between(model, graph, &known, (&outputs, &wanted.operands), describe);
         let count = values.len() + wanted.outputs.len();
         if !wanted.outputs.is_empty() {
             let (values, new) = outputs.split_at(values.len());

@@ -71,7 +71,7 @@ fn add_to_bias(
     });
     let shift: Vec<f64> =
         last.zip(inverse(&layer.gain)).map(|(shift, inverse)| flush(shift * inverse)).collect();
-    let own = layer.linear.bias.map(|(slot, factor)| (Use { node, slot }, factor));
+    let own = layer.linear.bias.map(|bias| (Use { node, slot: bias.slot }, bias.factor));
     let added = layer.bias.as_ref().and_then(|(sum, addend)| {
         let at = Use { node: node_of(graph, sum)?, slot: addend.at.slot };
         Some((at, constant(graph, at)?, addend))

@@ -2,12 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dimension::{Granularity, producer_name};
+use super::names::producer_name;
 use crate::{
     graph::{Graph, NodeId, Use},
+    named::named,
     ops,
-    widths::{Contraction, Pin, Place, Reason, Width, Widths},
+    widths::{Contraction, Pin, PinReason, Place, Width, Widths},
 };
+
+/// The units that attention loses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Granularity {
+    /// Whole heads.
+    Head,
+    /// Whole heads, and dimensions that all heads of a layer lose alike.
+    #[default]
+    HeadDim,
+}
+
+named!(
+    Granularity,
+    "a granularity of attention",
+    [
+        (Head, "head", "Attention loses whole heads alone."),
+        (HeadDim, "head-dim", "Attention loses whole heads, and dimensions of all heads of a layer."),
+    ]
+);
 
 /// What a reduction may shrink: a width, and what hangs on it.
 #[derive(Clone, Debug)]
@@ -54,7 +74,7 @@ pub struct Candidates<'a> {
     /// Widths for each entry of which a softmax runs by itself.
     under_softmax: BTreeSet<Width>,
     /// Widths that have to keep two entries.
-    plural: BTreeSet<Width>,
+    at_least_two: BTreeSet<Width>,
     /// Nodes that cost something.
     costly: BTreeSet<NodeId>,
     /// Nodes that convolve: that sum over the second axis of an operand with positions.
@@ -87,7 +107,7 @@ impl<'a> Candidates<'a> {
             batched: atoms(&mut widths.batched.iter().map(|(_, width)| *width)),
             inner: atoms(&mut widths.paired.iter().copied()),
             under_softmax: atoms(&mut normalised_axes(graph, widths)),
-            plural: atoms(&mut widths.plural.iter().copied()),
+            at_least_two: atoms(&mut widths.at_least_two.iter().copied()),
             costly: widths.macs.iter().map(|m| m.node).collect(),
             convolving: widths.contractions.iter().filter(convolves).map(|c| c.node).collect(),
         }
@@ -98,7 +118,7 @@ impl<'a> Candidates<'a> {
         let ends = self.ends.get(&width).into_iter().flatten();
         let summed: BTreeSet<Place> = ends
             .filter_map(|index| self.widths.contractions.get(*index))
-            .filter_map(|c| c.weight.map(|(slot, axis)| Place { at: Use { node: c.node, slot }, axis }))
+            .filter_map(Contraction::weight_place)
             .collect();
         let read = owned.iter().map(|o| Place { at: ops::reader(self.graph, o.at), axis: o.axis });
         let matrices = read.filter(|o| {
@@ -127,14 +147,14 @@ impl<'a> Candidates<'a> {
         let producers = self.producers(width, &owned);
         let reasons = self.pins.remove(&width).unwrap_or_default();
         let consumers = self.ends.remove(&width).unwrap_or_default();
-        let least = if self.plural.contains(&width) { 2 } else { 1 };
+        let least = if self.at_least_two.contains(&width) { 2 } else { 1 };
         Candidate { width, least, owned, consumers, reasons, producers }
     }
 
     /// Why dimensions of heads keep their extent, where attention is to lose whole heads alone.
     pub fn whole_heads(&self, candidate: &Candidate) -> Option<Pin> {
         let name = || producer_name(self.graph, &candidate.producers);
-        (self.granularity == Granularity::Head).then(|| Pin::new(name(), Reason::HeadDimension))
+        (self.granularity == Granularity::Head).then(|| Pin::new(name(), PinReason::HeadDimension))
     }
 
     /// Whether an attention operator calls the width heads.
@@ -213,7 +233,7 @@ fn effective_pins(widths: &Widths, owners: &BTreeMap<Width, Vec<Place>>) -> BTre
 fn normalised_axes(graph: &Graph, widths: &Widths) -> impl Iterator<Item = Width> {
     let softmaxes = graph
         .nodes()
-        .filter(|(_, node)| ops::find(&node.proto).is_some_and(|rule| rule.normalises()))
+        .filter(|(_, node)| ops::find(&node.proto).is_some_and(|rule| rule.is_softmax()))
         .map(|(id, _)| Use { node: id, slot: 0 });
     softmaxes.filter_map(|at| widths.operand(graph, at)).flatten().copied()
 }

@@ -1,37 +1,18 @@
 //! Prunable dimensions: free widths that weights own, with the names that people know them by.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
     Kind,
-    candidates::{Candidate, Candidates},
+    candidates::{Candidate, Candidates, Granularity},
+    names::{Names, producer_name},
 };
 use crate::{
-    graph::{Graph, NodeId},
-    named::named,
+    graph::Graph,
     widths::{Contraction, Pin, Place, Width, Widths},
 };
-
-/// The units that attention loses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Granularity {
-    /// Whole heads.
-    Head,
-    /// Whole heads, and dimensions that all heads of a layer lose alike.
-    #[default]
-    HeadDim,
-}
-
-named!(
-    Granularity,
-    "a granularity of attention",
-    [
-        (Head, "head", "Attention loses whole heads alone."),
-        (HeadDim, "head-dim", "Attention loses whole heads, and dimensions of all heads of a layer."),
-    ]
-);
 
 /// A free width that can be pruned.
 #[derive(Clone, Debug)]
@@ -153,43 +134,4 @@ fn entries(widths: &Widths, width: Width, owned: &[Place]) -> usize {
     let axes = owned.iter().filter_map(|o| widths.constants.get(&o.at)?.get(o.axis));
     let counts = axes.map(|axis| table.units(*axis, width).iter().flatten().count());
     (counts.min().unwrap_or(1) / table.size(width).max(1)).max(1)
-}
-
-/// The path that the producers' names share, as exporters write module paths; the first one's name when they share none.
-pub(super) fn producer_name(graph: &Graph, producers: &[NodeId]) -> String {
-    let labels: Vec<Vec<&str>> = producers
-        .iter()
-        .map(|id| graph.node(*id).label().split('/').filter(|part| !part.is_empty()).collect())
-        .collect();
-    let Some((first, rest)) = labels.split_first() else { return String::new() };
-    let shared = rest
-        .iter()
-        .fold(first.len(), |n, label| first.iter().zip(label).take(n).take_while(|(a, b)| a == b).count());
-    let path = match shared {
-        0 => first.as_slice(),
-        n if n == first.len() && n > 1 => &first[..n - 1],
-        n => &first[..n],
-    };
-    path.join("/")
-}
-
-/// Hands out names that are unique.
-#[derive(Default)]
-struct Names {
-    taken: BTreeSet<String>,
-    /// The last number that was tried behind each name.
-    last: BTreeMap<String, usize>,
-}
-
-impl Names {
-    fn unique(&mut self, wanted: &str, kind: Kind) -> String {
-        let base = if wanted.is_empty() { kind.id().to_owned() } else { kind.name(wanted) };
-        let mut name = base.clone();
-        while !self.taken.insert(name.clone()) {
-            let last = self.last.entry(base.clone()).or_insert(1);
-            *last += 1;
-            name = format!("{base}#{last}");
-        }
-        name
-    }
 }

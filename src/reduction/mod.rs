@@ -5,12 +5,13 @@ mod channels;
 mod dimension;
 mod head_dims;
 mod heads;
+mod names;
 mod neurons;
 mod removal;
 
-pub use candidates::{Candidate, Candidates};
+pub use candidates::{Candidate, Candidates, Granularity};
 pub use channels::CHANNEL;
-pub use dimension::{Dimension, Dimensions, Granularity, Pinned, dimensions};
+pub use dimension::{Dimension, Dimensions, Pinned, dimensions};
 pub use head_dims::HEAD_DIM;
 pub use heads::HEAD;
 pub use neurons::NEURON;

@@ -10,6 +10,7 @@ use crate::{
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
     score::{Method, Provenance},
     settings::SettingValues,
+    trajectory::SaidOutput,
     typing::{Granularity, Kind},
 };
 
@@ -58,8 +59,8 @@ pub struct Asked {
     pub score: Method,
     /// The settings of that, by name.
     pub score_settings: SettingValues,
-    /// Outputs that were said to hold logits.
-    pub logits: Vec<String>,
+    /// What outputs hold, where that was said.
+    pub said_outputs: Vec<SaidOutput>,
     /// Samples per run of the model, at most.
     pub batch: usize,
     /// Bytes that each stage may hold beside the weights.
@@ -98,7 +99,7 @@ impl Asked {
         Self {
             score: made.score,
             score_settings: made.settings.clone(),
-            logits: made.logits.clone(),
+            said_outputs: made.said_outputs.clone(),
             batch: settings.batch,
             memory: settings.memory.0,
             granularity: settings.granularity,

@@ -171,8 +171,8 @@ impl From<&LayerRecovery> for LayerReport {
     }
 }
 
-fn pin_code(reason: &widths::Reason) -> &'static str {
-    use widths::Reason as R;
+fn pin_code(reason: &widths::PinReason) -> &'static str {
+    use widths::PinReason as R;
     match reason {
         R::Input => "input",
         R::Output => "output",

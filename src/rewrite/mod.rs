@@ -14,7 +14,7 @@ use crate::{
     },
     ops::{self, EditError, NodeEditor},
     tensor::Tensor,
-    widths::{Element, Kept, Pin, Reason, Width, Widths},
+    widths::{Element, Kept, Pin, PinReason, Width, Widths},
 };
 
 /// Why a model could not be rewritten, and which widths would have to keep their extent for it.
@@ -53,9 +53,9 @@ impl RewriteError {
         match self {
             Self::Edit { error, .. } => {
                 let what = format!("{}: {}", error.op, error.what);
-                Pin::new(&error.node, Reason::Uneditable(what))
+                Pin::new(&error.node, PinReason::Uneditable(what))
             }
-            Self::Constant { name, error, .. } => Pin::new(name, Reason::Uneditable(error.to_string())),
+            Self::Constant { name, error, .. } => Pin::new(name, PinReason::Uneditable(error.to_string())),
         }
     }
 }
@@ -88,7 +88,7 @@ pub(crate) fn edit(
     patch: &mut Patch,
 ) -> Result<(), RewriteError> {
     slice_constants(graph, widths, kept, patch)?;
-    select_views(graph, widths, kept, patch);
+    select_per_use(graph, widths, kept, patch);
     let restored = restored(widths, kept);
     for (id, _) in graph.nodes() {
         let shrinking = around(graph, widths, kept, id);
@@ -107,8 +107,8 @@ fn around(graph: &Graph, widths: &Widths, kept: &Kept, id: NodeId) -> Vec<Width>
     let operands = (0..node.input_count()).filter_map(|slot| widths.operand(graph, Use { node: id, slot }));
     let results = node.outputs.iter().flatten().filter_map(|value| widths.value(*value));
     let sizes = node.inputs.iter().flatten().filter_map(|value| widths.sizes(*value));
-    let said = sizes.flatten().flat_map(Element::widths);
-    shrinking(widths, kept, operands.chain(results).flatten().copied().chain(said))
+    let propagated = sizes.flatten().flat_map(Element::widths);
+    shrinking(widths, kept, operands.chain(results).flatten().copied().chain(propagated))
 }
 
 /// The free widths that shrink among those that `whole` are made of, ascending.
@@ -148,7 +148,7 @@ fn restored(widths: &Widths, kept: &Kept) -> BTreeSet<Width> {
     widths_of.filter(shrinks).map(|w| widths.table.root(w)).collect()
 }
 
-/// Which entries of each axis of a constant stay.
+/// For each axis of a constant, the entries that stay, ascending; `None` for all.
 type Slices = Vec<Option<Vec<usize>>>;
 
 /// Slices every use of a constant that shrinks. An initializer that nothing reads but uses that shrink alike is sliced in
@@ -191,9 +191,9 @@ fn slice_constants(
     Ok(())
 }
 
-/// Puts a selection before every use of a computed value that shrinks by itself.
-fn select_views(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
-    for (&at, axes) in &widths.views {
+/// Puts a Gather before every use of a computed value that shrinks while the value does not.
+fn select_per_use(graph: &Graph, widths: &Widths, kept: &Kept, patch: &mut Patch) {
+    for (&at, axes) in &widths.per_use {
         let node = graph.node(at.node);
         for (axis, width) in axes.iter().enumerate() {
             let (Some(entries), Some(value)) = (kept.entries(&widths.table, *width), node.inputs[at.slot])

@@ -18,7 +18,7 @@ use ndarray::{ArrayD, Axis};
 use serde::Serialize;
 
 use crate::{
-    graph::{Patch, Use, ValueId},
+    graph::{Patch, ValueId},
     memory::MemoryBudget,
     model::ModelView,
     onnx::{OnnxError, pages, proto::ModelProto, tensor::to_tensor},
@@ -82,7 +82,6 @@ pub enum RotateError {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Rotation {
     /// Dimensions that were rotated.
-    #[serde(rename = "turned")]
     pub rotated: Vec<String>,
     /// Those that were not, and why.
     pub left: Vec<(String, RotateRefusal)>,
@@ -201,7 +200,7 @@ impl Trial<'_> {
     /// The model with some dimensions rotated, and how far its outputs move; `None` when farther than rounding explains.
     fn attempt(&self, rotations: &[&HeadRotation<'_>]) -> Result<Option<(ModelProto, f64)>, RotateError> {
         let mut model = with_rotations(self.view, rotations)?;
-        self.engine.settle(&mut model);
+        self.engine.spill_weights(&mut model);
         let outputs = self.reference.compare(self.engine, &model)?;
         let worst = outputs.iter().map(|o| o.difference).fold(0.0, f64::max);
         let holds = outputs.iter().all(OutputProof::holds);
@@ -262,10 +261,9 @@ impl<'a> Candidate<'a> {
         for contraction in dimension.contractions(view.widths) {
             let place = contraction.place();
             // What a weight reads goes by its own moments, as the weight is refitted to what stays.
-            let partner = match contraction.weight {
+            let partner = match contraction.weight_place() {
                 None => Some(blocks::partner(view, place, contraction.width).ok_or(RotateRefusal::Heads)?),
-                Some((slot, axis)) => {
-                    let weight = Place { at: Use { node: contraction.node, slot }, axis };
+                Some(weight) => {
                     readers.insert(weight, products.len());
                     None
                 }

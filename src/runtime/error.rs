@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::locate::{Origin, Search};
+use super::locate::{LibraryOrigin, Search};
 use crate::tensor::DType;
 
 /// Why a runtime could not be used, or a model not be run.
@@ -23,7 +23,7 @@ pub enum RuntimeError {
     #[error("the ONNX Runtime library `{}` does not exist ({origin})", path.display())]
     LibraryMissing {
         /// Who named it.
-        origin: Origin,
+        origin: LibraryOrigin,
         /// The name.
         path: PathBuf,
     },

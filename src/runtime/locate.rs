@@ -20,7 +20,7 @@ const FIND_PACKAGE: &str = "import importlib.util as u\n\
 
 /// Where a library was looked for, in the order of the search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum LibraryOrigin {
     /// This process has loaded a library already.
     Process,
     /// Named by the caller ([`RuntimeOptions::ort_lib`](super::RuntimeOptions::ort_lib)).
@@ -39,7 +39,7 @@ pub enum Origin {
     Loader,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for LibraryOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Process => "this process",
@@ -54,9 +54,9 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What came of one place.
+/// What the search found in one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SearchOutcome {
     /// The library there is loaded and used.
     Used,
     /// There is none, and why.
@@ -67,25 +67,25 @@ pub enum Outcome {
 
 /// One place that was searched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SearchedPlace {
     /// Which place.
-    pub origin: Origin,
+    pub origin: LibraryOrigin,
     /// The library there, or else the folder that should hold it, where that is known.
     pub path: Option<PathBuf>,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: SearchOutcome,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SearchedPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
         if let Some(path) = &self.path {
             write!(f, "{}: ", path.display())?;
         }
         match &self.outcome {
-            Outcome::Used => f.write_str("used"),
-            Outcome::Absent(reason) => f.write_str(reason),
-            Outcome::Unusable(reason) => f.write_str(reason),
+            SearchOutcome::Used => f.write_str("used"),
+            SearchOutcome::Absent(reason) => f.write_str(reason),
+            SearchOutcome::Unusable(reason) => f.write_str(reason),
         }
     }
 }
@@ -94,7 +94,7 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Search {
     /// Every place that was searched.
-    pub places: Vec<Place>,
+    pub places: Vec<SearchedPlace>,
     /// The library that is used.
     pub library: Option<PathBuf>,
 }
@@ -114,7 +114,11 @@ impl fmt::Display for Search {
 pub fn find(named: Option<&Path>) -> Result<Search, RuntimeError> {
     match ort::loaded() {
         Some(path) if named.is_none() => Ok(Search {
-            places: vec![Place { origin: Origin::Process, path: Some(path.clone()), outcome: Outcome::Used }],
+            places: vec![SearchedPlace {
+                origin: LibraryOrigin::Process,
+                path: Some(path.clone()),
+                outcome: SearchOutcome::Used,
+            }],
             library: Some(path),
         }),
         _ => search(named, &|name| env::var_os(name), &ort::load),
@@ -143,20 +147,20 @@ type Load<'a> = &'a dyn Fn(&Path) -> Result<(), RuntimeError>;
 
 fn search(named: Option<&Path>, variable: Variables<'_>, load: Load<'_>) -> Result<Search, RuntimeError> {
     let named = [
-        (Origin::Named, named.map(Path::to_path_buf)),
-        (Origin::Variable, variable(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from)),
+        (LibraryOrigin::Named, named.map(Path::to_path_buf)),
+        (LibraryOrigin::Variable, variable(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from)),
     ];
     let mut places = vec![];
     for (origin, path) in named {
         let Some(path) = path else {
-            places.push(Place { origin, path: None, outcome: Outcome::Absent("not given") });
+            places.push(SearchedPlace { origin, path: None, outcome: SearchOutcome::Absent("not given") });
             continue;
         };
         if !path.is_file() {
             return Err(RuntimeError::LibraryMissing { origin, path });
         }
         load(&path)?;
-        places.push(Place { origin, path: Some(path.clone()), outcome: Outcome::Used });
+        places.push(SearchedPlace { origin, path: Some(path.clone()), outcome: SearchOutcome::Used });
         return Ok(Search { places, library: Some(path) });
     }
     for (origin, folders) in FOLDERS {
@@ -165,19 +169,21 @@ fn search(named: Option<&Path>, variable: Variables<'_>, load: Load<'_>) -> Resu
             // The loader path is many folders, and not worth a line each.
             let path = if folders.len() == 1 { folders.into_iter().next() } else { None };
             let reason = match origin {
-                Origin::VirtualEnv | Origin::Python if path.is_none() => "no `onnxruntime` package",
+                LibraryOrigin::VirtualEnv | LibraryOrigin::Python if path.is_none() => {
+                    "no `onnxruntime` package"
+                }
                 _ => "no library there",
             };
-            places.push(Place { origin, path, outcome: Outcome::Absent(reason) });
+            places.push(SearchedPlace { origin, path, outcome: SearchOutcome::Absent(reason) });
             continue;
         };
         let outcome = match load(&library) {
-            Ok(()) => Outcome::Used,
-            Err(RuntimeError::LibraryUnusable { reason, .. }) => Outcome::Unusable(reason),
+            Ok(()) => SearchOutcome::Used,
+            Err(RuntimeError::LibraryUnusable { reason, .. }) => SearchOutcome::Unusable(reason),
             Err(other) => return Err(other),
         };
-        let used = outcome == Outcome::Used;
-        places.push(Place { origin, path: Some(library.clone()), outcome });
+        let used = outcome == SearchOutcome::Used;
+        places.push(SearchedPlace { origin, path: Some(library.clone()), outcome });
         if used {
             return Ok(Search { places, library: Some(library) });
         }
@@ -186,12 +192,12 @@ fn search(named: Option<&Path>, variable: Variables<'_>, load: Load<'_>) -> Resu
 }
 
 /// Folders to look in, each worked out when the search comes to it: asking Python starts a process.
-const FOLDERS: [(Origin, Folders); 5] = [
-    (Origin::DataDir, |variable| install_dir(variable).into_iter().collect()),
-    (Origin::Executable, |_| executable_dir().into_iter().collect()),
-    (Origin::VirtualEnv, |variable| virtual_env(variable).into_iter().collect()),
-    (Origin::Python, |_| package_of(Path::new(python())).into_iter().collect()),
-    (Origin::Loader, loader_dirs),
+const FOLDERS: [(LibraryOrigin, Folders); 5] = [
+    (LibraryOrigin::DataDir, |variable| install_dir(variable).into_iter().collect()),
+    (LibraryOrigin::Executable, |_| executable_dir().into_iter().collect()),
+    (LibraryOrigin::VirtualEnv, |variable| virtual_env(variable).into_iter().collect()),
+    (LibraryOrigin::Python, |_| package_of(Path::new(python())).into_iter().collect()),
+    (LibraryOrigin::Loader, loader_dirs),
 ];
 
 fn executable_dir() -> Option<PathBuf> {
@@ -290,9 +296,9 @@ mod tests {
     fn a_named_library_must_exist() {
         let missing = Path::new("no/such/library.so");
         let by_name = search(Some(missing), &|_| None, &|_| Ok(())).unwrap_err();
-        assert!(matches!(by_name, RuntimeError::LibraryMissing { origin: Origin::Named, .. }));
+        assert!(matches!(by_name, RuntimeError::LibraryMissing { origin: LibraryOrigin::Named, .. }));
         let by_variable = search(None, &|_| Some(missing.into()), &|_| Ok(())).unwrap_err();
-        assert!(matches!(by_variable, RuntimeError::LibraryMissing { origin: Origin::Variable, .. }));
+        assert!(matches!(by_variable, RuntimeError::LibraryMissing { origin: LibraryOrigin::Variable, .. }));
     }
 
     #[test]
@@ -310,7 +316,7 @@ mod tests {
         };
         let found = search(None, &variables, &|_| Ok(())).unwrap();
         assert_eq!(found.library, Some(newest.clone()));
-        assert_eq!(found.places.last().unwrap().origin, Origin::DataDir);
+        assert_eq!(found.places.last().unwrap().origin, LibraryOrigin::DataDir);
 
         // One that does not load is listed with its reason, and the search goes on.
         let found = search(None, &variables, &unusable).unwrap();

@@ -26,7 +26,7 @@ pub trait Engine {
 
     /// Lets weights that are in memory be views of files, where sessions of this engine read them from files anyway. The model
     /// stays the same. Where a file cannot be written, they stay in memory, and [`Self::load`] will say why.
-    fn settle(&self, model: &mut ModelProto) {
+    fn spill_weights(&self, model: &mut ModelProto) {
         _ = model;
     }
 }

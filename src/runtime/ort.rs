@@ -162,7 +162,7 @@ impl Ort {
     }
 
     fn commit(&self, model: &ModelProto) -> Result<(OrtSession, Option<Arc<Scratch>>), RuntimeError> {
-        let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: said(&e) };
+        let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: one_line(&e) };
         let mut builder = self.builder(self.cuda).map_err(refused)?;
         let Some(Detached { model, scratch }) = self.store().detach(model)? else {
             let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
@@ -198,13 +198,13 @@ impl Engine for Ort {
         Ok(Box::new(Loaded { session, signature, _scratch: scratch }))
     }
 
-    fn settle(&self, model: &mut ModelProto) {
-        self.store().settle(model).ok();
+    fn spill_weights(&self, model: &mut ModelProto) {
+        self.store().spill_weights(model).ok();
     }
 }
 
-/// What ONNX Runtime says, in one line.
-fn said(error: &::ort::Error) -> String {
+/// The message of an ONNX Runtime error as one line.
+fn one_line(error: &::ort::Error) -> String {
     error.to_string().lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -220,12 +220,12 @@ impl Session for Loaded {
         let failed = |reason: String| RuntimeError::Run { engine: NAME, reason };
         let tensors = self.signature.arrange(inputs)?;
         let values = self.signature.inputs.iter().zip(tensors).map(|(input, tensor)| {
-            let value = value_of(tensor).map_err(|e| failed(said(&e)))?;
+            let value = value_of(tensor).map_err(|e| failed(one_line(&e)))?;
             Ok((input.name.as_str(), value))
         });
         let values = values.collect::<Result<Vec<_>, RuntimeError>>()?;
         // On CUDA the copies from and to the host are ONNX Runtime's: inputs and outputs are small beside the work.
-        let results = self.session.run(values).map_err(|e| failed(said(&e)))?;
+        let results = self.session.run(values).map_err(|e| failed(one_line(&e)))?;
         let outputs = &self.signature.outputs;
         outputs
             .iter()

@@ -52,14 +52,14 @@ enum Data {
     /// Held here as well.
     Shared(Bytes),
     /// Views of the file itself.
-    Settled(Watch),
+    Spilled(Watch),
 }
 
 impl Data {
     fn is_in_use(&self) -> bool {
         match self {
             Self::Shared(data) => !data.is_unique(),
-            Self::Settled(watch) => watch.is_alive(),
+            Self::Spilled(watch) => watch.is_alive(),
         }
     }
 }
@@ -103,7 +103,7 @@ impl Store {
     }
 
     /// Lets the weights of a large model be views of files where they were in memory.
-    pub fn settle(&mut self, model: &mut ModelProto) -> Result<(), RuntimeError> {
+    pub fn spill_weights(&mut self, model: &mut ModelProto) -> Result<(), RuntimeError> {
         if !is_large(model) {
             return Ok(());
         }
@@ -113,11 +113,11 @@ impl Store {
                 return Ok(());
             }
             let file = store.file_of(&data)?;
-            let (settled, watch) = File::open(&file.0)
+            let (spilled, watch) = File::open(&file.0)
                 .and_then(|file| pages::map(&file))
                 .map_err(|e| unwritable(&scratch, e))?;
-            store.kept.insert(key(&settled), Kept { file, data: Data::Settled(watch) });
-            tensor.raw_data = Some(settled);
+            store.kept.insert(key(&spilled), Kept { file, data: Data::Spilled(watch) });
+            tensor.raw_data = Some(spilled);
             drop(data);
             store.evict();
             Ok(())
@@ -250,12 +250,12 @@ mod tests {
     }
 
     #[test]
-    fn settled_weights_are_views_of_the_files_that_sessions_read() {
+    fn spilled_weights_are_views_of_the_files_that_sessions_read() {
         let (mut store, mut model) = (Store::default(), large());
         store.detach(&model).unwrap().unwrap();
-        store.settle(&mut model).unwrap();
+        store.spill_weights(&mut model).unwrap();
         assert!(initializers(&mut model).iter().all(|t| pages::is_mapped(t.raw_data.as_ref().unwrap())));
-        store.settle(&mut model).unwrap();
+        store.spill_weights(&mut model).unwrap();
         store.detach(&model).unwrap().unwrap();
         assert_eq!((store.written, files(&store)), (2, 2));
         assert_eq!(initializers(&mut model)[0].raw_data.as_deref().unwrap(), vec![1; LARGE / 2]);

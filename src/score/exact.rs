@@ -21,7 +21,9 @@ use crate::{
     runtime::{Engine, Session},
     settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
-    trajectory::{self, Output, Padding, Waypoint, manifold, output_distance, outputs, padding, waypoints},
+    trajectory::{
+        self, Output, Padding, SaidOutput, Waypoint, manifold, output_distance, outputs, padding, waypoints,
+    },
     typing::{Dimension, Kind},
     widths::{Contraction, Kept},
 };
@@ -88,8 +90,8 @@ impl Scorer for ExactScorer {
 /// SettingValues of exact scoring.
 #[derive(Clone, Copy, Debug)]
 pub struct ExactOptions<'a> {
-    /// Outputs that hold logits, beside those that can be told.
-    pub logits: &'a [String],
+    /// What outputs hold, where that is said rather than told from the model.
+    pub said_outputs: &'a [SaidOutput],
     /// Weight of the divergence of the outputs against the manifold distance.
     pub lambda: f64,
     /// Positions per sample that the manifold distance looks at; more are subsampled.
@@ -107,7 +109,7 @@ pub struct ExactOptions<'a> {
 impl Default for ExactOptions<'_> {
     fn default() -> Self {
         Self {
-            logits: &[],
+            said_outputs: &[],
             lambda: 1.0,
             tokens: 64,
             seed: 0,
@@ -121,8 +123,8 @@ impl Default for ExactOptions<'_> {
 impl<'a> ExactOptions<'a> {
     /// By the formula, as a context and the weight among the settings have it.
     pub(super) fn by(cx: &ScoreContext<'a>, settings: &SettingValues) -> Self {
-        let &ScoreContext { seed, memory, logits, .. } = cx;
-        Self { lambda: settings.get(&LAMBDA), seed, logits, memory, ..Self::default() }
+        let &ScoreContext { seed, memory, said_outputs, .. } = cx;
+        Self { lambda: settings.get(&LAMBDA), seed, said_outputs, memory, ..Self::default() }
     }
 }
 
@@ -137,7 +139,7 @@ pub fn exact(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<DimensionScores>, ScoreError> {
     let points = waypoints(view.graph, view.facts, view.widths, view.dimensions);
-    let outputs = outputs(view.graph, view.facts, options.logits);
+    let outputs = outputs(view.graph, view.facts, options.said_outputs);
     let padding = if options.paper_quirks {
         None
     } else {

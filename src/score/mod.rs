@@ -32,6 +32,7 @@ use crate::{
     numbers::{finite_or_null, importance},
     runtime::Engine,
     settings::SettingValues,
+    trajectory::SaidOutput,
     typing::{Dimension, Kind},
     warning::Warning,
 };
@@ -48,7 +49,7 @@ pub struct ScoreOptions {
     /// Bytes that may be held beside the model.
     pub memory: MemoryBudget,
     /// Names of outputs that hold logits, beside those that can be told.
-    pub logits: Vec<String>,
+    pub said_outputs: Vec<SaidOutput>,
 }
 
 /// Scores, and what to know about them.
@@ -72,8 +73,8 @@ pub fn score(
     wanted: &dyn Fn(&Dimension) -> bool,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Scored, ScoreError> {
-    let ScoreOptions { method, settings, seed, memory, logits } = options;
-    let cx = ScoreContext { engine, view, seed: *seed, memory: *memory, logits };
+    let ScoreOptions { method, settings, seed, memory, said_outputs } = options;
+    let cx = ScoreContext { engine, view, seed: *seed, memory: *memory, said_outputs };
     let mut scored = method.score(&cx, settings, wanted, progress)?;
     for dimension in &mut scored.dimensions {
         let unknown = dimension.scores.iter().filter(|score| !score.is_finite()).count();

@@ -11,6 +11,7 @@ use crate::{
     score::{Method, Scores},
     settings::{SettingValues, shown},
     staging::{self, WriteError},
+    trajectory::SaidOutput,
     typing::Granularity,
 };
 
@@ -24,8 +25,9 @@ pub struct Provenance {
     pub score: Method,
     /// The values of all its settings, and of no others.
     pub settings: SettingValues,
-    /// Outputs that were said to hold logits.
-    pub logits: Vec<String>,
+    /// What outputs hold, where that was said.
+    #[serde(default)]
+    pub said_outputs: Vec<SaidOutput>,
     /// The units that attention loses.
     pub granularity: Granularity,
     /// Whether the order was found in which units go when the weights are refitted.
@@ -67,7 +69,7 @@ pub enum ScoreInput {
     /// A setting of the scorer, by its name.
     Setting(String),
     Granularity,
-    Logits,
+    Outputs,
     Recovery,
 }
 
@@ -80,7 +82,7 @@ impl fmt::Display for ScoreInput {
             Self::Seed => "the seed",
             Self::Setting(name) => return write!(f, "the setting `{name}`"),
             Self::Granularity => "the granularity of attention",
-            Self::Logits => "the list of outputs that hold logits",
+            Self::Outputs => "what outputs hold",
             Self::Recovery => "the recovery that scores are made for",
         })
     }
@@ -135,6 +137,9 @@ impl SavedScores {
         struct Head {
             #[serde(default, alias = "version")]
             schema_version: u32,
+            // So that nothing but an object is read: a list of one number is no version.
+            #[serde(flatten)]
+            _rest: serde::de::IgnoredAny,
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
@@ -167,11 +172,12 @@ impl SavedScores {
     pub fn check(&self, theirs: &Provenance, ours: &Provenance, rotated: bool) -> Result<(), SavedError> {
         self.same(ScoreInput::Model, &theirs.model, Some(&ours.model))?;
         self.same(ScoreInput::Granularity, &theirs.granularity, Some(&ours.granularity))?;
-        let logits = |made: &Provenance| {
-            if made.logits.is_empty() { "not given".to_owned() } else { made.logits.join(", ") }
+        let said_outputs = |made: &Provenance| {
+            let said: Vec<String> = made.said_outputs.iter().map(ToString::to_string).collect();
+            if said.is_empty() { "not given".to_owned() } else { said.join(", ") }
         };
-        let said = (!ours.logits.is_empty()).then(|| logits(ours));
-        self.same(ScoreInput::Logits, &logits(theirs), said.as_ref())?;
+        let said = (!ours.said_outputs.is_empty()).then(|| said_outputs(ours));
+        self.same(ScoreInput::Outputs, &said_outputs(theirs), said.as_ref())?;
         let recover = |made: &Provenance| if made.refit { "refit" } else { "another" };
         if ours.refit && theirs.score.orders(&theirs.settings) {
             self.same(ScoreInput::Recovery, &recover(theirs), Some(&recover(ours)))?;

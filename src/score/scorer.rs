@@ -10,6 +10,7 @@ use crate::{
     model::ModelView,
     runtime::Engine,
     settings::SettingValues,
+    trajectory::SaidOutput,
     typing::Dimension,
 };
 
@@ -32,7 +33,7 @@ pub struct ScoreContext<'a> {
     /// Bytes that may be held beside the model.
     pub memory: MemoryBudget,
     /// Names of outputs that hold logits, beside those that can be told.
-    pub logits: &'a [String],
+    pub said_outputs: &'a [SaidOutput],
 }
 
 /// Gives every unit a number: the larger, the more the model loses without it.

@@ -20,14 +20,14 @@ use super::{
 use crate::{
     catalog::Entry,
     gradient::{self, Stop},
-    graph::{Expr, Graph, Origin, Patch, Tail, Use, ValueId, live},
+    graph::{Expr, Graph, Patch, Tail, Use, ValueId, ValueOrigin, live},
     memory::{Bytes, MemoryBudget},
     model::ModelView,
     onnx::{proto::ModelProto, single},
     runtime::{Engine, Session},
     settings::{self, Declared, Setting, SettingValues},
     tensor::{DType, Tensor},
-    trajectory::{Padding, RandomCotangents, Trajectory, outputs, padding, waypoints},
+    trajectory::{Padding, RandomCotangents, SaidOutput, Trajectory, outputs, padding, waypoints},
     typing::{Dimension, Kind, shapes},
     warning::{Warning, WarningCode},
     widths::{Contraction, Place},
@@ -75,9 +75,9 @@ impl Scorer for SketchScorer {
         wanted: &dyn Fn(&Dimension) -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Scored, ScoreError> {
-        let &ScoreContext { engine, view, seed, memory, logits } = cx;
+        let &ScoreContext { engine, view, seed, memory, said_outputs } = cx;
         let (lambda, probes) = (settings.get(&LAMBDA), settings.get(&PROBES));
-        let options = SketchOptions { probes, lambda, seed, logits, memory };
+        let options = SketchOptions { probes, lambda, seed, said_outputs, memory };
         let sketch = sketch(engine, view, &options, wanted, progress)?;
         let reached: BTreeSet<String> = sketch.scores.iter().map(|d| d.name.clone()).collect();
         let missed = |d: &Dimension| wanted(d) && !reached.contains(&d.name);
@@ -110,15 +110,15 @@ pub struct SketchOptions<'a> {
     pub lambda: f64,
     /// Seed of the probes.
     pub seed: u64,
-    /// Outputs that hold logits, beside those that can be told.
-    pub logits: &'a [String],
+    /// What outputs hold, where that is said rather than told from the model.
+    pub said_outputs: &'a [SaidOutput],
     /// What the values of a forward and a backward pass may take together; a smaller batch takes less.
     pub memory: MemoryBudget,
 }
 
 impl Default for SketchOptions<'_> {
     fn default() -> Self {
-        Self { probes: 8, lambda: 1.0, seed: 0, logits: &[], memory: MemoryBudget::default() }
+        Self { probes: 8, lambda: 1.0, seed: 0, said_outputs: &[], memory: MemoryBudget::default() }
     }
 }
 
@@ -177,7 +177,7 @@ pub fn sketch(
     // Squares and sums of cotangents leave the range of 16 bits.
     match single(view.model) {
         Some(mut model) => {
-            engine.settle(&mut model);
+            engine.spill_weights(&mut model);
             let (graph, facts) = (Graph::new(&model), view.facts.single());
             let single = ModelView { model: &model, graph: &graph, facts: &facts, ..view };
             sketch_single(engine, single, options, wanted, progress)
@@ -199,7 +199,7 @@ fn sketch_single(
         facts: view.facts,
         widths: view.widths,
         waypoints: &waypoints(view.graph, view.facts, view.widths, view.dimensions),
-        outputs: &outputs(view.graph, view.facts, options.logits),
+        outputs: &outputs(view.graph, view.facts, options.said_outputs),
         lambda: options.lambda,
         padding: padding.as_ref(),
     };
@@ -359,7 +359,7 @@ impl Passes<'_> {
         memory: MemoryBudget,
     ) -> Result<Option<String>, ScoreError> {
         let ModelView { graph, facts, samples, batch, .. } = self.view;
-        let computed = graph.values().filter(|(_, v)| matches!(v.origin, Origin::Node(_)));
+        let computed = graph.values().filter(|(_, v)| matches!(v.origin, ValueOrigin::Node(_)));
         let forward: u64 = computed.map(|(id, _)| facts.bytes(id)).sum();
         let all = forward / facts.samples.max(1) as u64 * batch as u64;
         if memory.holds(all.saturating_mul(PLENTY)) {

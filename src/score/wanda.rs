@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     catalog::Entry,
-    graph::{Patch, Use, ValueId},
+    graph::{Patch, ValueId},
     model::ModelView,
     ops,
     runtime::Engine,
@@ -57,10 +57,8 @@ pub fn wanda(engine: &dyn Engine, view: ModelView<'_>) -> Result<Vec<DimensionSc
         for contraction in dimension.contractions(widths) {
             let place = contraction.place();
             let Some(activation) = moments.get(&place) else { continue };
-            let weight = match contraction.weight {
-                Some((slot, axis)) => {
-                    ops::weight(graph, Use { node: contraction.node, slot })?.map(|w| squares_along(&w, axis))
-                }
+            let weight = match contraction.weight_place() {
+                Some(Place { at, axis }) => ops::weight(graph, at)?.map(|w| squares_along(&w, axis)),
                 None => None,
             };
             // In a grouped convolution one weight entry serves the same channel of every group.

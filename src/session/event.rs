@@ -121,8 +121,8 @@ impl Engine for Cancellable {
         Ok(Box::new(CancellableSession { session, cancel: self.cancel.clone() }))
     }
 
-    fn settle(&self, model: &mut ModelProto) {
-        self.engine.settle(model);
+    fn spill_weights(&self, model: &mut ModelProto) {
+        self.engine.spill_weights(model);
     }
 }
 

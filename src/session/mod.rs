@@ -18,12 +18,17 @@ pub use planned::Planned;
 pub use recovered::Recovered;
 pub use scored::Scored;
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::OnceCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use crate::{
     Error,
     calibration::Variation,
     clock::Clock,
+    gate::Gatekeeper,
     memory::MemoryBudget,
     model::{SampleInput, Typed},
     onnx::{self, OnnxError, Source, proto::ModelProto},
@@ -32,8 +37,9 @@ use crate::{
     runtime::Engine,
     score::{ScoreOptions, Scores},
     typing::{Dimension, Granularity},
+    verify::{Runs, VerifyError},
     warning::Warning,
-    widths::{Pin, Reason},
+    widths::{Pin, PinReason},
 };
 use event::{Cancellable, Monitor};
 
@@ -120,6 +126,9 @@ impl Default for Settings {
     }
 }
 
+/// The part of the memory that values of the dense model may take, which all budgets are held against: one in so many.
+const VALUES_SHARE: u64 = 4;
+
 /// Settings on the way to a [`Pruner`].
 pub struct Builder {
     engine: Box<dyn Engine>,
@@ -181,14 +190,25 @@ impl Builder {
         let mut warnings = typed.samples.warnings();
         warnings.iter().for_each(|warning| monitor.warn(warning));
         settings.limits.check_names(&typed.dimensions)?;
-        let (typed, rotation) =
+        let (mut typed, rotation) =
             monitor.unless_cancelled(turn_heads(&*engine, typed, &settings, &clock, &monitor))?;
         let variation = monitor.unless_cancelled(measure_forward(&*engine, &typed, &clock))?;
         if let Some(warning) = variation.warning() {
             monitor.warn(&warning);
             warnings.push(warning);
         }
-        Ok(Pruner { engine, typed, rotation, settings, monitor, clock, notes, warnings })
+        typed.keep_values(settings.memory.share(VALUES_SHARE));
+        Ok(Pruner {
+            engine,
+            typed,
+            rotation,
+            settings,
+            monitor,
+            clock,
+            runs: OnceCell::new(),
+            notes,
+            warnings,
+        })
     }
 }
 
@@ -201,6 +221,8 @@ pub struct Pruner {
     settings: Settings,
     monitor: Monitor,
     clock: Clock,
+    /// What the dense model gives on what models are tried on before they are written.
+    runs: OnceCell<Rc<Runs>>,
     notes: Vec<String>,
     warnings: Vec<Warning>,
 }
@@ -255,6 +277,19 @@ impl Pruner {
         Scored::of(self, scores)
     }
 
+    /// Who holds models against the dense one before they are written.
+    fn gatekeeper(&self) -> Result<Gatekeeper<'_>, VerifyError> {
+        let (view, samples) = (self.typed.view(), self.typed.facts.samples);
+        let runs = match self.runs.get() {
+            Some(runs) => runs.clone(),
+            None => {
+                let runs = Rc::new(Gatekeeper::runs(&*self.engine, view, samples)?);
+                self.runs.get_or_init(|| runs).clone()
+            }
+        };
+        Ok(Gatekeeper::with(&*self.engine, view, runs, samples))
+    }
+
     /// Whether heads were turned, which depends on the samples.
     pub fn is_rotated(&self) -> bool {
         self.rotation.as_ref().is_some_and(|rotation| !rotation.rotated.is_empty())
@@ -285,7 +320,7 @@ fn turn_heads(
     let names = &rotated.report.rotated;
     typed.dimensions.freeze(
         |d| d.kind.is_rotated() && !names.contains(&d.name),
-        |d| Pin::new(&d.name, Reason::HeadDimension),
+        |d| Pin::new(&d.name, PinReason::HeadDimension),
     );
     Ok((typed, Some(rotated.report)))
 }

@@ -16,6 +16,7 @@ use crate::{
     refusal::Larger,
     report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
     settings::SettingValues,
+    trajectory::SaidOutput,
     typing::Dimensions,
     warning::{Warning, WarningCode},
 };
@@ -32,8 +33,8 @@ pub struct Recovered<'s> {
     held_out: Vec<Range<usize>>,
     /// What was asked for, if anything was.
     asked: Option<AskedRecovery>,
-    /// Outputs that were said to hold logits.
-    logits: Vec<String>,
+    /// What outputs hold, where that was said.
+    said_outputs: Vec<SaidOutput>,
     warnings: Vec<Warning>,
 }
 
@@ -44,7 +45,7 @@ impl<'s> Recovered<'s> {
             recovered: None,
             held_out: Vec::new(),
             asked: None,
-            logits: Vec::new(),
+            said_outputs: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -53,7 +54,8 @@ impl<'s> Recovered<'s> {
         let pruner = applied.scored.pruner;
         let &RecoverOptions { mode, seed, .. } = options;
         let asked = Some(AskedRecovery { mode, settings: options.settings.clone(), seed });
-        let mut new = Self { asked, logits: options.logits.to_vec(), ..Self::unrecovered(applied) };
+        let mut new =
+            Self { asked, said_outputs: options.said_outputs.to_vec(), ..Self::unrecovered(applied) };
         if pruner.typed.is_synthetic() {
             return Ok(new);
         }
@@ -106,18 +108,27 @@ impl<'s> Recovered<'s> {
         self.finish(|model| Ok(onnx::encode(model)))
     }
 
-    /// Drafts the model and tries the draft. Where recovery spoilt it, the model is drafted and tried as it was proven.
+    /// The model as it is to be written, once it has passed the gate, and the report.
     fn finish<D: Draft>(
         self,
         write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(D, Report), Error> {
-        let Self { applied, recovered, held_out, asked, logits, mut warnings } = self;
-        let pruner = applied.scored.pruner;
+        let pruner = self.applied.scored.pruner;
         pruner.monitor.tell(Progress::Stage("gate"));
-        let view = pruner.typed.view();
-        let keeper =
-            pruner.clock.time("gate", || Gatekeeper::new(&*pruner.engine, view, view.facts.samples))?;
-        let desk = Desk { applied: &applied, keeper: &keeper, logits: &logits, held_out: &held_out };
+        let finished = self.draft(write);
+        pruner.monitor.unless_cancelled(finished)
+    }
+
+    /// Drafts the model and tries the draft. Where recovery spoilt it, the model is drafted and tried as it was proven.
+    fn draft<D: Draft>(
+        self,
+        write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
+    ) -> Result<(D, Report), Error> {
+        let Self { applied, recovered, held_out, asked, said_outputs, mut warnings } = self;
+        let pruner = applied.scored.pruner;
+        let keeper = pruner.clock.time("gate", || pruner.gatekeeper())?;
+        let desk =
+            Desk { applied: &applied, keeper: &keeper, said_outputs: &said_outputs, held_out: &held_out };
         let mut recovery = None;
         let mut passed = None;
         if let Some((model, report)) = recovered {
@@ -144,7 +155,6 @@ impl<'s> Recovered<'s> {
             Some(passed) => passed,
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
-        pruner.monitor.unless_cancelled(Ok::<_, Error>(()))?;
         let Applied { scored, budgets, plan, dimensions, proof, warnings: frozen, .. } = applied;
         let mut report = report(scored, &budgets, &plan, &dimensions);
         report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
@@ -220,7 +230,7 @@ struct AskedRecovery {
 struct Desk<'a> {
     applied: &'a Applied<'a>,
     keeper: &'a Gatekeeper<'a>,
-    logits: &'a [String],
+    said_outputs: &'a [SaidOutput],
     held_out: &'a [Range<usize>],
 }
 
@@ -273,7 +283,7 @@ impl Desk<'_> {
         let (sha256, gate) = pruner.clock.time("gate", || {
             let Source { model, sha256, .. } = draft.reopen().map_err(GateError::Onnx)?;
             let size = draft.size();
-            let gate = self.keeper.check(&model, size, &planned, bounds, self.logits, self.held_out)?;
+            let gate = self.keeper.check(&model, size, &planned, bounds, self.said_outputs, self.held_out)?;
             Ok::<_, GateError>((sha256, gate))
         })?;
         Ok((Opened { draft, sha256 }, gate))

@@ -7,6 +7,7 @@ use crate::{
     plan::{Budgets, Plan},
     score::{self, Provenance, ScoreOptions, Scores},
     ties::Ties,
+    trajectory::SaidOutput,
     typing::Dimension,
     warning::Warning,
 };
@@ -24,7 +25,7 @@ pub struct Scored<'p> {
 
 impl<'p> Scored<'p> {
     pub(super) fn new(pruner: &'p Pruner, options: &ScoreOptions) -> Result<Self, Error> {
-        check_outputs(&pruner.typed.graph, &options.logits)?;
+        check_outputs(&pruner.typed.graph, &options.said_outputs)?;
         pruner.monitor.tell(Progress::Stage("score"));
         let scores = pruner.clock.time("score", || new_scores(pruner, options));
         Ok(Self::of(pruner, pruner.monitor.unless_cancelled(scores)?))
@@ -66,12 +67,12 @@ impl Pruner {
     /// What scores of this session are made of. `hashed`: the calibration data as well, which may be large; only scores that are
     /// kept need that.
     pub fn provenance(&self, options: &ScoreOptions, hashed: bool) -> Provenance {
-        let ScoreOptions { method, settings, seed, logits, .. } = options;
+        let ScoreOptions { method, settings, seed, said_outputs, .. } = options;
         let samples = &self.typed.samples;
         Provenance {
             score: *method,
             settings: settings.resolved(method.settings()),
-            logits: logits.clone(),
+            said_outputs: said_outputs.clone(),
             granularity: self.settings.granularity,
             refit: self.refits(),
             model: self.typed.source.sha256.clone(),
@@ -84,9 +85,9 @@ impl Pruner {
 }
 
 /// Checks that there are outputs of these names: a typing error would have the scores weigh something else.
-fn check_outputs(graph: &Graph, names: &[String]) -> Result<(), Error> {
+fn check_outputs(graph: &Graph, said: &[SaidOutput]) -> Result<(), Error> {
     let outputs: Vec<String> = graph.outputs().iter().map(|v| graph.value(*v).name.clone()).collect();
-    match names.iter().find(|name| !outputs.contains(name)) {
+    match said.iter().map(|said| &said.name).find(|name| !outputs.contains(name)) {
         None => Ok(()),
         Some(name) => Err(Error::NoOutput { name: name.clone(), outputs }),
     }

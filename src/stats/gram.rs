@@ -125,7 +125,7 @@ fn formulas<'t>(
     let fact = view.facts.get(operand)?;
     let mut x = tail.value(&view.graph.value(operand).name, fact.dtype).cast(DType::F32);
     let rank = fact.shape.len();
-    let mut elements = x.count();
+    let mut elements = x.num_elements();
     let mask = padding.and_then(|p| mask(view, tail, p, sum)).map(|mask| mask.expand_like(x));
     if let Some(mask) = mask {
         elements = mask.sum(&(0..rank).collect::<Vec<_>>(), false);

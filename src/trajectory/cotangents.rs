@@ -13,7 +13,7 @@ use crate::{
     numbers::DEAD,
     onnx::build::value_info,
     tensor::{DType, Tensor},
-    widths::{Reason, Widths},
+    widths::{PinReason, Widths},
 };
 
 /// Summands of a random matrix `Z = Σ u vᵀ`. One would do for `E[vec Z vec Zᵀ] = I`; more make its fourth moments, and so
@@ -162,7 +162,7 @@ impl Trajectory<'_> {
     fn first_axis(&self, output: ValueId, dynamic: &[bool]) -> Option<usize> {
         let extent = *self.facts.get(output)?.shape.first()?;
         let axis = *self.widths.value(output)?.first()?;
-        let counts = self.widths.table.pins(axis).any(|pin| pin.reason == Reason::Counted);
+        let counts = self.widths.table.pins(axis).any(|pin| pin.reason == PinReason::Counted);
         (extent == self.facts.samples && !counts && dynamic[output.index()]).then_some(0)
     }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use ndarray::ArrayD;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     graph::{Facts, Graph, NodeId, Use, ValueId},
-    ops::{self, Ids, Linear, NodeCx},
+    named::named,
+    ops::{self, IndexFlow, Linear, NodeCx},
     typing::Dimension,
     widths::Widths,
 };
@@ -29,6 +31,31 @@ pub enum OutputKind {
     Probabilities,
     /// Anything else.
     Embedding,
+}
+
+named!(
+    OutputKind,
+    "a kind of output",
+    [
+        (Logits, "logits", "Unnormalised class scores."),
+        (Probabilities, "probabilities", "Class probabilities."),
+        (Embedding, "embedding", "Features, or anything else."),
+    ]
+);
+
+/// What an output holds, as the caller says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaidOutput {
+    /// The output.
+    pub name: String,
+    /// What it holds.
+    pub kind: OutputKind,
+}
+
+impl std::fmt::Display for SaidOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.kind, self.name)
+    }
 }
 
 /// The waypoints of all dimensions, in the order of the network.
@@ -86,7 +113,7 @@ pub fn after_residual(
         && let Some((end, gain)) = step(graph, facts, widths, &path.end, *at)
     {
         let node = graph.node(at.node);
-        let adds = ops::find(&node.proto).is_some_and(|rule| rule.adds());
+        let adds = ops::find(&node.proto).is_some_and(|rule| rule.is_sum());
         let is_constant = |v: &Option<ValueId>| v.is_some_and(|v| graph.constant(v).is_some());
         if let Some(slot) = node.inputs.iter().position(is_constant).filter(|_| adds && path.bias.is_none()) {
             let rank = facts.get(path.end.value)?.shape.len();
@@ -157,9 +184,9 @@ const CLASSES: &[&str] = &["logit", "score", "class"];
 /// Parts of names that outputs of features bear.
 const FEATURES: &[&str] = &["embed", "feature", "hidden", "latent", "pool", "repr", "state", "vector"];
 
-/// What each floating-point graph output holds: probabilities after a softmax, logits where the user or the rule for class scores says
-/// so, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
-pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
+/// What each floating-point graph output holds: what is said of it, else probabilities after a softmax, logits where the rule for
+/// class scores says so, else features. Classes are on the last axis, or on axis 1 of maps `[N, C, H, W]`.
+pub fn outputs(graph: &Graph, facts: &Facts, said: &[SaidOutput]) -> Vec<Output> {
     let observed = graph.outputs().iter().filter_map(|v| Some((*v, facts.get(*v)?)));
     observed
         .filter(|(_, fact)| fact.dtype.is_float() && !fact.shape.is_empty())
@@ -167,10 +194,10 @@ pub fn outputs(graph: &Graph, facts: &Facts, logits: &[String]) -> Vec<Output> {
             let rank = fact.shape.len();
             let classes = if rank >= 4 { 1 } else { rank - 1 };
             let rule = graph.producer(value).and_then(|id| ops::find(&graph.node(id).proto));
-            let named = logits.contains(&graph.value(value).name);
+            let said = said.iter().rev().find(|said| said.name == graph.value(value).name);
             let kind = match fact.shape[classes] > 1 {
-                true if named => OutputKind::Logits,
-                true if rule.is_some_and(|r| r.normalises()) => OutputKind::Probabilities,
+                true if said.is_some() => said.map_or(OutputKind::Embedding, |said| said.kind),
+                true if rule.is_some_and(|r| r.is_softmax()) => OutputKind::Probabilities,
                 true if rank == 2 && is_of_classes(graph, facts, value) => OutputKind::Logits,
                 _ => OutputKind::Embedding,
             };
@@ -189,8 +216,8 @@ fn is_of_classes(graph: &Graph, facts: &Facts, value: ValueId) -> bool {
     let compared = || {
         let readers = graph.uses(value).iter().filter_map(|at| rule(at.node));
         let maker = graph.producer(value).and_then(rule);
-        readers.into_iter().any(|r| r.normalises() || r.chooses())
-            || maker.is_some_and(|r| r.takes_logarithm())
+        readers.into_iter().any(|r| r.is_softmax() || r.is_selection())
+            || maker.is_some_and(|r| r.is_log_softmax())
     };
     !says(FEATURES) && (says(CLASSES) || compared() || is_biased_product(graph, facts, value))
 }
@@ -202,16 +229,16 @@ fn is_biased_product(graph: &Graph, facts: &Facts, mut value: ValueId) -> bool {
         let node = graph.node(id);
         let Some(rule) = ops::find(&node.proto) else { return false };
         if let Some(product) = product(graph, facts, id) {
-            return product.bias.is_some_and(|(slot, _)| node.inputs.get(slot).is_some_and(is_constant));
+            return product.bias.is_some_and(|bias| node.inputs.get(bias.slot).is_some_and(is_constant));
         }
         let Some(operand) = node.inputs.iter().find(|v| v.is_some() && !is_constant(v)).copied().flatten()
         else {
             return false;
         };
-        if rule.adds() && node.inputs.iter().any(is_constant) {
+        if rule.is_sum() && node.inputs.iter().any(is_constant) {
             return graph.producer(operand).is_some_and(|id| product(graph, facts, id).is_some());
         }
-        if !matches!(rule.ids(&node.proto, 0), Some(Ids::Passed)) {
+        if !matches!(rule.index_flow(&node.proto, 0), Some(IndexFlow::Passed)) {
             return false;
         }
         value = operand;

@@ -24,8 +24,8 @@ pub fn batched_inputs(graph: &Graph, samples: &Samples) -> BTreeSet<ValueId> {
     inputs.filter(|input| symbolic && samples.is_batched(&graph.value(*input).name)).collect()
 }
 
-/// The only batch size at which the model treats samples apart; `None` when it does so alike at one and at two, or at no
-/// size that was tried.
+/// The only batch size at which results of a sample do not depend on the rest of the batch; `None` when batches of one and two
+/// agree, or when that holds at no size that was tried.
 ///
 /// A sample is run alone, beside another, and beside itself. A result that depends on its neighbours, or that another batch
 /// size changes, tells that shapes in the file hold a batch size.
@@ -48,18 +48,18 @@ pub fn fixed_batch(
     {
         return Ok(None);
     }
-    // Parts of the size that shapes hold may keep samples apart too, and mix positions instead: the largest counts.
-    let mut apart = alone.map(|_| 1);
+    // Parts of the size that shapes hold may keep samples independent, too, and mix positions instead: the largest counts.
+    let mut independent = alone.map(|_| 1);
     let sizes = std::iter::successors(Some(2), |size| Some(2 * size));
     for size in sizes.take_while(|size| *size <= samples.len().min(LARGEST)) {
         let others: Vec<usize> = (0..size).collect();
         if let (Some(a), Some(b)) = (run(&others)?, run(&vec![0; size])?)
             && agree((&a, size), (&b, size))
         {
-            apart = Some(size);
+            independent = Some(size);
         }
     }
-    Ok(apart)
+    Ok(independent)
 }
 
 /// Whether the first sample has the same results in two runs of so many samples, where an output has an entry per sample.

@@ -5,7 +5,7 @@
 
 mod batch;
 mod observe;
-mod shared;
+mod per_use;
 
 pub use crate::reduction::{Dimension, Dimensions, Granularity, Kind, Pinned, dimensions};
 pub use batch::{batched_inputs, fixed_batch};
@@ -15,29 +15,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     graph::{Facts, Graph, Node, NodeId, Use, ValueId},
-    ops::{self, NodeTyper, SizeFlow},
-    widths::{Pin, Place, Reason, Width, Widths},
+    ops::{self, DataPropagation, NodeTyper},
+    widths::{Pin, PinReason, Place, Width, Widths},
 };
-use shared::{Apart, Factor};
+use per_use::{Factor, PerUseAxes};
 
-/// Types every axis of the model whose shapes `facts` shows.
+/// Types every axis of a graph whose shapes `facts` holds.
 ///
 /// `symbolic` says which graph inputs have a symbolic first axis.
 pub fn infer(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>) -> Widths {
-    let mut apart = Apart::new();
+    let mut per_use = PerUseAxes::new();
     loop {
-        let widths = relate(graph, facts, symbolic, &apart);
-        // What is typed apart can show heads, and what is shared by them.
-        let found = apart.len();
-        apart.extend(shared::apart(graph, &widths));
-        if apart.len() == found {
+        let widths = relate(graph, facts, symbolic, &per_use);
+        // Widths per use can show heads, and values that are shared by them.
+        let found = per_use.len();
+        per_use.extend(per_use::per_use_axes(graph, &widths));
+        if per_use.len() == found {
             return widths;
         }
     }
 }
 
-/// Types every axis; the uses in `apart` each get a width of their own.
-fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, apart: &Apart) -> Widths {
+/// Types every axis; the axes in `per_use` each get a width of their own.
+fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, per_use: &PerUseAxes) -> Widths {
     let mut widths = Widths::new(graph.values().count());
     type_inputs(graph, facts, symbolic, &mut widths);
     type_constants(graph, facts, &mut widths);
@@ -46,9 +46,9 @@ fn relate(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, apart: &Ap
         if is_constant(graph, node) {
             continue;
         }
-        type_views(graph, &mut widths, id, apart);
+        type_per_use(graph, &mut widths, id, per_use);
         NodeTyper::new(graph, facts, &dynamic, &mut widths, id).run();
-        SizeFlow::new(graph, facts, &dynamic, &mut widths, id).run();
+        DataPropagation::new(graph, facts, &dynamic, &mut widths, id).run();
     }
     pin_outputs(graph, &mut widths);
     widths.table.compress();
@@ -77,13 +77,13 @@ fn type_inputs(graph: &Graph, facts: &Facts, symbolic: &BTreeSet<ValueId>, width
         let axes: Vec<Width> = fact.shape.iter().map(|&size| widths.table.fresh(size)).collect();
         let name = &graph.value(input).name;
         for axis in &axes {
-            widths.table.pin(*axis, Pin::new(name, Reason::Input));
+            widths.table.pin(*axis, Pin::new(name, PinReason::Input));
         }
         if symbolic.contains(&input) && axes.first().is_some_and(|a| *a != Width::ONE) {
             match widths.batch {
                 None => widths.batch = Some(axes[0]),
                 Some(batch) if widths.table.size(batch) == widths.table.size(axes[0]) => {
-                    widths.table.unify(batch, axes[0], |a, b| Pin::new(name, Reason::Conflict(a, b)));
+                    widths.table.unify(batch, axes[0], |a, b| Pin::new(name, PinReason::Conflict(a, b)));
                 }
                 Some(_) => {}
             }
@@ -103,18 +103,19 @@ fn type_constants(graph: &Graph, facts: &Facts, widths: &mut Widths) {
     }
 }
 
-fn type_views(graph: &Graph, widths: &mut Widths, id: NodeId, apart: &Apart) {
+fn type_per_use(graph: &Graph, widths: &mut Widths, id: NodeId, per_use: &PerUseAxes) {
     for (slot, value) in graph.node(id).inputs.iter().enumerate() {
         let Some(value) = value else { continue };
         let Some(mut axes) = widths.value(*value).map(<[Width]>::to_vec) else { continue };
         let at = Use { node: id, slot };
         let own: Vec<(usize, Factor)> =
-            (0..axes.len()).filter_map(|axis| Some((axis, *apart.get(&Place { at, axis })?))).collect();
+            (0..axes.len()).filter_map(|axis| Some((axis, *per_use.get(&Place { at, axis })?))).collect();
         for &(axis, factor) in &own {
-            axes[axis] = shared::beside(&mut widths.table, axes[axis], factor, graph.node(id).label());
+            axes[axis] =
+                per_use::per_use_width(&mut widths.table, axes[axis], factor, graph.node(id).label());
         }
         if !own.is_empty() {
-            widths.views.insert(at, axes);
+            widths.per_use.insert(at, axes);
         }
     }
 }
@@ -123,7 +124,7 @@ fn pin_outputs(graph: &Graph, widths: &mut Widths) {
     for &output in graph.outputs() {
         let Some(axes) = widths.values[output.index()].clone() else { continue };
         for axis in axes {
-            widths.table.pin(axis, Pin::new(&graph.value(output).name, Reason::Output));
+            widths.table.pin(axis, Pin::new(&graph.value(output).name, PinReason::Output));
         }
     }
 }

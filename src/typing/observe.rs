@@ -5,7 +5,7 @@
 //! second returns small values whole and one element of each larger one, which tells the type.
 
 use crate::{
-    graph::{Fact, Facts, Graph, Origin, Patch, REMEMBERED, Tail, Value, ValueId},
+    graph::{Fact, Facts, Graph, Patch, REMEMBERED, Tail, Value, ValueId, ValueOrigin},
     onnx::proto::ModelProto,
     ops,
     runtime::{Engine, RuntimeError},
@@ -47,7 +47,7 @@ pub fn shapes(
 
 /// Whether a node computes the value, and it is a tensor.
 fn is_computed(graph: &Graph, value: &Value) -> bool {
-    matches!(value.origin, Origin::Node(node) if ops::makes_tensors(&graph.node(node).proto))
+    matches!(value.origin, ValueOrigin::Node(node) if ops::makes_tensors(&graph.node(node).proto))
 }
 
 /// As [`observe`], where one run returns at most `returned` bytes, or a single value.
@@ -62,17 +62,17 @@ fn observe_within(
     let mut facts = Facts::new(graph.values().count(), samples);
     for (id, value) in graph.values() {
         match &value.origin {
-            Origin::Constant(tensor) => {
+            ValueOrigin::Constant(tensor) => {
                 if let Some(fact) = Fact::of_constant(tensor) {
                     facts.insert(id, fact);
                 }
             }
-            Origin::Input => {
+            ValueOrigin::Input => {
                 if let Some((_, tensor)) = batch.iter().find(|(name, _)| *name == value.name) {
                     facts.insert(id, Fact::of(tensor));
                 }
             }
-            Origin::Node(_) | Origin::Unknown => {}
+            ValueOrigin::Node(_) | ValueOrigin::Unknown => {}
         }
     }
     let run = Run { engine, model, graph, batch };
@@ -179,16 +179,16 @@ mod tests {
         let mut computed = Vec::new();
         for (id, value) in graph.values() {
             match &value.origin {
-                Origin::Node(_) => {
+                ValueOrigin::Node(_) => {
                     patch.expose(&value.name);
                     computed.push(id);
                 }
-                Origin::Constant(tensor) => facts.insert(id, Fact::of(&to_tensor(tensor).unwrap())),
-                Origin::Input => {
+                ValueOrigin::Constant(tensor) => facts.insert(id, Fact::of(&to_tensor(tensor).unwrap())),
+                ValueOrigin::Input => {
                     let (_, tensor) = batch.iter().find(|(name, _)| *name == value.name).unwrap();
                     facts.insert(id, Fact::of(tensor));
                 }
-                Origin::Unknown => {}
+                ValueOrigin::Unknown => {}
             }
         }
         let values = engine.load(&patch.apply(model)).unwrap().run(batch).unwrap();

@@ -22,7 +22,7 @@ struct Choice {
 
 /// The differences of the outputs, when the pruned model is given what the masked one chose; none of them is less than that of
 /// what is chosen from. `None` when nothing chooses, or the models choose among other shapes.
-pub(super) fn alike(
+pub(super) fn with_same_choices(
     engine: &dyn Engine,
     masked: &ModelProto,
     pruned: &ModelProto,
@@ -58,9 +58,8 @@ pub(super) fn alike(
     let outputs = pruned.graph.iter().flat_map(|graph| &graph.output);
     // An output that is a choice itself is as good as what it is chosen from.
     let is_choice = |name: &str| choices.iter().any(|c| c.results.iter().any(|r| r == name));
-    let differences = outputs.map(|output| match is_choice(output.name()) {
-        true => from,
-        false => difference(output.name(), output.name()).max(from),
+    let differences = outputs.map(|output| {
+        if is_choice(output.name()) { from } else { difference(output.name(), output.name()).max(from) }
     });
     Ok(Some(differences.collect()))
 }
@@ -73,7 +72,7 @@ fn given(result: &str) -> String {
 fn choices(masked: &ModelProto, pruned: &ModelProto) -> Vec<Choice> {
     let (masked, pruned) = (Graph::new(masked), Graph::new(pruned));
     let choices = pruned.nodes().filter_map(|(_, node)| {
-        ops::find(&node.proto).filter(|rule| rule.chooses())?;
+        ops::find(&node.proto).filter(|rule| rule.is_selection())?;
         let results: Vec<String> = node.proto.output.iter().filter(|o| !o.is_empty()).cloned().collect();
         let other = masked.node(masked.producer(masked.find(results.first()?)?)?);
         let values = node.outputs.iter().flatten();

@@ -158,9 +158,9 @@ impl<'a> Reference<'a> {
             let differences = run.outputs.iter().zip(&found).map(|(a, b)| relative_difference(a, b));
             let mut differences: Vec<f64> = differences.collect();
             if differences.iter().any(|d| *d > TOLERANCE)
-                && let Some(alike) = choices::alike(engine, &self.model, &other, &run.feed)?
+                && let Some(same) = choices::with_same_choices(engine, &self.model, &other, &run.feed)?
             {
-                differences = alike;
+                differences = same;
             }
             for (proof, difference) in outputs.iter_mut().zip(differences) {
                 proof.difference = proof.difference.max(difference);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Form, Width, WidthTable};
+use super::{Width, WidthForm, WidthTable};
 
 /// The entries that stay of each free width that shrinks; widths that are not listed keep everything.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,8 +31,8 @@ impl Kept {
             Some(entries.into_iter().zip(parts).map(|(e, p)| e.unwrap_or_else(|| whole(*p))).collect())
         };
         match table.form(root) {
-            Form::Free => self.kept.get(&root).cloned(),
-            Form::Product(factors) => {
+            WidthForm::Free => self.kept.get(&root).cloned(),
+            WidthForm::Product(factors) => {
                 let entries = parts(factors)?;
                 let start = vec![0usize];
                 Some(entries.iter().zip(factors).fold(start, |outer, (inner, factor)| {
@@ -40,7 +40,7 @@ impl Kept {
                     outer.iter().flat_map(|o| inner.iter().map(move |i| o * size + i)).collect()
                 }))
             }
-            Form::Concat(segments) => {
+            WidthForm::Concat(segments) => {
                 let mut offset = 0;
                 let mut all = Vec::new();
                 for (entries, segment) in parts(segments)?.iter().zip(segments) {
@@ -55,8 +55,10 @@ impl Kept {
     /// Whether some entries of a width go.
     pub fn shrinks(&self, table: &WidthTable, width: Width) -> bool {
         match table.form(width) {
-            Form::Free => self.kept.contains_key(&table.root(width)),
-            Form::Product(parts) | Form::Concat(parts) => parts.iter().any(|part| self.shrinks(table, *part)),
+            WidthForm::Free => self.kept.contains_key(&table.root(width)),
+            WidthForm::Product(parts) | WidthForm::Concat(parts) => {
+                parts.iter().any(|part| self.shrinks(table, *part))
+            }
         }
     }
 

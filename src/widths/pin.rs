@@ -1,4 +1,4 @@
-//! Why a width may not shrink, as a value.
+//! Pins: why an axis is frozen.
 
 use serde::Serialize;
 
@@ -8,12 +8,12 @@ pub struct Pin {
     /// The node, input or output that pins.
     pub at: String,
     /// Why.
-    pub reason: Reason,
+    pub reason: PinReason,
 }
 
 impl Pin {
     /// A pin at the node, input or output called `at`.
-    pub fn new(at: impl Into<String>, reason: Reason) -> Self {
+    pub fn new(at: impl Into<String>, reason: PinReason) -> Self {
         Self { at: at.into(), reason }
     }
 }
@@ -24,9 +24,9 @@ impl std::fmt::Display for Pin {
     }
 }
 
-/// The kinds of reasons.
+/// Why a width keeps its extent; the text completes "it keeps its extent because …".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, thiserror::Error)]
-pub enum Reason {
+pub enum PinReason {
     /// The axis is an axis of a graph input.
     #[error("it is an axis of a graph input")]
     Input,

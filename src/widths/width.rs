@@ -20,8 +20,8 @@ impl Width {
 
 /// What a width is known to be made of.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Form {
-    /// Nothing is known: it may shrink as it likes.
+pub enum WidthForm {
+    /// Not a product or concatenation: a unit of its own, which may shrink.
     Free,
     /// Row-major product: the outermost factor first.
     Product(Vec<Width>),
@@ -43,7 +43,7 @@ struct Variable {
     /// whom.
     representative: Width,
     /// At the top: what the class is made of.
-    form: Form,
+    form: WidthForm,
     /// At the top: the first and the last link of the list of pins.
     pins: Option<(usize, usize)>,
 }
@@ -65,7 +65,7 @@ pub struct WidthTable {
 impl Default for WidthTable {
     fn default() -> Self {
         let mut table = Self { variables: Vec::new(), links: Vec::new() };
-        table.add(1, Form::Free);
+        table.add(1, WidthForm::Free);
         table
     }
 }
@@ -80,10 +80,10 @@ impl WidthTable {
         if size == 1 {
             return Width::ONE;
         }
-        self.add(size, Form::Free)
+        self.add(size, WidthForm::Free)
     }
 
-    fn add(&mut self, size: usize, form: Form) -> Width {
+    fn add(&mut self, size: usize, form: WidthForm) -> Width {
         let index = self.variables.len();
         let representative = Width(index as u32);
         self.variables.push(Variable { size, parent: index, count: 1, representative, form, pins: None });
@@ -98,7 +98,7 @@ impl WidthTable {
             [one] => *one,
             _ => {
                 let size = factors.iter().map(|f| self.size(*f)).product();
-                self.with_form(size, Form::Product(factors))
+                self.with_form(size, WidthForm::Product(factors))
             }
         }
     }
@@ -111,12 +111,12 @@ impl WidthTable {
             [one] => *one,
             _ => {
                 let size = segments.iter().map(|s| self.size(*s)).sum();
-                self.with_form(size, Form::Concat(segments))
+                self.with_form(size, WidthForm::Concat(segments))
             }
         }
     }
 
-    fn with_form(&mut self, size: usize, form: Form) -> Width {
+    fn with_form(&mut self, size: usize, form: WidthForm) -> Width {
         if size == 1 { Width::ONE } else { self.add(size, form) }
     }
 
@@ -141,7 +141,9 @@ impl WidthTable {
 
     /// Hangs every variable right below the top of its tree.
     pub(crate) fn compress(&mut self) {
-        (0..self.variables.len()).for_each(|index| _ = self.top_compressing(Width(index as u32)));
+        for index in 0..self.variables.len() {
+            self.top_compressing(Width(index as u32));
+        }
     }
 
     fn class(&self, width: Width) -> &Variable {
@@ -166,14 +168,14 @@ impl WidthTable {
     /// Extent when the free widths it is made of have the extents that `free` gives.
     pub fn size_with(&self, width: Width, free: &impl Fn(Width) -> usize) -> usize {
         match self.form(width) {
-            Form::Free => free(self.root(width)),
-            Form::Product(parts) => parts.iter().map(|p| self.size_with(*p, free)).product(),
-            Form::Concat(parts) => parts.iter().map(|p| self.size_with(*p, free)).sum(),
+            WidthForm::Free => free(self.root(width)),
+            WidthForm::Product(parts) => parts.iter().map(|p| self.size_with(*p, free)).product(),
+            WidthForm::Concat(parts) => parts.iter().map(|p| self.size_with(*p, free)).sum(),
         }
     }
 
     /// What the width is made of.
-    pub fn form(&self, width: Width) -> &Form {
+    pub fn form(&self, width: Width) -> &WidthForm {
         &self.class(width).form
     }
 
@@ -223,12 +225,12 @@ impl WidthTable {
     fn collect_atoms(&self, width: Width, seen: &mut BTreeSet<Width>, atoms: &mut Vec<Width>) {
         let class = self.class(width);
         match &class.form {
-            Form::Free => {
+            WidthForm::Free => {
                 if seen.insert(class.representative) {
                     atoms.push(class.representative);
                 }
             }
-            Form::Product(parts) | Form::Concat(parts) => {
+            WidthForm::Product(parts) | WidthForm::Concat(parts) => {
                 parts.iter().for_each(|part| self.collect_atoms(*part, seen, atoms));
             }
         }
@@ -237,10 +239,12 @@ impl WidthTable {
     /// For each entry of `whole`, the entry of the free width `atom` that it belongs to; `None` where it has no part in it.
     pub fn units(&self, whole: Width, atom: Width) -> Vec<Option<usize>> {
         match self.form(whole) {
-            Form::Free if self.root(whole) == self.root(atom) => (0..self.size(whole)).map(Some).collect(),
-            Form::Free => vec![None; self.size(whole)],
-            Form::Concat(segments) => segments.iter().flat_map(|s| self.units(*s, atom)).collect(),
-            Form::Product(factors) => factors.iter().fold(vec![None], |outer, factor| {
+            WidthForm::Free if self.root(whole) == self.root(atom) => {
+                (0..self.size(whole)).map(Some).collect()
+            }
+            WidthForm::Free => vec![None; self.size(whole)],
+            WidthForm::Concat(segments) => segments.iter().flat_map(|s| self.units(*s, atom)).collect(),
+            WidthForm::Product(factors) => factors.iter().fold(vec![None], |outer, factor| {
                 let inner = self.units(*factor, atom);
                 outer.iter().flat_map(|o| inner.iter().map(move |i| i.or(*o))).collect()
             }),
@@ -251,8 +255,8 @@ impl WidthTable {
     pub fn leads(&self, whole: Width, part: Width) -> bool {
         self.root(whole) == self.root(part)
             || match self.form(whole) {
-                Form::Product(factors) => factors.first().is_some_and(|f| self.leads(*f, part)),
-                Form::Free | Form::Concat(_) => false,
+                WidthForm::Product(factors) => factors.first().is_some_and(|f| self.leads(*f, part)),
+                WidthForm::Free | WidthForm::Concat(_) => false,
             }
     }
 
@@ -260,8 +264,10 @@ impl WidthTable {
     pub fn contains(&self, whole: Width, part: Width) -> bool {
         self.root(whole) == self.root(part)
             || match self.form(whole) {
-                Form::Free => false,
-                Form::Product(parts) | Form::Concat(parts) => parts.iter().any(|p| self.contains(*p, part)),
+                WidthForm::Free => false,
+                WidthForm::Product(parts) | WidthForm::Concat(parts) => {
+                    parts.iter().any(|p| self.contains(*p, part))
+                }
             }
     }
 
@@ -283,21 +289,21 @@ impl WidthTable {
             return Err(Irreconcilable);
         }
         match (self.form(a).clone(), self.form(b).clone()) {
-            (Form::Free, _) => self.bind(a, b),
-            (_, Form::Free) => self.bind(b, a),
-            (Form::Product(x), Form::Product(y)) => {
+            (WidthForm::Free, _) => self.bind(a, b),
+            (_, WidthForm::Free) => self.bind(b, a),
+            (WidthForm::Product(x), WidthForm::Product(y)) => {
                 self.unify_products(&x, &y)?;
                 self.bind(a, b)
             }
-            (Form::Concat(x), Form::Concat(y)) => {
+            (WidthForm::Concat(x), WidthForm::Concat(y)) => {
                 self.unify_concats(&x, &y)?;
                 self.bind(a, b)
             }
-            (Form::Product(x), Form::Concat(y)) => {
+            (WidthForm::Product(x), WidthForm::Concat(y)) => {
                 self.unify_mixed(&x, &y)?;
                 self.bind(b, a)
             }
-            (Form::Concat(x), Form::Product(y)) => {
+            (WidthForm::Concat(x), WidthForm::Product(y)) => {
                 self.unify_mixed(&y, &x)?;
                 self.bind(a, b)
             }
@@ -316,7 +322,7 @@ impl WidthTable {
         let (above, below) = (self.top_compressing(b), self.top_compressing(a));
         let pins = (self.variables[above].pins, self.variables[below].pins);
         let pins = self.joined(pins.0, pins.1);
-        let form = std::mem::replace(&mut self.variables[above].form, Form::Free);
+        let form = std::mem::replace(&mut self.variables[above].form, WidthForm::Free);
         let count = self.variables[above].count + self.variables[below].count;
         let (top, other) = if self.variables[above].count < self.variables[below].count {
             (below, above)
@@ -405,7 +411,7 @@ impl WidthTable {
         let mut out = Vec::new();
         for &part in parts {
             match self.form(part) {
-                Form::Product(inner) => out.extend(self.factors(inner)),
+                WidthForm::Product(inner) => out.extend(self.factors(inner)),
                 _ if self.root(part) == Width::ONE => {}
                 _ => out.push(self.root(part)),
             }
@@ -418,7 +424,7 @@ impl WidthTable {
         let mut out = Vec::new();
         for &part in parts {
             match self.form(part) {
-                Form::Concat(inner) => out.extend(self.segments(inner)),
+                WidthForm::Concat(inner) => out.extend(self.segments(inner)),
                 _ => out.push(self.root(part)),
             }
         }
@@ -431,15 +437,15 @@ impl WidthTable {
             parts.iter().map(|p| self.describe_part(*p)).collect::<Vec<_>>().join(sep)
         };
         match self.form(width) {
-            Form::Free => self.size(width).to_string(),
-            Form::Product(parts) => joined(parts, "·"),
-            Form::Concat(parts) => joined(parts, "+"),
+            WidthForm::Free => self.size(width).to_string(),
+            WidthForm::Product(parts) => joined(parts, "·"),
+            WidthForm::Concat(parts) => joined(parts, "+"),
         }
     }
 
     fn describe_part(&self, width: Width) -> String {
         match self.form(width) {
-            Form::Concat(_) => format!("({})", self.describe(width)),
+            WidthForm::Concat(_) => format!("({})", self.describe(width)),
             _ => self.describe(width),
         }
     }
@@ -450,7 +456,7 @@ mod tests {
     use super::*;
 
     fn clash(_: String, _: String) -> Pin {
-        Pin::new("test", crate::widths::Reason::Output)
+        Pin::new("test", crate::widths::PinReason::Output)
     }
 
     fn sizes(table: &WidthTable, width: Width) -> Vec<usize> {
@@ -505,7 +511,7 @@ mod tests {
     fn pins_of_unified_widths_are_those_of_the_representative_then_those_of_the_other() {
         let mut t = WidthTable::default();
         let widths: Vec<Width> = (0..4).map(|_| t.fresh(5)).collect();
-        let pin = |n: usize| Pin::new(n.to_string(), crate::widths::Reason::Output);
+        let pin = |n: usize| Pin::new(n.to_string(), crate::widths::PinReason::Output);
         widths.iter().enumerate().for_each(|(n, width)| t.pin(*width, pin(n)));
         t.unify(widths[0], widths[1], clash);
         // Two trees of two: whichever is hung below the other, the second width stands for all.

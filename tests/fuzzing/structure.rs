@@ -62,8 +62,8 @@ fn wiring(graph: &mut GraphProto, values: &[String], rng: &mut ChaCha8Rng) {
     let Some(value) = values.choose(rng).cloned() else { return };
     match rng.random_range(0..8) {
         0 => {
-            let contracts: Vec<_> = ops::contracts().map(|(_, contract)| contract).collect();
-            let operator = contracts.choose(rng).unwrap();
+            let schemas: Vec<_> = ops::schemas().map(|(_, schema)| schema).collect();
+            let operator = schemas.choose(rng).unwrap();
             (node.domain, node.op_type) = (Some(operator.domain.to_owned()), Some(operator.name.to_owned()));
         }
         1 => drop(node.input.pop()),

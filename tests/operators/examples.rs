@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, IxDyn};
 use optin_onnx::{
-    ops::Contract,
+    ops::OpSchema,
     tensor::{DType, Tensor},
 };
 
@@ -12,9 +12,9 @@ use crate::case::{B, Case, Values};
 const COMPANION: i64 = 17;
 
 /// The example of a form, as of a version of the operator set; `None` where there is none yet.
-pub fn example(contract: &Contract, version: i64, form: &str) -> Option<Case> {
-    let name = contract.name;
-    if contract.domain.is_empty() {
+pub fn example(schema: &OpSchema, version: i64, form: &str) -> Option<Case> {
+    let name = schema.name;
+    if schema.domain.is_empty() {
         let case = Case::new(1).op(name, version);
         return standard(case, name, version, form)
             .or_else(|| windows(Case::new(1).op(name, version), name, version, form));

@@ -10,7 +10,7 @@ use optin_onnx::{
     calibration::Samples,
     graph::Graph,
     onnx::{self, proto::ModelProto},
-    ops::{Contract, contracts},
+    ops::{OpSchema, schemas},
     runtime::{Engine, RuntimeChoice},
     tensor::DType,
     typing::{self, Granularity},
@@ -50,25 +50,25 @@ fn every_form_of_every_version_is_typed_pruned_and_differentiated() {
     let engine = engine(RuntimeChoice::Ort);
     let models = tempfile::tempdir().unwrap();
     let (mut lines, mut wrong) = (String::new(), Vec::new());
-    let mut operators: Vec<&Contract> = contracts().map(|(_, contract)| contract).collect();
-    operators.sort_by_key(|contract| (contract.domain, contract.name));
-    for contract in operators {
-        for (version, form) in contract.variants(OLDEST) {
+    let mut operators: Vec<&OpSchema> = schemas().map(|(_, schema)| schema).collect();
+    operators.sort_by_key(|schema| (schema.domain, schema.name));
+    for schema in operators {
+        for (version, form) in schema.variants(OLDEST) {
             // ONNX Runtime's own operators have one version.
-            let operator = match contract.domain {
-                "" => format!("{}-{version}", contract.name),
-                domain => format!("{domain}.{}", contract.name),
+            let operator = match schema.domain {
+                "" => format!("{}-{version}", schema.name),
+                domain => format!("{domain}.{}", schema.name),
             };
             let name = match form.name {
                 "" => operator,
                 form => format!("{operator}, {form}"),
             };
-            let Some(case) = example(contract, version, form.name) else {
+            let Some(case) = example(schema, version, form.name) else {
                 wrong.push(format!("{name}: there is no example"));
                 continue;
             };
             let path = models.path().join(name.replace([' ', ','], "_"));
-            match run(&*engine, contract, case, &path) {
+            match run(&*engine, schema, case, &path) {
                 Ok(found) => writeln!(lines, "{name}: {found}").unwrap(),
                 Err(problem) => wrong.push(format!("{name}: {problem}")),
             }
@@ -90,7 +90,7 @@ fn every_form_of_every_version_is_typed_pruned_and_differentiated() {
 }
 
 /// What comes of an example, in a line. Its models are left under names that begin with `path`.
-fn run(engine: &dyn Engine, contract: &Contract, mut case: Case, path: &Path) -> Result<String, String> {
+fn run(engine: &dyn Engine, schema: &OpSchema, mut case: Case, path: &Path) -> Result<String, String> {
     let made = match results(engine, &mut case) {
         Ok(made) => made,
         Err(refused) => return Ok(format!("not run: {refused}")),
@@ -99,7 +99,7 @@ fn run(engine: &dyn Engine, contract: &Contract, mut case: Case, path: &Path) ->
     let wanted = case.wanted(&case.model(DType::F32));
     let backward = match wanted.is_empty() || !made.iter().any(|made| made.dtype.is_float()) {
         true => "nothing to differentiate".to_owned(),
-        false => differentiate(engine, contract, &mut case)?,
+        false => differentiate(engine, schema, &mut case)?,
     };
     Ok(format!("{pruned}; {backward}"))
 }
@@ -159,17 +159,17 @@ fn prune(engine: &dyn Engine, case: &Case, made: &[Made], path: &Path) -> Result
 }
 
 /// Compares the backward pass with finite differences; says where it stops.
-fn differentiate(engine: &dyn Engine, contract: &Contract, case: &mut Case) -> Result<String, String> {
+fn differentiate(engine: &dyn Engine, schema: &OpSchema, case: &mut Case) -> Result<String, String> {
     match compare(engine, case) {
         Ok((difference, tolerance)) if difference > tolerance => {
             Err(format!("the gradient is off by {difference:e}"))
         }
-        Ok(_) if contract.has_gradient => Ok("differentiated".to_owned()),
+        Ok(_) if schema.has_gradient => Ok("differentiated".to_owned()),
         Ok(_) => Err("there is a gradient, which the declaration denies".to_owned()),
         Err(Problem::Stop(stop)) => {
-            let bare = format!("{} has no gradient rule", contract.name);
+            let bare = format!("{} has no gradient rule", schema.name);
             let says = stop.split_once(": ").map_or(stop.as_str(), |(_, reason)| reason);
-            match (says == bare, contract.has_gradient) {
+            match (says == bare, schema.has_gradient) {
                 (true, true) => {
                     Err("there is no gradient rule, which the declaration says there is".to_owned())
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use optin_onnx::ops::{Arity, Class, Contract, Slot, contracts};
+use optin_onnx::ops::{self, Arity, ElementClass, OpSchema, Slot};
 use serde::Deserialize;
 
 use crate::python;
@@ -55,23 +55,23 @@ print(json.dumps(found))
 "#;
 
 /// What a schema's types are, in the words of declarations.
-fn class(types: &BTreeSet<String>) -> Class {
+fn class(types: &BTreeSet<String>) -> ElementClass {
     let is = |wanted: &[&str]| types.iter().all(|t| wanted.iter().any(|w| *t == format!("tensor({w})")));
     let floating =
         |t: &String| ["float", "double", "bfloat"].iter().any(|f| t.starts_with(&format!("tensor({f}")));
     let integer = |t: &String| t.starts_with("tensor(int") || t.starts_with("tensor(uint");
     if is(&["bool"]) {
-        Class::Bool
+        ElementClass::Bool
     } else if is(&["int64"]) {
-        Class::Int64
+        ElementClass::Int64
     } else if is(&["int32", "int64"]) && types.len() == 2 {
-        Class::Integer
+        ElementClass::Integer
     } else if types.iter().all(floating) {
-        Class::Float
+        ElementClass::Float
     } else if types.iter().all(|t| floating(t) || integer(t)) && types.iter().any(floating) {
-        Class::Number
+        ElementClass::Number
     } else {
-        Class::Any
+        ElementClass::Any
     }
 }
 
@@ -108,8 +108,8 @@ fn differences<'a>(
             found.push(format!("{} is {class:?}, not {:?}", slot.name, slot.class));
         }
         // Integers that say extents, axes or places have been of these types from the start.
-        let integer = matches!(slot.class, Class::Int64 | Class::Integer);
-        if integer && !matches!(class, Class::Int64 | Class::Integer) {
+        let integer = matches!(slot.class, ElementClass::Int64 | ElementClass::Integer);
+        if integer && !matches!(class, ElementClass::Int64 | ElementClass::Integer) {
             found.push(format!("{} was {class:?}, not {:?}", slot.name, slot.class));
         }
     }
@@ -121,21 +121,21 @@ fn declarations_say_what_the_schemas_say() {
     let Some(json) = python(SCRIPT, &[]) else { return };
     let schemas: Vec<Schema> = serde_json::from_str(&json).unwrap();
     let mut wrong = Vec::new();
-    for (_, contract) in contracts() {
-        let Contract { domain, name, .. } = *contract;
+    for (_, declared) in ops::schemas() {
+        let OpSchema { domain, name, .. } = *declared;
         let versions: Vec<&Schema> =
             schemas.iter().filter(|s| (s.domain.as_str(), s.name.as_str()) == (domain, name)).collect();
-        let until = contract.changed.unwrap_or(i64::MAX);
+        let until = declared.changed.unwrap_or(i64::MAX);
         let since: BTreeSet<i64> = versions.iter().map(|s| s.since).filter(|since| *since < until).collect();
-        if since != contract.since.iter().copied().collect() {
-            wrong.push(format!("{name} changed in {since:?}, not {:?}", contract.since));
+        if since != declared.since.iter().copied().collect() {
+            wrong.push(format!("{name} changed in {since:?}, not {:?}", declared.since));
         }
         let superseded =
             |s: &Schema| versions.iter().any(|other| s.since < other.since && other.since <= OLDEST);
         for schema in versions.iter().filter(|s| s.since < until && !superseded(s)) {
-            let newest = Some(&schema.since) == contract.since.last();
-            let inputs = differences(contract.inputs_of(schema.since), &schema.inputs, newest);
-            let outputs = differences(contract.outputs_of(schema.since), &schema.outputs, newest);
+            let newest = Some(&schema.since) == declared.since.last();
+            let inputs = differences(declared.inputs_of(schema.since), &schema.inputs, newest);
+            let outputs = differences(declared.outputs_of(schema.since), &schema.outputs, newest);
             wrong.extend(inputs.into_iter().chain(outputs).map(|d| format!("{name}-{}: {d}", schema.since)));
         }
     }

@@ -16,6 +16,7 @@ use optin_onnx::{
     plan::{Cost, CostView, cost_model},
     rewrite::rewrite,
     runtime::{self, Engine, Provider, RuntimeChoice, RuntimeOptions},
+    stats::DenseValues,
     tensor::Tensor,
     typing::{self, Dimensions, Granularity},
     verify::{self, verify},
@@ -36,6 +37,7 @@ pub struct Subject {
     pub widths: Widths,
     pub dimensions: Dimensions,
     pub samples: Samples,
+    pub values: DenseValues,
 }
 
 impl Subject {
@@ -81,7 +83,7 @@ impl Subject {
         let symbolic = typing::batched_inputs(&graph, &samples);
         let widths = typing::infer(&graph, &facts, &symbolic);
         let dimensions = typing::dimensions(&graph, &widths, granularity);
-        Ok(Self { model, graph, facts, widths, dimensions, samples })
+        Ok(Self { model, graph, facts, widths, dimensions, samples, values: DenseValues::default() })
     }
 
     /// What scoring and recovery need to see.
@@ -94,6 +96,7 @@ impl Subject {
             dimensions: &self.dimensions.prunable,
             samples: &self.samples,
             batch,
+            values: &self.values,
         }
     }
 

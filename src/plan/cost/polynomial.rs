@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::CostView;
-use crate::widths::{Form, Width, WidthTable};
+use crate::widths::{Width, WidthForm, WidthTable};
 
 /// A sum of terms, each a constant times the product of extents, over a divisor; and what stays whatever the sizes.
 #[derive(Clone, Debug)]
@@ -34,12 +34,12 @@ impl Extent {
     fn new(table: &WidthTable, dimension_of: &BTreeMap<Width, usize>, width: Width) -> Self {
         let all = |parts: &[Width]| parts.iter().map(|part| Self::new(table, dimension_of, *part)).collect();
         match table.form(width) {
-            Form::Free => match dimension_of.get(&table.root(width)) {
+            WidthForm::Free => match dimension_of.get(&table.root(width)) {
                 Some(&dimension) => Self::Dimension(dimension),
                 None => Self::Fixed(table.size(width)),
             },
-            Form::Product(parts) => Self::Product(all(parts)),
-            Form::Concat(parts) => Self::Sum(all(parts)),
+            WidthForm::Product(parts) => Self::Product(all(parts)),
+            WidthForm::Concat(parts) => Self::Sum(all(parts)),
         }
     }
 

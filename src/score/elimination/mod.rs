@@ -12,14 +12,13 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{DimensionScores, ScoreError};
 use crate::{
-    graph::Use,
     memory::{Bytes, MemoryBudget},
     model::ModelView,
     ops,
     runtime::Engine,
     stats::{self, GramStats, Sum},
     typing::Dimension,
-    widths::Contraction,
+    widths::{Contraction, Place},
 };
 use surgery::Entries;
 
@@ -144,10 +143,10 @@ fn weights(
 ) -> Result<Option<Mat<f64>>, ScoreError> {
     let mut contractions = dimension.contractions(view.widths);
     let at_sum = contractions.find(|c| c.place() == sum.place);
-    let Some((node, (slot, axis))) = at_sum.and_then(|c| Some((c.node, c.weight?))) else {
+    let Some(Place { at, axis }) = at_sum.and_then(Contraction::weight_place) else {
         return Ok(None);
     };
-    let Some(weight) = ops::weight(view.graph, Use { node, slot })?.filter(|w| !w.is_empty()) else {
+    let Some(weight) = ops::weight(view.graph, at)?.filter(|w| !w.is_empty()) else {
         return Ok(None);
     };
     let rows: Vec<_> = weight.axis_iter(ndarray::Axis(axis)).collect();

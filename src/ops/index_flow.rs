@@ -1,8 +1,9 @@
-//! What becomes of integers that may be ids: tokens, positions, segments.
+//! Where integers that may be indices go: ids of tokens, positions, segments. The rows of the tables that they index bound what may
+//! be fed to an input.
 
-/// What a node does with the integers of one operand.
+/// What a node does with the integers of one operand, if they are indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ids {
+pub enum IndexFlow {
     /// They are indices into operand `table`, along its axis `axis` (negative ones count from the end).
     Indexes {
         /// Slot of what is indexed.
@@ -23,7 +24,7 @@ pub enum Ids {
     Minus(usize),
 }
 
-impl Ids {
+impl IndexFlow {
     /// For operators that only move the elements of their first operand.
     pub(super) fn moved(slot: usize) -> Option<Self> {
         (slot == 0).then_some(Self::Passed)

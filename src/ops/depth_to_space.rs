@@ -1,20 +1,12 @@
-//! Operators between channels and positions: DepthToSpace, SpaceToDepth, RoiAlign.
+//! DepthToSpace and SpaceToDepth: blocks of channels become positions, and back.
 
-use super::contract::{Contract, any, float, onnx, slots};
+use super::schema::{OpSchema, any, onnx};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator};
-use crate::widths::{Reason, Width};
-
-slots! {
-    regions:
-    X = float("X"),
-    REGIONS = float("rois"),
-    IMAGES = int64("batch_indices"),
-}
+use crate::widths::{PinReason, Width};
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("DepthToSpace", &[1, 11, 13, 28], &DepthToSpace).reads(&[any("input")]).makes(&[any("output")]),
-    onnx("RoiAlign", &[10, 16, 22], &RoiAlign).reads(regions::ALL).makes(&[float("Y")]).without_gradient(),
     onnx("SpaceToDepth", &[1, 13, 28], &SpaceToDepth).reads(&[any("input")]).makes(&[any("output")]),
 ];
 
@@ -22,12 +14,12 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct DepthToSpace;
 
 impl Operator for DepthToSpace {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let [batch, channels, height, width] = image(node)?;
         let block = block(node)?;
         let size = node.size(channels);
         if !size.is_multiple_of(block * block) {
-            return Err(node.form("channels that are no multiple of the block"));
+            return Err(node.unsupported("channels that are no multiple of the block"));
         }
         let rest = size / (block * block);
         let kept = if node.string("mode") == Some("CRD") {
@@ -44,9 +36,9 @@ impl Operator for DepthToSpace {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (channels, [height, width], block) = blocks(node, node.result_shape(0)?, node.shape(0)?)?;
-        let apart = node.g()?.reshape(&[0, channels, height, block, width, block]);
+        let split = node.g()?.reshape(&[0, channels, height, block, width, block]);
         let order = if node.string("mode") == Some("CRD") { [0, 1, 3, 5, 2, 4] } else { [0, 3, 5, 1, 2, 4] };
-        node.give(0, apart.transpose(&order).reshape_like(node.x(0)?));
+        node.set_cotangent(0, split.transpose(&order).reshape_like(node.x(0)?));
         Ok(())
     }
 }
@@ -55,7 +47,7 @@ impl Operator for DepthToSpace {
 pub(super) struct SpaceToDepth;
 
 impl Operator for SpaceToDepth {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let [batch, channels, height, width] = image(node)?;
         let block = block(node)?;
         let blocks = [node.fresh(block), node.fresh(block)];
@@ -77,7 +69,7 @@ impl Operator for SpaceToDepth {
             }
             _ => g.reshape(&[0, block, block, channels, height, width]).transpose(&[0, 3, 4, 1, 5, 2]),
         };
-        node.give(0, whole.reshape_like(node.x(0)?));
+        node.set_cotangent(0, whole.reshape_like(node.x(0)?));
         Ok(())
     }
 }
@@ -92,52 +84,42 @@ fn blocks(
         (&[_, channels, _, _], &[_, _, height, width]) => {
             Ok((channels as i64, [height as i64, width as i64], node.int("blocksize").unwrap_or(1)))
         }
-        _ => Err(node.none("an operand that has not four axes")),
+        _ => Err(node.unsupported("an operand that has not four axes")),
     }
 }
 
 fn pin_block(node: &mut NodeTyper<'_>, block: &[Width]) {
-    let reason = Reason::Rearranged(node.op_type().to_owned());
+    let reason = PinReason::Rearranged(node.op_type().to_owned());
     for &axis in block {
         node.pin(axis, reason.clone());
     }
 }
 
-fn image(node: &NodeTyper<'_>) -> Result<[Width; 4], Reason> {
-    <[Width; 4]>::try_from(node.axes(0)?).map_err(|_| node.form("an operand that has not four axes"))
+/// The four axes of an image `[N, C, H, W]`.
+pub(super) fn image(node: &NodeTyper<'_>) -> Result<[Width; 4], PinReason> {
+    <[Width; 4]>::try_from(node.axes(0)?).map_err(|_| node.unsupported("an operand that has not four axes"))
 }
 
-fn block(node: &NodeTyper<'_>) -> Result<usize, Reason> {
+fn block(node: &NodeTyper<'_>) -> Result<usize, PinReason> {
     let block = usize::try_from(node.int("blocksize").unwrap_or(0)).ok().filter(|b| *b > 0);
-    block.ok_or_else(|| node.form("a block without extent"))
+    block.ok_or_else(|| node.unsupported("a block without extent"))
 }
 
 /// Sets a result of other positions than the operand's.
-fn positions(node: &mut NodeTyper<'_>, batch: Width, channels: Width, from: &[Width]) -> Result<(), Reason> {
+pub(super) fn positions(
+    node: &mut NodeTyper<'_>,
+    batch: Width,
+    channels: Width,
+    from: &[Width],
+) -> Result<(), PinReason> {
     for &axis in from {
-        node.pin(axis, Reason::Spatial);
+        node.pin(axis, PinReason::Spatial);
     }
     let mut result = vec![batch, channels];
     for &size in node.result_shape(0)?.iter().skip(2) {
-        let axis = node.fixed(size, Reason::Spatial);
+        let axis = node.fixed(size, PinReason::Spatial);
         result.push(axis);
     }
     node.set(0, result);
     Ok(())
-}
-
-/// Pools regions of an image: `X[N, C, H, W]` → `Y[R, C, h, w]`.
-pub(super) struct RoiAlign;
-
-impl Operator for RoiAlign {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
-        let [batch, channels, height, width] = image(node)?;
-        let regions = node.axes(regions::REGIONS)?;
-        for &axis in regions.iter().skip(1) {
-            node.pin(axis, Reason::Indexed);
-        }
-        node.pin(batch, Reason::Indexed);
-        let regions = regions.first().copied().unwrap_or(Width::ONE);
-        positions(node, regions, channels, &[height, width])
-    }
 }

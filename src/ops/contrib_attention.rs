@@ -1,16 +1,16 @@
 //! ONNX Runtime's own forms of attention (domain `com.microsoft`): MultiHeadAttention, Attention, GroupQueryAttention.
 
-use super::contract::{Contract, Form, float, microsoft, number, slots};
+use super::schema::{OpSchema, OperatorForm, float, microsoft, number, slots};
 use super::{
     EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
-    attention::{Attended, Heads, Part, by_heads, logit_scale},
+    attention::{AttentionAxes, AttentionInputs, HeadLayout, logit_scale, split_heads_axis},
     gradient::one_hot,
 };
 use crate::{
     graph::Expr,
     onnx::{int_attribute, ints_attribute, proto::NodeProto},
     tensor::Tensor,
-    widths::{Reason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -60,22 +60,22 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     microsoft("Attention", &FusedAttention).reads(attention::ALL)
         .makes(&[float("output"), float("present").optional()])
-        .forms(&[Form::of(""), Form::of("values of another extent")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("values of another extent")]),
     microsoft("GroupQueryAttention", &GroupQueryAttention).reads(group_query::ALL)
         .makes(&[
             float("output"), number("present_key").optional(), number("present_value").optional(),
             float("output_qk").optional(),
         ])
-        .forms(&[Form::of(""), Form::of("packed operands")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("packed operands")]),
     microsoft("MultiHeadAttention", &MultiHeadAttention).reads(multi_head::ALL)
         .makes(&[
             float("output"), float("present_key").optional(), float("present_value").optional(),
             float("qk").optional(),
         ])
-        .forms(&[Form::of(""), Form::of("a bias and a mask"), Form::of("a cache"), Form::of("packed operands")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("a bias and a mask"), OperatorForm::of("a cache"), OperatorForm::of("packed operands")]),
 ];
 
 /// Queries, keys and values are projected already. They come apart (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
@@ -83,7 +83,7 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct MultiHeadAttention;
 
 impl Operator for MultiHeadAttention {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let count = node.int("num_heads").unwrap_or(0);
         let query = operand(node, multi_head::QUERY, count)?;
         let key = if node.has(multi_head::KEY) { operand(node, multi_head::KEY, count)? } else { query };
@@ -94,7 +94,7 @@ impl Operator for MultiHeadAttention {
         }
         node.unify(query.inner, key.inner);
         node.unify(key.length, value.length);
-        node.pin(key.length, Reason::Softmax);
+        node.pin(key.length, PinReason::Softmax);
         let past = if node.has(multi_head::PAST_KEY) {
             node.shape(multi_head::PAST_KEY)?.get(2).copied().unwrap_or(0)
         } else {
@@ -104,7 +104,7 @@ impl Operator for MultiHeadAttention {
             Ok(&[_, _, keys, _]) => keys,
             _ => node.size(key.length) + past,
         };
-        let mut heads = Heads {
+        let mut heads = AttentionAxes {
             batch: query.batch,
             queries: query.length,
             heads: query.heads,
@@ -118,7 +118,7 @@ impl Operator for MultiHeadAttention {
         if node.has(multi_head::BIAS) {
             let projected = node.product(&[heads.heads, heads.inner]);
             let all = node.concat(&[projected, projected, merged]);
-            vector(node, multi_head::BIAS, all)?;
+            unify_bias(node, multi_head::BIAS, all)?;
         }
         heads.mask(node, multi_head::MASK)?;
         heads.past(node, multi_head::PAST_KEY, heads.inner)?;
@@ -140,14 +140,14 @@ impl Operator for MultiHeadAttention {
             || !node.has(multi_head::VALUE)
             || (multi_head::PAST_KEY..=multi_head::INDIRECTION).any(|slot| node.has(slot))
         {
-            return Err(node.none("packed operands or a cache"));
+            return Err(node.unsupported("packed operands or a cache"));
         }
         let mut operands = [node.x(multi_head::QUERY)?, node.x(multi_head::KEY)?, node.x(multi_head::VALUE)?];
         if node.has(multi_head::BIAS) {
             let mut start = 0;
             for (slot, operand) in operands.iter_mut().enumerate() {
                 let &[_, _, features] = node.shape(slot)? else {
-                    return Err(node.none("a bias of heads"));
+                    return Err(node.unsupported("a bias of heads"));
                 };
                 *operand = *operand + node.x(multi_head::BIAS)?.slice(0, start, start + features);
                 start += features;
@@ -156,7 +156,7 @@ impl Operator for MultiHeadAttention {
         let heads = node.int("num_heads").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let rest = (multi_head::BIAS + 1..=multi_head::MASK).map(|slot| node.x(slot).ok());
         let rest = std::iter::once(None).chain(rest).collect();
-        Attended { operands, heads, kv_heads: heads, rest }.gradient(node)
+        AttentionInputs { operands, heads, kv_heads: heads, rest }.gradient(node)
     }
 }
 
@@ -169,29 +169,29 @@ struct Projected {
     inner: Width,
 }
 
-fn operand(node: &mut NodeTyper<'_>, slot: usize, count: i64) -> Result<Projected, Reason> {
+fn operand(node: &mut NodeTyper<'_>, slot: usize, count: i64) -> Result<Projected, PinReason> {
     match *node.axes(slot)?.as_slice() {
         [batch, length, merged] => {
-            let (heads, inner) = by_heads(node, merged, count)?;
+            let (heads, inner) = split_heads_axis(node, merged, count)?;
             Ok(Projected { batch, length, heads, inner })
         }
         [batch, heads, length, inner] => Ok(Projected { batch, length, heads, inner }),
         [batch, length, heads, packed, inner] => {
-            let reason = node.form("packed operands");
+            let reason = node.unsupported("packed operands");
             node.pin(packed, reason);
             Ok(Projected { batch, length, heads, inner })
         }
-        _ => Err(node.form("an operand of unexpected rank")),
+        _ => Err(node.unsupported("an operand of unexpected rank")),
     }
 }
 
-fn vector(node: &mut NodeTyper<'_>, slot: usize, width: Width) -> Result<(), Reason> {
+fn unify_bias(node: &mut NodeTyper<'_>, slot: usize, width: Width) -> Result<(), PinReason> {
     match *node.axes(slot)?.as_slice() {
         [axis] => {
             node.unify(axis, width);
             Ok(())
         }
-        _ => Err(node.form("a bias that is not a vector")),
+        _ => Err(node.unsupported("a bias that is not a vector")),
     }
 }
 
@@ -199,31 +199,31 @@ fn vector(node: &mut NodeTyper<'_>, slot: usize, width: Width) -> Result<(), Rea
 pub(super) struct FusedAttention;
 
 impl Operator for FusedAttention {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (x, w) = (node.axes(attention::INPUT)?, node.axes(attention::WEIGHT)?);
         let (&[batch, length, features], &[rows, columns]) = (x.as_slice(), w.as_slice()) else {
-            return Err(node.form("operands of unexpected rank"));
+            return Err(node.unsupported("operands of unexpected rank"));
         };
         let third = (node.size(columns) / 3) as i64;
         let sizes = node.ints("qkv_hidden_sizes").unwrap_or_else(|| vec![third; 3]);
         let sizes: Vec<usize> = sizes.iter().filter_map(|&s| usize::try_from(s).ok()).collect();
         if sizes.len() != 3 || sizes.iter().sum::<usize>() != node.size(columns) {
-            return Err(node.form("projections that do not fill the weight"));
+            return Err(node.unsupported("projections that do not fill the weight"));
         }
         node.unify(features, rows);
         let count = node.int("num_heads").unwrap_or(0);
         let parts = node.split_concat(columns, &sizes);
         let parts = [
-            by_heads(node, parts[0], count)?,
-            by_heads(node, parts[1], count)?,
-            by_heads(node, parts[2], count)?,
+            split_heads_axis(node, parts[0], count)?,
+            split_heads_axis(node, parts[1], count)?,
+            split_heads_axis(node, parts[2], count)?,
         ];
         let [(heads, inner), (key_heads, key_inner), (value_heads, value)] = parts;
         node.unify(heads, key_heads);
         node.unify(heads, value_heads);
         node.unify(inner, key_inner);
         if node.has(attention::BIAS) {
-            vector(node, attention::BIAS, columns)?;
+            unify_bias(node, attention::BIAS, columns)?;
         }
         node.macs(1, &[batch, length, features, columns]);
         let past = match node.shape(attention::PAST) {
@@ -234,11 +234,11 @@ impl Operator for FusedAttention {
             Ok(&[_, _, _, keys, _]) => keys,
             _ => node.size(length) + past,
         };
-        node.pin(length, Reason::Softmax);
-        let mut all = Heads { batch, queries: length, heads, kv_heads: heads, inner, value, keys };
+        node.pin(length, PinReason::Softmax);
+        let mut all = AttentionAxes { batch, queries: length, heads, kv_heads: heads, inner, value, keys };
         let keys = all.relate(node)?;
         all.mask(node, attention::MASK)?;
-        let two = node.fixed(2, Reason::Indexed);
+        let two = node.fixed(2, PinReason::Indexed);
         if node.has(attention::PAST) {
             let cache = node.axes(attention::PAST)?;
             if let &[_, past_batch, past_heads, _, past_inner] = cache.as_slice() {
@@ -250,7 +250,12 @@ impl Operator for FusedAttention {
         node.set(1, vec![two, batch, heads, keys, inner]);
         let merged = node.product(&[heads, value]);
         node.set(0, vec![batch, length, merged]);
-        node.contract(features, (attention::INPUT, 2), Some((attention::WEIGHT, 0)), Some(2));
+        node.contraction(
+            features,
+            SlotAxis::new(attention::INPUT, 2),
+            Some(SlotAxis::new(attention::WEIGHT, 0)),
+            Some(2),
+        );
         Ok(())
     }
 
@@ -269,7 +274,7 @@ impl Operator for FusedAttention {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         if node.has(attention::PAST) || node.int("do_rotary").unwrap_or(0) != 0 {
-            return Err(node.none("a cache or rotary embeddings"));
+            return Err(node.unsupported("a cache or rotary embeddings"));
         }
         let projections = Projections::of(node)?;
         let (x, w) = (node.x(attention::INPUT)?, node.x(attention::WEIGHT)?);
@@ -278,16 +283,16 @@ impl Operator for FusedAttention {
             if node.has(attention::BIAS) { projected + node.x(attention::BIAS)? } else { projected };
         let Projections { heads, length, sizes: [queries, keys, values] } = projections;
         let ends = [0, queries, queries + keys, queries + keys + values];
-        let attended = Attended {
+        let attended = AttentionInputs {
             operands: [0, 1, 2].map(|i| projected.slice(2, ends[i], ends[i + 1])),
             heads,
             kv_heads: heads,
             rest: Vec::new(),
         };
-        let parts = projections.sizes.map(|s| Part { merged: true, heads, length, extent: s / heads });
+        let parts = projections.sizes.map(|s| HeadLayout { merged: true, heads, length, extent: s / heads });
         let p = projections.probabilities(node)?;
-        let cotangents = attended.pull_back(parts, p, node.only_g()?, node.float("scale"));
-        node.give(attention::INPUT, node.concat(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
+        let cotangents = attended.pull_back(parts, p, node.sole_g()?, node.float("scale"));
+        node.set_cotangent(attention::INPUT, node.concat(&cotangents, 2)?.matmul(w.matrix_transpose(2)));
         Ok(())
     }
 }
@@ -305,13 +310,14 @@ impl Projections {
         let (&[_, length, _], &[_, columns]) =
             (node.shape(attention::INPUT)?, node.shape(attention::WEIGHT)?)
         else {
-            return Err(node.none("operands of unexpected rank"));
+            return Err(node.unsupported("operands of unexpected rank"));
         };
         let heads = node.int("num_heads").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        let heads = heads.ok_or_else(|| node.none("no count of heads"))?;
+        let heads = heads.ok_or_else(|| node.unsupported("no count of heads"))?;
         let sizes = node.ints("qkv_hidden_sizes").unwrap_or_else(|| vec![(columns / 3) as i64; 3]);
         let sizes: Vec<usize> = sizes.iter().filter_map(|s| usize::try_from(*s).ok()).collect();
-        let sizes = <[usize; 3]>::try_from(sizes).map_err(|_| node.none("projections that are not three"))?;
+        let sizes =
+            <[usize; 3]>::try_from(sizes).map_err(|_| node.unsupported("projections that are not three"))?;
         Ok(Self { heads, length, sizes })
     }
 
@@ -321,7 +327,7 @@ impl Projections {
         let (x, w, length) = (node.x(attention::INPUT)?, node.x(attention::WEIGHT)?, self.length);
         let numbers = |shape: &[usize], values: Vec<f32>| {
             let numbers = node.tail().numbers(shape, values, x.dtype());
-            numbers.ok_or_else(|| node.none("operands without extent"))
+            numbers.ok_or_else(|| node.unsupported("operands without extent"))
         };
         let (scored, attended) = (self.sizes[0] + self.sizes[1], self.heads * length);
         let places = numbers(&[1, length, length], (0..length).flat_map(|i| one_hot(i, length)).collect())?;
@@ -335,12 +341,11 @@ impl Projections {
         let features = node.shape(attention::WEIGHT)?.first().copied().unwrap_or(0);
         let none = numbers(&[features, attended], vec![0.0; features * attended])?;
         let weight = node.concat(&[node.concat(&[w.slice(1, 0, scored), none], 1)?, rows], 0)?;
-        let offsets = match node.has(attention::BIAS) {
-            true => {
-                let none = numbers(&[attended], vec![0.0; attended])?;
-                Some(node.concat(&[node.x(attention::BIAS)?.slice(0, 0, scored), none], 0)?)
-            }
-            false => None,
+        let offsets = if node.has(attention::BIAS) {
+            let none = numbers(&[attended], vec![0.0; attended])?;
+            Some(node.concat(&[node.x(attention::BIAS)?.slice(0, 0, scored), none], 0)?)
+        } else {
+            None
         };
         let x = node.concat(&[x, places], 2)?;
         let operands = [
@@ -355,7 +360,7 @@ impl Projections {
         scoring.attribute.retain(|a| a.name() != "qkv_hidden_sizes");
         let sizes = [self.sizes[0], self.sizes[1], attended].map(|size| size as i64);
         scoring.attribute.push(ints_attribute("qkv_hidden_sizes", &sizes));
-        Ok(node.tail().repeat(&scoring, &operands, x.dtype()))
+        Ok(node.tail().reemit(&scoring, &operands, x.dtype()))
     }
 }
 
@@ -363,13 +368,13 @@ impl Projections {
 pub(super) struct GroupQueryAttention;
 
 impl Operator for GroupQueryAttention {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (count, kv_count) = (node.int("num_heads").unwrap_or(0), node.int("kv_num_heads").unwrap_or(0));
-        let parts = self.parts(node, count, kv_count)?;
+        let parts = self.split_projections(node, count, kv_count)?;
         let (batch, length, [query, key, value]) = parts;
-        let (heads, inner) = by_heads(node, query, count)?;
-        let (kv_heads, key_inner) = by_heads(node, key, kv_count)?;
-        let (value_heads, value) = by_heads(node, value, kv_count)?;
+        let (heads, inner) = split_heads_axis(node, query, count)?;
+        let (kv_heads, key_inner) = split_heads_axis(node, key, kv_count)?;
+        let (value_heads, value) = split_heads_axis(node, value, kv_count)?;
         node.unify(inner, key_inner);
         node.unify(kv_heads, value_heads);
         let past = if node.has(group_query::PAST_KEY) {
@@ -381,8 +386,8 @@ impl Operator for GroupQueryAttention {
             Ok(&[_, _, keys, _]) => keys,
             _ => node.size(length) + past,
         };
-        node.pin(length, Reason::Softmax);
-        let mut all = Heads { batch, queries: length, heads, kv_heads, inner, value, keys };
+        node.pin(length, PinReason::Softmax);
+        let mut all = AttentionAxes { batch, queries: length, heads, kv_heads, inner, value, keys };
         let keys = all.relate(node)?;
         for slot in [group_query::COSINES, group_query::SINES]
             .into_iter()
@@ -390,12 +395,12 @@ impl Operator for GroupQueryAttention {
             .collect::<Vec<_>>()
         {
             for axis in node.axes(slot)? {
-                node.pin(axis, Reason::Rearranged(node.op_type().to_owned()));
+                node.pin(axis, PinReason::Rearranged(node.op_type().to_owned()));
             }
         }
         all.mask(node, group_query::MASK)?;
         if node.has(group_query::SINKS) {
-            vector(node, group_query::SINKS, heads)?;
+            unify_bias(node, group_query::SINKS, heads)?;
         }
         all.past(node, group_query::PAST_KEY, inner)?;
         all.past(node, group_query::PAST_VALUE, value)?;
@@ -439,15 +444,15 @@ impl Operator for GroupQueryAttention {
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let grouped = Grouped::of(node)?;
-        let query = grouped.rotate(node, grouped.query(node)?, false)?;
+        let query = grouped.apply_rope(node, grouped.query(node)?, false)?;
         // What later steps get are the keys as they are attended to, those of the past included.
-        let attended = Attended {
+        let attended = AttentionInputs {
             operands: [query, node.y(1)?, node.y(2)?],
             heads: grouped.heads,
             kv_heads: grouped.kv_heads,
             rest: Vec::new(),
         };
-        let part = |heads, length| Part { merged: false, ..grouped.merged(heads, length) };
+        let part = |heads, length| HeadLayout { merged: false, ..grouped.merged(heads, length) };
         let keys = part(grouped.kv_heads, grouped.keys);
         let parts = [part(grouped.heads, grouped.length), keys, keys];
         let p = grouped.probabilities(node, &attended)?;
@@ -456,7 +461,7 @@ impl Operator for GroupQueryAttention {
         let [dq, dk, dv] = attended.pull_back(parts, p, g, node.float("scale"));
         let dk = node.cotangent(1).map_or(dk, |other| dk + other);
         let dv = node.cotangent(2).map_or(dv, |other| dv + other);
-        grouped.give(node, [dq, dk, dv])
+        grouped.set_cotangents(node, [dq, dk, dv])
     }
 }
 
@@ -474,33 +479,33 @@ struct Grouped {
 impl Grouped {
     fn of(node: &NodeGradient<'_>) -> Result<Self, NoGradient> {
         if node.float("softcap").unwrap_or(0.0) != 0.0 || node.int("smooth_softmax").unwrap_or(0) > 0 {
-            return Err(node.none("a cap on its logits, or a smooth softmax"));
+            return Err(node.unsupported("a cap on its logits, or a smooth softmax"));
         }
         if (group_query::SINKS..node.input_count()).any(|slot| node.has(slot)) {
-            return Err(node.none("sinks"));
+            return Err(node.unsupported("sinks"));
         }
         if node.int("do_rotary").unwrap_or(0) != 0
             && !node.has(group_query::COSINES)
             && !node.has(group_query::POSITION_IDS)
         {
-            return Err(node.none("rotary embeddings without tables"));
+            return Err(node.unsupported("rotary embeddings without tables"));
         }
         let count = |name| node.int(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let (heads, kv_heads) = (count("num_heads"), count("kv_num_heads"));
         let (&[_, length, _], &[_, _, keys, extent]) =
             (node.shape(group_query::QUERY)?, node.result_shape(1)?)
         else {
-            return Err(node.none("operands of unexpected rank"));
+            return Err(node.unsupported("operands of unexpected rank"));
         };
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || keys < length {
-            return Err(node.none("extents that do not fit"));
+            return Err(node.unsupported("extents that do not fit"));
         }
         Ok(Self { heads, kv_heads, extent, length, keys })
     }
 
     /// Entries `[B, S, H·E]`.
-    fn merged(&self, heads: usize, length: usize) -> Part {
-        Part { merged: true, heads, length, extent: self.extent }
+    fn merged(&self, heads: usize, length: usize) -> HeadLayout {
+        HeadLayout { merged: true, heads, length, extent: self.extent }
     }
 
     fn query<'a>(&self, node: &NodeGradient<'a>) -> Result<Expr<'a>, NoGradient> {
@@ -510,8 +515,13 @@ impl Grouped {
         Ok(self.merged(self.heads, self.length).split_heads(query))
     }
 
-    /// Entries turned by their positions, as queries and keys are; or back, as their cotangents are.
-    fn rotate<'a>(&self, node: &NodeGradient<'a>, x: Expr<'a>, back: bool) -> Result<Expr<'a>, NoGradient> {
+    /// Rotary embeddings (RoPE) applied to `x[B, H, S, E]`; with `back`, the inverse rotation, which cotangents take.
+    fn apply_rope<'a>(
+        &self,
+        node: &NodeGradient<'a>,
+        x: Expr<'a>,
+        back: bool,
+    ) -> Result<Expr<'a>, NoGradient> {
         if node.int("do_rotary").unwrap_or(0) == 0 {
             return Ok(x);
         }
@@ -521,20 +531,20 @@ impl Grouped {
             Err(_) => node.tail().constant(&Tensor::ints(&[(self.keys - self.length) as i64])),
         };
         let sines = if back { -node.x(group_query::SINES)? } else { node.x(group_query::SINES)? };
-        let mut turn = NodeProto {
+        let mut rope = NodeProto {
             op_type: Some("RotaryEmbedding".to_owned()),
             domain: node.proto.domain.clone(),
             ..Default::default()
         };
         let interleaved = node.int("rotary_interleaved").unwrap_or(0);
-        turn.attribute.push(int_attribute("interleaved", interleaved));
+        rope.attribute.push(int_attribute("interleaved", interleaved));
         if 2 * pairs < self.extent {
             let heads = if node.has(group_query::KEY) { self.heads } else { self.kv_heads };
-            turn.attribute.push(int_attribute("num_heads", heads as i64));
-            turn.attribute.push(int_attribute("rotary_embedding_dim", 2 * pairs as i64));
+            rope.attribute.push(int_attribute("num_heads", heads as i64));
+            rope.attribute.push(int_attribute("rotary_embedding_dim", 2 * pairs as i64));
         }
-        Ok(node.tail().repeat(
-            &turn,
+        Ok(node.tail().reemit(
+            &rope,
             &[Some(x), Some(places), Some(node.x(group_query::COSINES)?), Some(sines)],
             x.dtype(),
         ))
@@ -544,7 +554,7 @@ impl Grouped {
     fn probabilities<'a>(
         &self,
         node: &NodeGradient<'a>,
-        attended: &Attended<'a>,
+        attended: &AttentionInputs<'a>,
     ) -> Result<Expr<'a>, NoGradient> {
         let [query, key, _] = attended.operands;
         let group = [self.kv_heads as i64, (self.heads / self.kv_heads) as i64];
@@ -564,12 +574,12 @@ impl Grouped {
         let row = |i: usize| (0..self.keys).map(move |j| if sees(i, j) { 0.0 } else { -1e4 });
         let mask = (0..self.length).flat_map(row).collect();
         let mask = node.tail().numbers(&[self.length, self.keys], mask, logits.dtype());
-        let mask = mask.ok_or_else(|| node.none("keys without extent"))?;
+        let mask = mask.ok_or_else(|| node.unsupported("keys without extent"))?;
         Ok((logits + mask).softmax(3))
     }
 
     /// Gives queries, keys and values, and the keys and values of the past, their cotangents, which lie `[B, H, S, E]`.
-    fn give<'a>(
+    fn set_cotangents<'a>(
         &self,
         node: &NodeGradient<'a>,
         [query, key, value]: [Expr<'a>; 3],
@@ -578,18 +588,18 @@ impl Grouped {
         let own = |x: Expr<'a>| if past == 0 { x } else { x.slice(2, past, self.keys) };
         let (queried, keyed) =
             (self.merged(self.heads, self.length), self.merged(self.kv_heads, self.length));
-        let query = queried.merge_heads(self.rotate(node, query, true)?);
-        let keys = keyed.merge_heads(self.rotate(node, own(key), true)?);
+        let query = queried.merge_heads(self.apply_rope(node, query, true)?);
+        let keys = keyed.merge_heads(self.apply_rope(node, own(key), true)?);
         let values = keyed.merge_heads(own(value));
         if node.has(group_query::KEY) {
-            node.give(group_query::QUERY, query);
-            node.give(group_query::KEY, keys);
-            node.give(group_query::VALUE, values);
+            node.set_cotangent(group_query::QUERY, query);
+            node.set_cotangent(group_query::KEY, keys);
+            node.set_cotangent(group_query::VALUE, values);
         } else {
-            node.give(group_query::QUERY, node.concat(&[query, keys, values], 2)?);
+            node.set_cotangent(group_query::QUERY, node.concat(&[query, keys, values], 2)?);
         }
         for (slot, cotangent) in [(group_query::PAST_KEY, key), (group_query::PAST_VALUE, value)] {
-            node.give(slot, cotangent.slice(2, 0, past));
+            node.set_cotangent(slot, cotangent.slice(2, 0, past));
         }
         Ok(())
     }
@@ -597,21 +607,21 @@ impl Grouped {
 
 impl GroupQueryAttention {
     /// Batch, length, and the features of queries, keys and values.
-    fn parts(
+    fn split_projections(
         &self,
         node: &mut NodeTyper<'_>,
         heads: i64,
         kv_heads: i64,
-    ) -> Result<(Width, Width, [Width; 3]), Reason> {
+    ) -> Result<(Width, Width, [Width; 3]), PinReason> {
         let query = node.axes(group_query::QUERY)?;
         let &[batch, length, features] = query.as_slice() else {
-            return Err(node.form("an operand of unexpected rank"));
+            return Err(node.unsupported("an operand of unexpected rank"));
         };
         if !node.has(group_query::KEY) {
             let all = (heads + 2 * kv_heads).max(1) as usize;
             let (size, kv_heads) = (node.size(features), kv_heads.max(0) as usize);
             if !size.is_multiple_of(all) {
-                return Err(node.form("packed features that are no multiple of the head counts"));
+                return Err(node.unsupported("packed features that are no multiple of the head counts"));
             }
             let kv = size / all * kv_heads;
             let parts = node.split_concat(features, &[size - 2 * kv, kv, kv]);
@@ -620,7 +630,7 @@ impl GroupQueryAttention {
         let (key, value) = (node.axes(group_query::KEY)?, node.axes(group_query::VALUE)?);
         let (&[key_batch, keys, key], &[value_batch, values, value]) = (key.as_slice(), value.as_slice())
         else {
-            return Err(node.form("an operand of unexpected rank"));
+            return Err(node.unsupported("an operand of unexpected rank"));
         };
         for (a, b) in [(batch, key_batch), (batch, value_batch), (keys, values), (length, keys)] {
             node.unify(a, b);

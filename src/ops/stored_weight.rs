@@ -12,13 +12,13 @@ use crate::{
 pub fn holds_weights(graph: &Graph, at: Use) -> bool {
     let node = graph.node(at.node);
     let constant = node.inputs.get(at.slot).copied().flatten().and_then(|v| graph.constant(v));
-    let recast = || at.slot == 0 && find(&node.proto).is_some_and(|rule| rule.recasts());
+    let recast = || at.slot == 0 && find(&node.proto).is_some_and(|rule| rule.is_cast());
     constant.is_some_and(|tensor| onnx::is_float(tensor) || recast())
 }
 
-/// The operand that a stored weight ends up as, behind changes of its element type.
+/// The operand that reads a stored weight, behind casts and dequantisation.
 pub fn reader(graph: &Graph, mut at: Use) -> Use {
-    while at.slot == 0 && find(&graph.node(at.node).proto).is_some_and(|rule| rule.recasts()) {
+    while at.slot == 0 && find(&graph.node(at.node).proto).is_some_and(|rule| rule.is_cast()) {
         let result = graph.node(at.node).outputs.first().copied().flatten();
         match result.and_then(|v| graph.uses(v).first().copied()) {
             Some(next) => at = next,
@@ -36,8 +36,8 @@ pub fn weight(graph: &Graph, at: Use) -> Result<Option<ArrayD<f32>>, OnnxError> 
     let node = graph.node(at.node);
     let Some(value) = node.inputs.get(at.slot).copied().flatten() else { return Ok(None) };
     if let Some(producer) = graph.producer(value) {
-        let recasts = find(&graph.node(producer).proto).is_some_and(|rule| rule.recasts());
-        return if recasts { weight(graph, Use { node: producer, slot: 0 }) } else { Ok(None) };
+        let is_cast = find(&graph.node(producer).proto).is_some_and(|rule| rule.is_cast());
+        return if is_cast { weight(graph, Use { node: producer, slot: 0 }) } else { Ok(None) };
     }
     let Some(constant) = graph.constant(value) else { return Ok(None) };
     let stored = to_tensor(constant)?;

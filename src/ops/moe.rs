@@ -1,8 +1,8 @@
 //! ONNX Runtime's mixtures of experts as one operator: MoE, and QMoE with quantised weights.
 
-use super::contract::{Contract, float, microsoft, slots};
+use super::schema::{OpSchema, float, microsoft, slots};
 use super::{NodeTyper, Operator};
-use crate::widths::Reason;
+use crate::widths::PinReason;
 
 slots! {
     moe:
@@ -42,26 +42,28 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
-    microsoft("MoE", &Experts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")])
+pub(super) static OPERATORS: &[OpSchema] = &[
+    microsoft("MoE", &MixtureOfExperts { weights: [moe::FC1, moe::FC2, moe::FC3] }).reads(moe::ALL).makes(&[float("output")])
         .without_gradient(),
-    microsoft("QMoE", &Experts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL)
+    microsoft("QMoE", &MixtureOfExperts { weights: [qmoe::FC1, qmoe::FC2, qmoe::FC3] }).reads(qmoe::ALL)
         .makes(&[float("output")])
         .without_gradient(),
 ];
 
 /// Of each token, the experts that it is routed to: `x[…, D]`, `routes[tokens, experts]`, `weights[experts, …, …]`. The inner
 /// extent of the experts ends inside the operator, where no mask can reach it, and so keeps its extent.
-pub(super) struct Experts {
+pub(super) struct MixtureOfExperts {
     /// Slots of the weights; the last one is only there where a gate has its own.
     pub weights: [usize; 3],
 }
 
-impl Operator for Experts {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+impl Operator for MixtureOfExperts {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let x = node.axes(0)?;
-        let Some((&features, tokens)) = x.split_last() else { return Err(node.form("a scalar operand")) };
-        let reason = node.form("experts that end inside it");
+        let Some((&features, tokens)) = x.split_last() else {
+            return Err(node.unsupported("a scalar operand"));
+        };
+        let reason = node.unsupported("experts that end inside it");
         for slot in 1..node.input_count() {
             for axis in node.axes(slot).unwrap_or_default() {
                 node.pin(axis, reason.clone());

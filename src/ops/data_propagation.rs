@@ -1,4 +1,4 @@
-//! Sizes as data: which widths the elements of integer values speak of.
+//! Data propagation: which extents the elements of integer values hold.
 //!
 //! Graphs compute shapes: Shape → Gather → Concat → Reshape. An element that says the extent of a width is harmless where
 //! it ends in a shape operand, which is rewritten by meaning. Where it becomes a floating-point number (a scale 1/√d computed
@@ -10,17 +10,17 @@ use std::{collections::BTreeSet, ops::Deref};
 use super::{NodeCx, registry};
 use crate::{
     graph::{Facts, Graph, NodeId},
-    widths::{Element, Pin, Reason, Width, Widths},
+    widths::{Element, Pin, PinReason, Width, Widths},
 };
 
-/// The integer values around one node, while sizes flow through it.
-pub struct SizeFlow<'a> {
+/// The integer operands and results of one node, while sizes are propagated through it.
+pub struct DataPropagation<'a> {
     cx: NodeCx<'a>,
     dynamic: &'a [bool],
     widths: &'a mut Widths,
 }
 
-impl<'a> Deref for SizeFlow<'a> {
+impl<'a> Deref for DataPropagation<'a> {
     type Target = NodeCx<'a>;
 
     fn deref(&self) -> &NodeCx<'a> {
@@ -28,7 +28,7 @@ impl<'a> Deref for SizeFlow<'a> {
     }
 }
 
-impl<'a> SizeFlow<'a> {
+impl<'a> DataPropagation<'a> {
     pub(crate) fn new(
         graph: &'a Graph,
         facts: &'a Facts,
@@ -41,14 +41,14 @@ impl<'a> SizeFlow<'a> {
 
     /// Passes sizes through the node by its rule, or pins them where it has none or they are used as numbers.
     pub(crate) fn run(mut self) {
-        let contract = registry::covering(self.cx.graph, self.cx.node);
-        let follows = |slot| contract.is_some_and(|contract| contract.follows(self.opset(), slot));
+        let schema = registry::covering(self.cx.graph, self.cx.node);
+        let follows = |slot| schema.is_some_and(|schema| schema.follows(self.opset(), slot));
         let say_sizes = |slot: &usize| self.elements(*slot).is_some() && !follows(*slot);
         let slots: Vec<usize> = (0..self.input_count()).filter(say_sizes).collect();
         if slots.is_empty() {
             return;
         }
-        let passed = contract.is_some_and(|contract| contract.rule.sizes(&mut self).is_some());
+        let passed = schema.is_some_and(|schema| schema.rule.propagate_data(&mut self).is_some());
         if !passed {
             slots.into_iter().for_each(|slot| self.pin(slot));
         }
@@ -58,31 +58,30 @@ impl<'a> SizeFlow<'a> {
         let widths: BTreeSet<Width> =
             self.elements(slot).into_iter().flatten().flat_map(Element::widths).collect();
         for width in widths {
-            self.widths.table.pin(width, Pin::new(self.cx.node.label(), Reason::Counted));
+            self.widths.table.pin(width, Pin::new(self.cx.node.label(), PinReason::Counted));
         }
     }
 
-    /// What the elements of an operand say, if it says sizes.
+    /// What the elements of an operand hold, if some of them are extents; one entry per element, row-major.
     pub fn elements(&self, slot: usize) -> Option<&[Element]> {
         self.widths.sizes(self.input(slot)?)
     }
 
-    /// As [`Self::elements`], with plain numbers for operands that say nothing; `None` when the operand is not a small
-    /// integer.
-    pub fn elements_or_numbers(&self, slot: usize) -> Option<Vec<Element>> {
+    /// As [`Self::elements`], with constants for operands that hold no extents; `None` when the operand is no small integer tensor.
+    pub fn elements_or_constants(&self, slot: usize) -> Option<Vec<Element>> {
         if let Some(elements) = self.elements(slot) {
             return Some(elements.to_vec());
         }
-        let number = if self.varies(slot) { Element::Varying } else { Element::Constant };
+        let number = if self.is_data_dependent(slot) { Element::Varying } else { Element::Constant };
         self.contents(slot).map(|ints| vec![number; ints.len()])
     }
 
-    /// Whether an operand that says no sizes differs between inputs.
-    pub fn varies(&self, slot: usize) -> bool {
+    /// Whether an operand that holds no extents depends on the model's inputs.
+    pub fn is_data_dependent(&self, slot: usize) -> bool {
         self.elements(slot).is_none() && self.input(slot).is_some_and(|v| self.dynamic[v.index()])
     }
 
-    /// Says what the elements of the first result say. `None`, so that the sizes are pinned, unless there is one for each
+    /// Sets what the elements of the first result hold. `None`, so that the sizes are pinned, unless there is one for each
     /// element of a small integer result.
     pub fn set(&mut self, elements: Vec<Element>) -> Option<()> {
         self.set_result(0, elements)
@@ -102,14 +101,15 @@ impl<'a> SizeFlow<'a> {
         Some(())
     }
 
-    /// Elements pass unchanged, in order.
-    pub fn pass(&mut self) -> Option<()> {
-        let elements = self.elements_or_numbers(0)?;
+    /// The elements of the first operand are those of the result, in the same order.
+    pub fn copy_elements(&mut self) -> Option<()> {
+        let elements = self.elements_or_constants(0)?;
         self.set(elements)
     }
 
-    /// The result is of floating-point numbers, which say no sizes any more. They have to be what the dense model computes.
-    pub fn become_numbers(&mut self) -> Option<()> {
+    /// The result is a floating-point number (a scale `1/√d`). It has to stay what the dense model computes, so that the widths
+    /// are restored where Shape reads them.
+    pub fn to_float(&mut self) -> Option<()> {
         let elements = self.elements(0)?.iter().flat_map(Element::widths).collect::<Vec<_>>();
         let result = self.cx.facts.get(self.cx.node.outputs.first().copied().flatten()?)?;
         if !result.dtype.is_float() {
@@ -120,14 +120,14 @@ impl<'a> SizeFlow<'a> {
     }
 
     /// The only element of the result is computed from all of the first operand's.
-    pub fn reduce(&mut self) -> Option<()> {
-        let elements = self.elements_or_numbers(0)?;
+    pub fn join_elements(&mut self) -> Option<()> {
+        let elements = self.elements_or_constants(0)?;
         self.set(vec![Element::join(&elements.iter().collect::<Vec<_>>())])
     }
 
     /// The elements of the operand, distributed over the results in order.
-    pub fn split(&mut self) -> Option<()> {
-        let mut elements = self.elements_or_numbers(0)?;
+    pub fn split_elements(&mut self) -> Option<()> {
+        let mut elements = self.elements_or_constants(0)?;
         for slot in 0..self.cx.node.outputs.len() {
             let output = self.cx.node.outputs[slot]?;
             let count = self.cx.facts.get(output)?.shape.iter().product();
@@ -143,10 +143,10 @@ impl<'a> SizeFlow<'a> {
 
     /// Each element of the result is computed from those of the operands at its place; operands of one element are
     /// broadcast.
-    pub fn combine(&mut self) -> Option<()> {
+    pub fn combine_elements(&mut self) -> Option<()> {
         let operands = (0..self.input_count())
             .filter(|slot| self.has(*slot))
-            .map(|slot| self.elements_or_numbers(slot))
+            .map(|slot| self.elements_or_constants(slot))
             .collect::<Option<Vec<_>>>()?;
         let count = operands.iter().map(Vec::len).max()?;
         let elements = (0..count)

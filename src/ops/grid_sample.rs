@@ -1,11 +1,11 @@
 //! GridSample.
 
-use super::contract::{Contract, any, float, microsoft, onnx, slots};
+use super::schema::{OpSchema, any, float, microsoft, onnx, slots};
 use super::{NoGradient, NodeGradient, NodeTyper, Operator, scatter::adds_at_indices};
 use crate::{
     graph::{Attr, Expr},
     tensor::{DType, Tensor},
-    widths::Reason,
+    widths::PinReason,
 };
 
 slots! {
@@ -15,7 +15,7 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("GridSample", &[16, 20, 22], &GridSample).reads(slot::ALL).makes(&[any("Y")]),
     microsoft("GridSample", &GridSample).reads(&[any("X"), any("Grid")]).makes(&[float("Y")]),
 ];
@@ -24,15 +24,15 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct GridSample;
 
 impl Operator for GridSample {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (x, grid) = (node.axes(slot::X)?, node.axes(slot::GRID)?);
         let (&[batch, channels, ref from @ ..], &[grid_batch, ref points @ .., coordinates]) =
             (x.as_slice(), grid.as_slice())
         else {
-            return Err(node.form("operands of unexpected rank"));
+            return Err(node.unsupported("operands of unexpected rank"));
         };
         for &axis in from.iter().chain([&coordinates]) {
-            node.pin(axis, Reason::Spatial);
+            node.pin(axis, PinReason::Spatial);
         }
         node.unify(batch, grid_batch);
         let mut result = vec![batch, channels];
@@ -54,10 +54,10 @@ impl Operator for GridSample {
             around: sampling.around(node)?,
         };
         if node.needs(slot::X) {
-            node.give(slot::X, sampled.spread()?.reshape_like(node.x(slot::X)?));
+            node.set_cotangent(slot::X, sampled.spread()?.reshape_like(node.x(slot::X)?));
         }
         if node.needs(slot::GRID) {
-            node.give(slot::GRID, sampled.slopes()?.reshape_like(node.x(slot::GRID)?));
+            node.set_cotangent(slot::GRID, sampled.slopes()?.reshape_like(node.x(slot::GRID)?));
         }
         Ok(())
     }
@@ -94,7 +94,7 @@ impl<'a> Sampling<'a> {
     fn of(node: &'a NodeGradient<'_>) -> Result<Self, NoGradient> {
         let sizes = node.shape(slot::X)?.get(2..).unwrap_or_default();
         if sizes.is_empty() || sizes.contains(&0) {
-            return Err(node.none("an operand without positions"));
+            return Err(node.unsupported("an operand without positions"));
         }
         Ok(Self {
             mode: node.string("mode").unwrap_or("linear"),
@@ -130,9 +130,10 @@ impl<'a> Sampling<'a> {
     /// The positions of an axis that points are made from, which lie at `coordinate` from -1 to 1.
     fn taps<'e>(&self, coordinate: Expr<'e>, size: usize) -> Result<Vec<Tap<'e>>, NoGradient> {
         let extent = size as f32;
-        let (scale, offset) = match self.align_corners {
-            true => ((extent - 1.0) / 2.0, (extent - 1.0) / 2.0),
-            false => (extent / 2.0, (extent - 1.0) / 2.0),
+        let (scale, offset) = if self.align_corners {
+            ((extent - 1.0) / 2.0, (extent - 1.0) / 2.0)
+        } else {
+            (extent / 2.0, (extent - 1.0) / 2.0)
         };
         let at = coordinate * scale + offset;
         if self.mode == "nearest" {
@@ -179,10 +180,7 @@ impl<'a> Sampling<'a> {
 
     /// The place that a mirror at each border shows: at the outer positions, or at their outer edges.
     fn reflected<'e>(&self, place: Expr<'e>, size: usize) -> Expr<'e> {
-        let (first, range) = match self.align_corners {
-            true => (0.0, (size - 1) as f32),
-            false => (-0.5, size as f32),
-        };
+        let (first, range) = if self.align_corners { (0.0, (size - 1) as f32) } else { (-0.5, size as f32) };
         if range == 0.0 {
             return place;
         }

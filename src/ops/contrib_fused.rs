@@ -1,15 +1,15 @@
 //! What ONNX Runtime's optimizer fuses around products and normalisations (domain `com.microsoft`): FusedMatMul, FusedConv,
 //! FusedGemm, SkipLayerNormalization, EmbedLayerNormalization.
 
-use super::contract::{Contract, Form, any, float, microsoft, number, slots};
+use super::schema::{OpSchema, OperatorForm, any, float, microsoft, number, slots};
 use super::{
-    EditError, Ids, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator, conv::Conv,
-    gradient::summed, matmul::Gemm, normalization::Norm,
+    EditError, IndexFlow, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
+    conv::Conv, gradient::unbroadcast, matmul::Gemm, normalization::Norm,
 };
 use crate::{
     graph::{Expr, Node},
     onnx::proto::NodeProto,
-    widths::{Reason, Width},
+    widths::{PinReason, SlotAxis, Width},
 };
 
 slots! {
@@ -57,12 +57,12 @@ slots! {
 }
 
 #[rustfmt::skip]
-pub(super) static OPERATORS: &[Contract] = &[
+pub(super) static OPERATORS: &[OpSchema] = &[
     microsoft("EmbedLayerNormalization", &EmbedLayerNormalization).reads(embed::ALL)
         .makes(&[float("output"), any("mask_index").optional(), float("embedding_sum").optional()])
         .without_gradient(),
     microsoft("FusedConv", &FusedConv).reads(conv::ALL).makes(&[float("Y")])
-        .forms(&[Form::of(""), Form::of("a sum")]),
+        .forms(&[OperatorForm::of(""), OperatorForm::of("a sum")]),
     microsoft("FusedGemm", &FusedGemm).reads(&[number("A"), number("B"), number("C").optional()])
         .makes(&[number("Y")]),
     microsoft("FusedMatMul", &FusedMatMul).reads(product::ALL).makes(&[float("Y")]),
@@ -83,12 +83,12 @@ pub(super) static OPERATORS: &[Contract] = &[
 pub(super) struct FusedMatMul;
 
 impl Operator for FusedMatMul {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let (a, b) = (read(node, product::A, A)?, read(node, product::B, B)?);
         let (&[ref a_batch @ .., (_, m), (k_of_a, k)], &[ref b_batch @ .., (k_of_b, rows), (_, n)]) =
             (a.as_slice(), b.as_slice())
         else {
-            return Err(node.form("operands of fewer than two axes"));
+            return Err(node.unsupported("operands of fewer than two axes"));
         };
         let widths = |axes: &[(usize, Width)]| axes.iter().map(|(_, width)| *width).collect::<Vec<_>>();
         let mut result = node.broadcast_axes(&[&widths(a_batch), &widths(b_batch)]);
@@ -102,7 +102,12 @@ impl Operator for FusedMatMul {
         node.unify(k, rows);
         let cost: Vec<Width> = result.iter().copied().chain([k]).collect();
         node.macs(1, &cost);
-        node.contract(k, (product::A, k_of_a), Some((product::B, k_of_b)), Some(result.len() - 1));
+        node.contraction(
+            k,
+            SlotAxis::new(product::A, k_of_a),
+            Some(SlotAxis::new(product::B, k_of_b)),
+            Some(result.len() - 1),
+        );
         node.set(0, result);
         Ok(())
     }
@@ -113,17 +118,17 @@ impl Operator for FusedMatMul {
         let (left, right) = (node.x(product::A)?.transpose(&a), node.x(product::B)?.transpose(&b));
         let g = node.g()? * node.float("alpha").unwrap_or(1.0);
         if node.needs(product::A) {
-            give_product(node, product::A, &a, g.matmul(right.matrix_transpose(b.len())))?;
+            set_product_cotangent(node, product::A, &a, g.matmul(right.matrix_transpose(b.len())))?;
         }
         if node.needs(product::B) {
-            give_product(node, product::B, &b, left.matrix_transpose(a.len()).matmul(g))?;
+            set_product_cotangent(node, product::B, &b, left.matrix_transpose(a.len()).matmul(g))?;
         }
         Ok(())
     }
 }
 
 /// Gives an operand that is read in the order `order` a product over the batch of the result.
-fn give_product<'a>(
+fn set_product_cotangent<'a>(
     node: &NodeGradient<'a>,
     slot: usize,
     order: &[usize],
@@ -133,7 +138,7 @@ fn give_product<'a>(
     let own: Vec<usize> = order.iter().filter_map(|axis| stored.get(*axis).copied()).collect();
     let batch = result.len().saturating_sub(2);
     let whole = [&result[..batch], &own[own.len().saturating_sub(2)..]].concat();
-    node.give(slot, summed(product, &whole, &own).transpose_back(order));
+    node.set_cotangent(slot, unbroadcast(product, &whole, &own).transpose_back(order));
     Ok(())
 }
 
@@ -158,7 +163,7 @@ fn order(node: &Node, [batch, matrix]: [&str; 2], rank: usize) -> Vec<usize> {
 }
 
 /// The axes of an operand in that order, each with its place.
-fn read(node: &NodeTyper<'_>, slot: usize, flags: [&str; 2]) -> Result<Vec<(usize, Width)>, Reason> {
+fn read(node: &NodeTyper<'_>, slot: usize, flags: [&str; 2]) -> Result<Vec<(usize, Width)>, PinReason> {
     let axes = node.axes(slot)?;
     Ok(order(node, flags, axes.len()).into_iter().map(|place| (place, axes[place])).collect())
 }
@@ -167,7 +172,7 @@ fn read(node: &NodeTyper<'_>, slot: usize, flags: [&str; 2]) -> Result<Vec<(usiz
 pub(super) struct FusedConv;
 
 impl Operator for FusedConv {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         Conv.infer(node)?;
         if let (true, Some(result)) = (node.has(conv::ADDED), node.result(0)) {
             let added = node.axes(conv::ADDED)?;
@@ -184,7 +189,7 @@ impl Operator for FusedConv {
         let parameters = node.floats("activation_params").unwrap_or(&[]);
         let g = before_activation(node, &|i| parameters.get(i).copied())?;
         if node.needs(conv::ADDED) {
-            node.give(conv::ADDED, g);
+            node.set_cotangent(conv::ADDED, g);
         }
         Conv::pull_back(node, g)
     }
@@ -194,7 +199,7 @@ impl Operator for FusedConv {
 pub(super) struct FusedGemm;
 
 impl Operator for FusedGemm {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         Gemm.infer(node)
     }
 
@@ -227,7 +232,7 @@ fn before_activation<'a>(
         }
         Some("Clip") => inside(parameter(0).unwrap_or(f32::MIN), parameter(1).unwrap_or(f32::MAX)),
         Some("HardSigmoid") => inside(0.0, 1.0) * parameter(0).unwrap_or(0.2),
-        Some(other) => return Err(node.none(&format!("the activation {other}"))),
+        Some(other) => return Err(node.unsupported(&format!("the activation {other}"))),
     };
     Ok(g * slope)
 }
@@ -244,11 +249,13 @@ pub(super) enum SkipNormalization {
 }
 
 impl Operator for SkipNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let present: Vec<usize> = (0..node.input_count()).filter(|slot| node.has(*slot)).collect();
         let axes = node.broadcast(&present)?;
-        let Some((&features, outer)) = axes.split_last() else { return Err(node.form("scalar operands")) };
-        node.pin(features, Reason::Normalised);
+        let Some((&features, outer)) = axes.split_last() else {
+            return Err(node.unsupported("scalar operands"));
+        };
+        node.pin(features, PinReason::Normalised);
         let statistics: Vec<Width> = outer.iter().copied().chain([Width::ONE]).collect();
         node.set(0, axes.clone());
         node.set(1, statistics.clone());
@@ -263,7 +270,7 @@ impl Operator for SkipNormalization {
             Self::RootMeanSquare => (skip_rms::BIAS, false),
         };
         if node.cotangent(1).or(node.cotangent(2)).is_some() {
-            return Err(node.none("cotangents of its statistics"));
+            return Err(node.unsupported("cotangents of its statistics"));
         }
         let mut addends = vec![skip::INPUT, skip::SKIP];
         addends.extend(node.has(bias).then_some(bias));
@@ -277,9 +284,9 @@ impl Operator for SkipNormalization {
             let own = norm.gradient(g * node.x(skip::SCALE)?);
             passed = Some(passed.map_or(own, |passed| passed + own));
         }
-        let passed = passed.ok_or_else(|| node.none("the cotangent of a statistic"))?;
+        let passed = passed.ok_or_else(|| node.unsupported("the cotangent of a statistic"))?;
         for slot in addends.into_iter().filter(|slot| node.needs(*slot)) {
-            node.give_broadcast(slot, passed)?;
+            node.set_from_result_shape(slot, passed)?;
         }
         Ok(())
     }
@@ -289,9 +296,9 @@ impl Operator for SkipNormalization {
 pub(super) struct EmbedLayerNormalization;
 
 impl Operator for EmbedLayerNormalization {
-    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), Reason> {
+    fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         let mut result = node.axes(embed::WORD_IDS)?;
-        // Ids lie beside each other, and the length counts positions.
+        // Ids of tokens, segments and positions, and the mask, are all `[B, S]`; the length counts positions.
         for slot in [embed::SEGMENT_IDS, embed::MASK, embed::POSITION_IDS] {
             for (&axis, own) in result.iter().zip(node.axes(slot).unwrap_or_default()) {
                 if axis != Width::ONE && own != Width::ONE {
@@ -300,17 +307,19 @@ impl Operator for EmbedLayerNormalization {
             }
         }
         for &axis in result.iter().skip(1) {
-            node.pin(axis, Reason::Indexed);
+            node.pin(axis, PinReason::Indexed);
         }
         let words = node.axes(embed::WORDS)?;
-        let &[_, features] = words.as_slice() else { return Err(node.form("a table that is not a matrix")) };
-        node.pin(features, Reason::Normalised);
+        let &[_, features] = words.as_slice() else {
+            return Err(node.unsupported("a table that is not a matrix"));
+        };
+        node.pin(features, PinReason::Normalised);
         for slot in (embed::WORDS..=embed::SHIFT).filter(|slot| node.has(*slot)).collect::<Vec<_>>() {
             let axes = node.axes(slot)?;
             if let Some((&last, rows)) = axes.split_last() {
                 node.unify(last, features);
                 for &axis in rows {
-                    node.pin(axis, Reason::Indexed);
+                    node.pin(axis, PinReason::Indexed);
                 }
             }
         }
@@ -321,7 +330,7 @@ impl Operator for EmbedLayerNormalization {
         Ok(())
     }
 
-    fn ids(&self, _node: &NodeProto, slot: usize) -> Option<Ids> {
+    fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
         // Words, segments and positions, each with a table of its own.
         let table = match slot {
             embed::WORD_IDS => embed::WORDS,
@@ -329,6 +338,6 @@ impl Operator for EmbedLayerNormalization {
             embed::POSITION_IDS => embed::POSITIONS,
             _ => return None,
         };
-        Some(Ids::Indexes { table, axis: 0 })
+        Some(IndexFlow::Indexes { table, axis: 0 })
     }
 }

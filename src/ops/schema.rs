@@ -11,7 +11,7 @@ const MICROSOFT: &str = "com.microsoft";
 
 /// The element types that a slot takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum ElementClass {
     /// Floating-point numbers only.
     Float,
     /// Floating-point numbers and integers.
@@ -43,7 +43,7 @@ pub struct Slot {
     /// Its name in the newest version of the operator.
     pub name: &'static str,
     /// What its elements are.
-    pub class: Class,
+    pub class: ElementClass,
     /// How often it is there.
     pub arity: Arity,
     /// Whether it says extents, counts or bounds of axes, and is brought up to date when those shrink.
@@ -53,7 +53,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    const fn new(name: &'static str, class: Class) -> Self {
+    const fn new(name: &'static str, class: ElementClass) -> Self {
         Self { name, class, arity: Arity::One, follows: false, versions: [1, i64::MAX] }
     }
 
@@ -88,39 +88,39 @@ impl Slot {
 }
 
 pub(super) const fn float(name: &'static str) -> Slot {
-    Slot::new(name, Class::Float)
+    Slot::new(name, ElementClass::Float)
 }
 
 pub(super) const fn number(name: &'static str) -> Slot {
-    Slot::new(name, Class::Number)
+    Slot::new(name, ElementClass::Number)
 }
 
 pub(super) const fn any(name: &'static str) -> Slot {
-    Slot::new(name, Class::Any)
+    Slot::new(name, ElementClass::Any)
 }
 
 pub(super) const fn boolean(name: &'static str) -> Slot {
-    Slot::new(name, Class::Bool)
+    Slot::new(name, ElementClass::Bool)
 }
 
 pub(super) const fn int64(name: &'static str) -> Slot {
-    Slot::new(name, Class::Int64)
+    Slot::new(name, ElementClass::Int64)
 }
 
 pub(super) const fn integer(name: &'static str) -> Slot {
-    Slot::new(name, Class::Integer)
+    Slot::new(name, ElementClass::Integer)
 }
 
 /// A way of writing an operator down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
+pub struct OperatorForm {
     /// What is particular about it; empty for an operator that has one form only.
     pub name: &'static str,
     /// The operator set versions that have it, both ends included.
     pub versions: [i64; 2],
 }
 
-impl Form {
+impl OperatorForm {
     /// A form of all versions of the operator.
     pub const fn of(name: &'static str) -> Self {
         Self { name, versions: [1, i64::MAX] }
@@ -139,7 +139,7 @@ impl Form {
 
 /// What is declared of an operator.
 #[derive(Clone, Copy)]
-pub struct Contract {
+pub struct OpSchema {
     /// Its domain; empty for ONNX's own operators.
     pub domain: &'static str,
     /// Its name.
@@ -153,18 +153,18 @@ pub struct Contract {
     /// Its results.
     pub outputs: &'static [Slot],
     /// The ways to write it down.
-    pub forms: &'static [Form],
+    pub forms: &'static [OperatorForm],
     /// Whether the rule says how cotangents pass.
     pub has_gradient: bool,
     /// The rule.
     pub rule: &'static dyn Operator,
 }
 
-const PLAIN: &[Form] = &[Form::of("")];
+const PLAIN: &[OperatorForm] = &[OperatorForm::of("")];
 
 /// One of ONNX's operators, and the versions that brought or changed it.
-pub(super) const fn onnx(name: &'static str, since: &'static [i64], rule: &'static dyn Operator) -> Contract {
-    Contract {
+pub(super) const fn onnx(name: &'static str, since: &'static [i64], rule: &'static dyn Operator) -> OpSchema {
+    OpSchema {
         domain: "",
         name,
         since,
@@ -178,11 +178,11 @@ pub(super) const fn onnx(name: &'static str, since: &'static [i64], rule: &'stat
 }
 
 /// One of ONNX Runtime's own operators, all of which are of version 1.
-pub(super) const fn microsoft(name: &'static str, rule: &'static dyn Operator) -> Contract {
-    Contract { domain: MICROSOFT, ..onnx(name, &[1], rule) }
+pub(super) const fn microsoft(name: &'static str, rule: &'static dyn Operator) -> OpSchema {
+    OpSchema { domain: MICROSOFT, ..onnx(name, &[1], rule) }
 }
 
-impl Contract {
+impl OpSchema {
     /// Its operands.
     pub(super) const fn reads(self, inputs: &'static [Slot]) -> Self {
         Self { inputs, ..self }
@@ -194,7 +194,7 @@ impl Contract {
     }
 
     /// The ways to write it down, where there are several.
-    pub(super) const fn forms(self, forms: &'static [Form]) -> Self {
+    pub(super) const fn forms(self, forms: &'static [OperatorForm]) -> Self {
         Self { forms, ..self }
     }
 
@@ -204,7 +204,7 @@ impl Contract {
     }
 
     /// The version of the operator set from which on the rule does not cover the operator, if `opset` is not below it.
-    pub fn changed_by(&self, opset: i64) -> Option<i64> {
+    pub fn unsupported_since(&self, opset: i64) -> Option<i64> {
         self.changed.filter(|changed| self.domain.is_empty() && *changed <= opset)
     }
 
@@ -224,26 +224,26 @@ impl Contract {
     }
 
     /// Each version of the operator that a model of at least the operator set `oldest` can have, with each form of it there.
-    pub fn variants(&self, oldest: i64) -> impl Iterator<Item = (i64, &'static Form)> {
+    pub fn variants(&self, oldest: i64) -> impl Iterator<Item = (i64, &'static OperatorForm)> {
         let (since, forms) = (self.since, self.forms);
         let gone = since.iter().filter(|version| **version <= oldest).count().saturating_sub(1);
         since.iter().skip(gone).flat_map(move |&version| {
             let version = version.max(oldest);
-            let has = move |form: &&Form| (form.versions[0]..=form.versions[1]).contains(&version);
+            let has = move |form: &&OperatorForm| (form.versions[0]..=form.versions[1]).contains(&version);
             forms.iter().filter(has).map(move |form| (version, form))
         })
     }
 }
 
 /// Names the places of an operator's slots: `slots!(slot: X = float("X"), BIAS = float("B").optional())` makes a module
-/// `slot` with the places as `X` and `BIAS`, and with all of them, for a [`Contract`], as `ALL`.
+/// `slot` with the places as `X` and `BIAS`, and with all of them, for a [`OpSchema`], as `ALL`.
 macro_rules! slots {
     ($(#[$doc:meta])* $module:ident: $($place:ident = $slot:expr),* $(,)?) => {
         $(#[$doc])*
         #[allow(dead_code)] // The names of operands that a rule need not read say what they are all the same.
         mod $module {
             #[allow(unused_imports)]
-            use super::super::contract::{Slot, slots, any, boolean, float, int64, integer, number};
+            use super::super::schema::{Slot, slots, any, boolean, float, int64, integer, number};
 
             pub const ALL: &[Slot] = &[$($slot),*];
             slots!(@ 0; $($place)*);
