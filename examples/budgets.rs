@@ -1,6 +1,8 @@
 //! Plans five budgets from one session: `cargo run --release --example budgets -- model.onnx calib.npz` (the fixture when nothing
 //! is said). The files go to the folder for temporary files.
 
+#![allow(clippy::print_stdout)]
+
 use optin_onnx::{
     Pruner,
     calibration::CalibrationOptions,

@@ -1,5 +1,7 @@
 //! Prunes a model in memory, on samples and an engine of the program's own: `cargo run --release --example in_memory`.
 
+#![allow(clippy::print_stdout)]
+
 use ndarray::{Array, IxDyn};
 use optin_onnx::{
     Pruner,

@@ -1,6 +1,6 @@
 //! Sessions as programs that embed the library use them.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::result_large_err)]
 
 use std::{cell::RefCell, fs, path::PathBuf, rc::Rc};
 

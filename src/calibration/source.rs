@@ -35,12 +35,13 @@ use crate::{calibration::CalibrationError, tensor::Tensor};
 ///     }
 /// }
 /// ```
+// A source without samples is an error where it is read, so nobody asks whether one is empty.
+#[allow(clippy::len_without_is_empty)]
 pub trait Source: Send + Sync {
     /// Names of the arrays that every batch has. Those that are no inputs of the model are not used.
     fn names(&self) -> Vec<String>;
 
     /// Number of samples.
-    #[allow(clippy::len_without_is_empty)]
     fn len(&self) -> usize;
 
     /// The samples with these numbers, of which there is at least one: an array for each name, in any order. Samples are counted

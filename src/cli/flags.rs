@@ -222,8 +222,8 @@ impl ScoreFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = LIMITS)]
 pub(super) struct LimitFlags {
-    /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are turned to principal axes
-    /// first. Some fused attention kernels know certain head sizes only.
+    /// What attention loses: whole heads alone, or dimensions of all heads of a layer as well, which are rotated to principal
+    /// components first. Some fused attention kernels know certain head sizes only.
     #[arg(
         long,
         value_parser = parse::named::<Granularity>(),

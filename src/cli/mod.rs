@@ -22,8 +22,14 @@ use flags::Prune;
 const EXAMPLES: &str = "\
 Examples:
   optin-onnx in.onnx out.onnx --flops 0.5 --calib samples.npz
-  optin-onnx in.onnx out.onnx                   with in.calib.npz or test_data_set_0/ beside in.onnx
+  optin-onnx in.onnx -o out.onnx                with in.calib.npz or test_data_set_0/ beside in.onnx
   optin-onnx inspect in.onnx";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  optin-onnx inspect in.onnx
+  optin-onnx inspect in.onnx --max-prune 50% --align 32
+  optin-onnx inspect in.onnx --json > in.json   as docs/inspect.schema.json says";
 
 /// Prune a trained ONNX model to a FLOPs budget: no retraining, no labels, no PyTorch.
 #[derive(Debug, Parser)]
@@ -47,6 +53,7 @@ enum Command {
     /// Prune a model; the same without the word.
     Prune(Box<Prune>),
     /// Show what a model could lose, and why it could not lose the rest.
+    #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(Box<inspect::Inspect>),
     /// Show or install ONNX Runtime.
     Runtime {

@@ -82,7 +82,6 @@ pub enum RotateError {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Rotation {
     /// Dimensions that were rotated.
-    #[serde(rename = "turned")]
     pub rotated: Vec<String>,
     /// Those that were not, and why.
     pub left: Vec<(String, RotateRefusal)>,

@@ -137,6 +137,9 @@ impl SavedScores {
         struct Head {
             #[serde(default, alias = "version")]
             schema_version: u32,
+            // So that nothing but an object is read: a list of one number is no version.
+            #[serde(flatten)]
+            _rest: serde::de::IgnoredAny,
         }
         let path = || self.path.clone();
         let format = |source| SavedError::Format { path: path(), source };
