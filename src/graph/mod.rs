@@ -1,4 +1,4 @@
-//! The graph of a model: operators as vertices of a petgraph DAG, values between them, constants beside them.
+//! The graph of a model: operators as vertices of a petgraph DAG, values as edges; constants are values without a producer.
 //!
 //! The protobuf model stays the source of truth: a [`Graph`] only says how its parts hang together, and a [`Patch`] says
 //! what to change. So whatever nobody touched is written back as it was read.

@@ -219,7 +219,7 @@ fn asked_shape(node: &NodeProto, operands: &[Option<&Known>]) -> Option<Vec<u128
     }
 }
 
-/// The shape of elements that are moved and not multiplied, where it is easily said.
+/// The shape of elements that are moved and not multiplied, where it is known.
 fn rearranged(node: &NodeProto, first: &Known, operands: &[Option<&Known>]) -> Option<Vec<u128>> {
     let shape = first.shape.as_ref()?;
     match node.op_type() {
@@ -243,7 +243,7 @@ fn broadcast(operands: &[Option<&Known>]) -> Option<Vec<u128>> {
     let mut result = vec![1u128; rank];
     for shape in shapes {
         for (axis, extent) in result.iter_mut().rev().zip(shape.iter().rev()) {
-            // An empty axis stays empty only beside ones; what is known are upper bounds.
+            // An empty axis makes the result empty only where the others are one; these are upper bounds.
             *axis = (*axis).max(*extent);
         }
     }

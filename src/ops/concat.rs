@@ -1,4 +1,4 @@
-//! Concat and Split: laying segments of an axis end to end, and taking them apart.
+//! Concat and Split.
 
 use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
 use super::{
@@ -25,7 +25,7 @@ pub(super) static OPERATORS: &[OpSchema] = &[
         ]),
 ];
 
-/// Lays operands end to end along `axis`.
+/// Concatenates operands along `axis`.
 pub(super) struct Concat;
 
 impl Operator for Concat {
@@ -91,7 +91,7 @@ impl Operator for Concat {
     }
 }
 
-/// Takes an axis apart into segments: by sizes (an attribute before operator set 13, an operand since), or evenly.
+/// Splits an axis into segments: by sizes (an attribute before operator set 13, an operand since), or evenly.
 pub(super) struct Split;
 
 impl Operator for Split {

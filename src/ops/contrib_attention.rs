@@ -78,7 +78,7 @@ pub(super) static OPERATORS: &[OpSchema] = &[
         .forms(&[OperatorForm::of(""), OperatorForm::of("a bias and a mask"), OperatorForm::of("a cache"), OperatorForm::of("packed operands")]),
 ];
 
-/// Queries, keys and values are projected already. They come apart (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
+/// Queries, keys and values are projected already. They are separate operands (`[B, S, H·E]`, keys and values also as `[B, H, T, E]`),
 /// keys with values (`[B, T, H, 2, E]`), or all in one (`[B, S, H, 3, E]`).
 pub(super) struct MultiHeadAttention;
 
@@ -364,7 +364,7 @@ impl Projections {
     }
 }
 
-/// Groups of query heads share a head of keys and values. Projected operands come apart, or all in one: `[B, S, (H+2·G)·E]`.
+/// Groups of query heads share a head of keys and values. Projections are separate operands, or one packed operand `[B, S, (H+2·G)·E]`.
 pub(super) struct GroupQueryAttention;
 
 impl Operator for GroupQueryAttention {

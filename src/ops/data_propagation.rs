@@ -94,7 +94,7 @@ impl<'a> DataPropagation<'a> {
         if ints.len() != elements.len() {
             return None;
         }
-        // Of what depends on inputs it has to be said that it is the same for all.
+        // A value that depends on inputs needs an entry even where all its elements are constant.
         if self.dynamic[output.index()] || elements.iter().any(|e| *e != Element::Constant) {
             self.widths.sizes[output.index()] = Some(elements);
         }

@@ -94,7 +94,7 @@ pub(super) static OPERATORS: &[OpSchema] = &[
 
 // Masks are multiplied by: ONNX Runtime takes several times longer for Where.
 
-/// What a rule of this file says beside how axes relate, which is the same for all: what becomes of ids, and the gradient.
+/// Elementwise operators: all relate axes alike, and each has its own index flow and gradient.
 macro_rules! elementwise {
     ($($(#[$doc:meta])* $name:ident, $ids:expr, $gradient:expr;)*) => {$(
         $(#[$doc])*

@@ -58,7 +58,7 @@ impl Operator for Pool {
             let axis = node.fixed(size, PinReason::Spatial);
             result.push(axis);
         }
-        // Where maxima are is said by numbers that count channels.
+        // The indices of maxima count channels, too.
         if node.output(PLACES).is_some() {
             node.pin(x[1], PinReason::Indexed);
         }
@@ -114,11 +114,11 @@ fn spread_taps<'a>(
 fn shares<'a>(node: &NodeGradient<'a>, window: &Window) -> Option<Expr<'a>> {
     let axes = window.kernel.len();
     let padded = node.int("count_include_pad").unwrap_or(0) != 0;
-    let said = node.ints("pads").and_then(|pads| pads.get(axes..).map(<[i64]>::to_vec));
+    let stated = node.ints("pads").and_then(|pads| pads.get(axes..).map(<[i64]>::to_vec));
     let counts = |axis: usize| {
         let (wide, before) = (window.windowed()[axis], window.before[axis]);
         // A window that rounding up let begin late may reach even behind the padding: that is never counted.
-        let after = said.as_ref().and_then(|s| usize::try_from(s[axis]).ok()).unwrap_or(window.after[axis]);
+        let after = stated.as_ref().and_then(|s| usize::try_from(s[axis]).ok()).unwrap_or(window.after[axis]);
         let (first, end) = if padded { (0, before + wide + after) } else { (before, before + wide) };
         let sees = move |o: usize, k: usize| o * window.strides[axis] + k * window.dilations[axis];
         let count = move |o: usize| {

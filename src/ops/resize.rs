@@ -117,14 +117,14 @@ struct Interpolation<'a> {
 impl<'a> Interpolation<'a> {
     fn of(node: &'a NodeGradient<'_>) -> Result<Self, NoGradient> {
         let old = node.opset() < 11;
-        let said = |name, default| node.string(name).unwrap_or(default);
+        let attribute = |name, default| node.string(name).unwrap_or(default);
         let rule = Self {
-            mode: said("mode", "nearest"),
-            coordinates: said(
+            mode: attribute("mode", "nearest"),
+            coordinates: attribute(
                 "coordinate_transformation_mode",
                 if old { "asymmetric" } else { "half_pixel" },
             ),
-            rounding: said("nearest_mode", if old { "before 11" } else { "round_prefer_floor" }),
+            rounding: attribute("nearest_mode", if old { "before 11" } else { "round_prefer_floor" }),
             cubic: node.float("cubic_coeff_a").unwrap_or(-0.75),
             exclude_outside: node.int("exclude_outside").unwrap_or(0) != 0,
         };
@@ -134,7 +134,7 @@ impl<'a> Interpolation<'a> {
         if node.int("antialias").unwrap_or(0) != 0 {
             return Err(node.unsupported("antialiasing"));
         }
-        if node.has(slot::SIZES) && said("keep_aspect_ratio_policy", "stretch") != "stretch" {
+        if node.has(slot::SIZES) && attribute("keep_aspect_ratio_policy", "stretch") != "stretch" {
             return Err(node.unsupported("a kept aspect ratio"));
         }
         Ok(rule)

@@ -1,4 +1,4 @@
-//! What is declared of an operator beside its rule: which versions and forms of it the rule covers, and its operands and
+//! Declarations of operators: which versions and forms of an operator its rule covers, and its operands and
 //! results by name.
 //!
 //! The registry consists of these declarations, rules name slots by them, and tests compare them with the schemas of ONNX

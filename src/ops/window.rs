@@ -46,9 +46,9 @@ impl Window {
     ) -> Option<Self> {
         let axes = kernel.len();
         let list = |name: &str, count: usize, default: usize| -> Option<Vec<usize>> {
-            let said = node.ints(name).filter(|said| !said.is_empty());
-            let said = said.unwrap_or_else(|| vec![default as i64; count]);
-            said.into_iter().map(|n| usize::try_from(n).ok()).collect()
+            let values = node.ints(name).filter(|values| !values.is_empty());
+            let values = values.unwrap_or_else(|| vec![default as i64; count]);
+            values.into_iter().map(|n| usize::try_from(n).ok()).collect()
         };
         let pads = list("pads", 2 * axes, 0)?;
         let mut window = Self {

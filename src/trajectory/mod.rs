@@ -1,4 +1,4 @@
-//! The trajectory of features: where it is watched, and how far two runs lie apart on it.
+//! The trajectory of features: where it is observed, and the distance of two runs on it.
 
 mod cotangents;
 mod distance;

@@ -75,7 +75,7 @@ pub fn waypoints(graph: &Graph, facts: &Facts, widths: &Widths, dimensions: &[Di
     found.into_values().collect()
 }
 
-/// The way from a sum to its waypoint: every step is affine and keeps features and positions apart.
+/// The way from a sum to its waypoint: every step is affine, and does not mix features or positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path {
     /// Where it ends: after the addition of a residual connection, or before anything that is not affine.

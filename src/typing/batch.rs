@@ -27,7 +27,7 @@ pub fn batched_inputs(graph: &Graph, samples: &Samples) -> BTreeSet<ValueId> {
 /// The only batch size at which results of a sample do not depend on the rest of the batch; `None` when batches of one and two
 /// agree, or when that holds at no size that was tried.
 ///
-/// A sample is run alone, beside another, and beside itself. A result that depends on its neighbours, or that another batch
+/// A sample is run alone, in a batch with another, and in a batch of copies of itself. A result that depends on its neighbours, or that another batch
 /// size changes, tells that shapes in the file hold a batch size.
 ///
 /// # Errors

@@ -60,7 +60,7 @@ fn group_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
     widths.contractions.iter().filter_map(groups).collect()
 }
 
-/// Axes of values that are computed without a product, are read at several places beside activations, and would tie heads.
+/// Axes of values that are computed without a product, are combined with activations at several places, and would tie heads.
 fn head_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
     let found = dimensions(graph, widths, Granularity::Head);
     let heads: BTreeSet<Width> =
@@ -139,7 +139,7 @@ fn normalised_head_axes(graph: &Graph, widths: &Widths) -> PerUseAxes {
 }
 
 /// The factor of an axis that is one of these free widths. Of the batch, too, an axis may hold: outermost, so that what is
-/// selected of each sample can be said of all, by a range that operator set 11 has.
+/// selected of each sample can be listed for all samples, by Range, which operator set 11 has.
 fn factor(graph: &Graph, widths: &Widths, axis: Width, is: &dyn Fn(Width) -> bool) -> Option<Factor> {
     let table = &widths.table;
     let whole = [axis];

@@ -122,7 +122,7 @@ pub fn verify(
 /// them.
 ///
 /// Models of half precision are compared in single: whether the same is computed is not a question of rounding, and by
-/// the roundings of half precision, of which each layer adds some, hardly anything could be told apart.
+/// the roundings of half precision, of which each layer adds some, hardly any difference could be seen.
 pub struct Reference<'a> {
     /// The model as it is compared.
     model: Cow<'a, ModelProto>,

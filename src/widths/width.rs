@@ -103,7 +103,7 @@ impl WidthTable {
         }
     }
 
-    /// A new width made of others, laid end to end. Empty segments are left out.
+    /// A new width that concatenates others, first segment first. Empty segments are left out.
     pub fn concat(&mut self, segments: &[Width]) -> Width {
         let segments: Vec<_> = segments.iter().copied().filter(|s| self.size(*s) > 0).collect();
         match segments.as_slice() {
@@ -179,7 +179,7 @@ impl WidthTable {
         &self.class(width).form
     }
 
-    /// Why the width itself may not shrink, in the order in which it was said; nothing when nothing forbids it. What was said
+    /// Why the width itself may not shrink, in the order of pinning; empty when it may. A reason that was given
     /// more than once may be there more than once.
     pub fn pins(&self, width: Width) -> impl Iterator<Item = &Pin> {
         let first = self.class(width).pins.map(|(first, _)| first);
