@@ -127,7 +127,7 @@ pub struct RecoveryReport {
     /// Samples that were held out.
     pub held_out: usize,
     /// Distance of the outputs from the dense model's, over samples that were held out, as
-    /// [`output_distance`] has it.
+    /// [`output_distance`](crate::trajectory::output_distance) has it.
     pub before: f64,
     /// The same after recovery by the other samples. Where that is no improvement, recovery is undone.
     pub after: f64,
