@@ -162,7 +162,9 @@ fn data(path: &Path, folder: &Path) -> Result<(CalibrationOptions, Samples)> {
     let samples = calibration::load(&model, Some(path), &options.clone().or_synthetic())?;
     let file = folder.join("drawn.npz");
     let mut writer = NpzWriter::new(fs::File::create(&file)?);
-    for (name, tensor) in &samples.batch(0, samples.len())? {
+    // All of them, whatever batches the model takes.
+    let all: Vec<usize> = (0..samples.len()).collect();
+    for (name, tensor) in &samples.select(&all)? {
         match tensor {
             Tensor::F32(x) => writer.add_array(name.as_str(), x)?,
             Tensor::F64(x) => writer.add_array(name.as_str(), x)?,
