@@ -156,7 +156,7 @@ impl<'a> Gatekeeper<'a> {
         said_outputs: &[SaidOutput],
         judged_on: &[Range<usize>],
     ) -> Result<Gate, GateError> {
-        let mut session = self.engine.load(model)?;
+        let mut session = self.engine.load_as_deployed(model)?;
         for run in &self.dense.runs {
             let mut at = vec![format!("a batch of {}", run.samples)];
             at.extend(run.extents.iter().map(|e| format!("{} = {}", e.axis, e.extent)));

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod support;
+
 use std::path::PathBuf;
 
 use half::f16;
@@ -488,4 +490,17 @@ fn what_tract_panics_on_is_an_error_and_nothing_else() {
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(!run.status.success());
     assert!(said.contains("index out of bounds") && !said.contains("panicked"), "{said}");
+}
+
+/// ONNX Runtime folds the shape of the table only while it isn't returned, and else moves the Transpose behind the Resize.
+#[test]
+fn a_cubic_resize_runs_whatever_is_returned() {
+    let Some(engine) = onnx_runtime() else { return };
+    let file = include_str!("filetests/position_table.onnxtxt");
+    let (mut model, _) = support::text::parse(file).unwrap();
+    let image = Tensor::f32(&[2, 3, 8, 8], (0..384).map(|i| (i as f32).sin()).collect()).unwrap();
+    let expected = engine.load(&model).unwrap().run(&feed("x", image.clone())).unwrap();
+    model.graph.as_mut().unwrap().output.push(untyped("grid"));
+    let found = engine.load(&model).unwrap().run(&feed("x", image)).unwrap();
+    assert_eq!(found, [expected[0].clone(), Tensor::ints(&[1, 3, 3, 8])]);
 }

@@ -24,6 +24,12 @@ pub trait Engine {
     /// Prepares `model` for repeated runs. All tensors are inside the protobuf (no external data). Outputs may lack a type.
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError>;
 
+    /// As [`Self::load`], with every optimisation that whoever deploys the model gets by default, faults of the runtime's
+    /// included.
+    fn load_as_deployed(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.load(model)
+    }
+
     /// Lets weights that are in memory be views of files, where sessions of this engine read them from files anyway. The model
     /// stays the same. Where a file cannot be written, they stay in memory, and [`Self::load`] will say why.
     fn spill_weights(&self, model: &mut ModelProto) {

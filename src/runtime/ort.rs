@@ -32,6 +32,11 @@ use crate::{
 
 const NAME: &str = "ONNX Runtime";
 
+/// Optimisations that are off while a model is worked on. This one moves a Transpose behind the Resize that reads it, whatever
+/// its mode, and the kernel then refuses a cubic one. Whether it applies depends on what else was folded, and so on which
+/// values are returned (position tables of vision transformers are resized so).
+const UNSAFE_OPTIMIZERS: &str = "TransposeOptimizer_CPUExecutionProvider";
+
 /// The library in use. A process can load but one and can create its environment only once, so both stay for good.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
@@ -161,9 +166,19 @@ impl Ort {
         Ok(builder)
     }
 
-    fn commit(&self, model: &ModelProto) -> Result<(OrtSession, Option<Arc<Scratch>>), RuntimeError> {
+    /// A session of `model`, with these of the runtime's optimizers switched off.
+    fn commit(
+        &self,
+        model: &ModelProto,
+        disabled: Option<&str>,
+    ) -> Result<(OrtSession, Option<Arc<Scratch>>), RuntimeError> {
         let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: one_line(&e) };
         let mut builder = self.builder(self.cuda).map_err(refused)?;
+        if let Some(disabled) = disabled {
+            builder = builder
+                .with_config_entry("optimization.disable_specified_optimizers", disabled)
+                .map_err(|e| refused(e.into()))?;
+        }
         let Some(Detached { model, scratch }) = self.store().detach(model)? else {
             let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
             return Ok((session, None));
@@ -179,6 +194,13 @@ impl Ort {
         Ok((session, Some(scratch)))
     }
 
+    fn session(&self, model: &ModelProto, disabled: Option<&str>) -> Result<Box<dyn Session>, RuntimeError> {
+        let refused = |reason| RuntimeError::Load { engine: NAME, reason };
+        let signature = Signature::of(model).map_err(refused)?;
+        let (session, scratch) = self.commit(model, disabled)?;
+        Ok(Box::new(Loaded { session, signature, _scratch: scratch }))
+    }
+
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,10 +214,11 @@ impl Engine for Ort {
     }
 
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
-        let refused = |reason| RuntimeError::Load { engine: NAME, reason };
-        let signature = Signature::of(model).map_err(refused)?;
-        let (session, scratch) = self.commit(model)?;
-        Ok(Box::new(Loaded { session, signature, _scratch: scratch }))
+        self.session(model, Some(UNSAFE_OPTIMIZERS))
+    }
+
+    fn load_as_deployed(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.session(model, None)
     }
 
     fn spill_weights(&self, model: &mut ModelProto) {
@@ -350,7 +373,7 @@ mod tests {
             let outputs = engine.load(&model).unwrap().run(&feed).unwrap();
             assert_eq!(outputs, [Tensor::f32(&[16 << 20], vec![2.75; 16 << 20]).unwrap()]);
         }
-        let (session, scratch) = engine.commit(&model).unwrap();
+        let (session, scratch) = engine.commit(&model, None).unwrap();
         let folder = scratch.unwrap().path().to_path_buf();
         drop((session, engine));
         assert!(!folder.exists());
