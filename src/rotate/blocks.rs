@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     graph::Use,
     model::ModelView,
+    stats::Sum,
     typing::Dimension,
     widths::{Place, Width},
 };
@@ -40,6 +41,17 @@ impl Blocks {
     /// The blocks of one head.
     pub fn get(&self, head: &[usize]) -> Option<&[Vec<usize>]> {
         self.0.get(head).map(Vec::as_slice)
+    }
+
+    /// The least extent of equal parts of so many entries that cut no block.
+    fn extent(&self, entries: usize) -> usize {
+        let blocks = || self.0.values().flatten();
+        let longest = blocks().map(Vec::len).max().unwrap_or(entries).max(1);
+        let cuts = |extent: usize| {
+            blocks().any(|block| block.iter().any(|entry| entry / extent != block[0] / extent))
+        };
+        let extents = (longest..entries).filter(|extent| entries.is_multiple_of(*extent));
+        extents.into_iter().find(|extent| !cuts(*extent)).unwrap_or(entries)
     }
 
     /// How many heads there are.
@@ -83,9 +95,16 @@ pub(super) struct Axes {
     pub outer: Option<usize>,
     /// Entries of a sample along both.
     pub entries: usize,
+    /// Entries of which those of one block are neighbours.
+    pub inner: usize,
 }
 
 impl Axes {
+    /// The products of the dimensions of each head.
+    pub fn sum(&self) -> Sum {
+        Sum { place: self.place, outer: self.outer, entries: self.entries, block: self.inner }
+    }
+
     /// Where an operand has the heads of a dimension, and its entries by head; `None` where it does not tell them apart.
     pub fn of(
         view: ModelView<'_>,
@@ -105,7 +124,8 @@ impl Axes {
         let Some(outer) = outer else {
             let heads: Vec<_> = heads.iter().map(|head| table.units(inner, *head)).collect();
             let blocks = Blocks::new(&own, &heads, dimension.size)?;
-            return Some((Self { place, outer: None, entries: own.len() }, blocks));
+            let inner = blocks.extent(own.len());
+            return Some((Self { place, outer: None, entries: own.len(), inner }, blocks));
         };
         let samples = match view.widths.batch {
             Some(batch) if table.leads(axes[outer], batch) => view.facts.samples.max(1),
@@ -119,7 +139,10 @@ impl Axes {
         let heads: Vec<Vec<Option<usize>>> = heads.iter().map(spread).collect();
         let units: Vec<Option<usize>> = own.iter().copied().cycle().take(count * own.len()).collect();
         let blocks = Blocks::new(&units, &heads, dimension.size)?;
-        Some((Self { place, outer: Some(outer), entries: units.len() }, blocks))
+        Some((
+            Self { place, outer: Some(outer), entries: units.len(), inner: blocks.extent(units.len()) },
+            blocks,
+        ))
     }
 }
 
@@ -147,6 +170,8 @@ mod tests {
         assert_eq!(blocks.get(&[0]).unwrap(), [vec![0, 1], vec![4, 5]]);
         assert_eq!(blocks.get(&[1]).unwrap(), [vec![2, 3], vec![6, 7]]);
         assert_eq!((blocks.heads(), blocks.per_head()), (2, 2));
+        assert_eq!(blocks.extent(8), 2);
+        assert_eq!(blocks.extent(9), 9);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod blocks;
 use std::{collections::BTreeMap, fmt};
 
 use faer::Mat;
-use ndarray::{ArrayD, Axis};
+use ndarray::{Array2, ArrayD, Axis};
 use serde::Serialize;
 
 use crate::{
@@ -98,7 +98,11 @@ pub struct Rotated {
     pub report: Rotation,
 }
 
-/// Rotates the head dimensions of a model. `memory` bounds the bytes of the moments that are measured at a time.
+/// The part of the memory budget that moments take at a time. Those of more layers need another pass over the samples, which
+/// takes less time than turning the weights does.
+const SHARE: u64 = 64;
+
+/// Rotates the head dimensions of a model. `memory` is what the whole run may take.
 pub fn rotate(
     engine: &dyn Engine,
     view: ModelView<'_>,
@@ -132,9 +136,12 @@ fn rotations<'c>(
     let mut rotations = Vec::with_capacity(candidates.len());
     let mut rest = candidates;
     while !rest.is_empty() {
-        let bytes =
-            |candidate: &Candidate<'_>| candidate.sums().map(|sum| GramStats::bytes(sum.entries)).sum();
-        let count = memory.fitting(rest.iter().map(|candidate| (bytes(candidate), 0)));
+        let bytes = |candidate: &Candidate<'_>| candidate.sums().map(|sum| sum.bytes()).sum();
+        let held = |memory: MemoryBudget, candidates: &[Candidate<'_>]| {
+            memory.fitting(candidates.iter().map(|candidate| (bytes(candidate), 0)))
+        };
+        let alone = rest.get(..1).unwrap_or_default();
+        let count = held(memory.share(SHARE), rest).max(held(memory, alone));
         if let (0, [first, others @ ..]) = (count, rest) {
             report.left.push((first.dimension.name.clone(), RotateRefusal::Memory));
             rest = others;
@@ -293,7 +300,7 @@ impl<'a> Candidate<'a> {
 
     fn sums(&self) -> impl Iterator<Item = Sum> {
         let operands = self.products.iter().flat_map(|product| &product.0);
-        operands.map(|(axes, _)| Sum { place: axes.place, outer: axes.outer, entries: axes.entries })
+        operands.map(|(axes, _)| axes.sum())
     }
 
     /// The axes that the samples ask for.
@@ -393,12 +400,13 @@ fn with_rotations(view: ModelView<'_>, rotations: &[&HeadRotation<'_>]) -> Resul
 
 /// Gives some entries along an axis their coordinates along the columns of `matrix`.
 fn rotate_entries(weight: &mut ArrayD<f32>, axis: usize, entries: &[usize], matrix: &Mat<f64>) {
-    let old = weight.select(Axis(axis), entries).mapv(f64::from);
-    for (j, entry) in entries.iter().enumerate() {
-        let mut new = ArrayD::zeros(old.index_axis(Axis(axis), 0).raw_dim());
-        for (i, old) in old.axis_iter(Axis(axis)).enumerate() {
-            new.scaled_add(matrix[(i, j)], &old);
-        }
-        weight.index_axis_mut(Axis(axis), *entry).assign(&new.mapv(|x| x as f32));
+    let matrix = Array2::from_shape_fn((matrix.nrows(), matrix.ncols()), |place| matrix[place]);
+    let lanes = weight.len() / weight.len_of(Axis(axis)).max(1);
+    let mut old = Array2::zeros((entries.len(), lanes));
+    for (mut row, entry) in old.outer_iter_mut().zip(entries) {
+        row.iter_mut().zip(weight.index_axis(Axis(axis), *entry)).for_each(|(to, x)| *to = f64::from(*x));
+    }
+    for (row, entry) in matrix.t().dot(&old).outer_iter().zip(entries) {
+        weight.index_axis_mut(Axis(axis), *entry).iter_mut().zip(row).for_each(|(to, x)| *to = *x as f32);
     }
 }

@@ -19,10 +19,22 @@ use crate::{
 /// A place that is summed over.
 pub(crate) struct Sum {
     pub place: Place,
-    /// Another axis of the operand whose entries are told apart: the place's entries come once for each of them.
+    /// Another axis of the operand whose entries are told apart: the place's entries come once for each of them, and products
+    /// are taken within each alone.
     pub outer: Option<usize>,
     /// Entries along both.
     pub entries: usize,
+    /// Entries of which products are taken: all, or those of one entry of the outer axis.
+    pub block: usize,
+}
+
+impl Sum {
+    /// Bytes that the moments take while they are measured: here in double precision, and in single as the runtime makes them,
+    /// as they come and as they are read.
+    pub fn bytes(&self) -> u64 {
+        let blocks = (self.entries / self.block.max(1)) as u64;
+        blocks * square(self.block) * (size_of::<f64>() + 3 * size_of::<f32>()) as u64
+    }
 }
 
 /// Sums over the positions of `X` `[positions, entries]`, padding left out.
@@ -30,19 +42,18 @@ pub(crate) struct GramStats {
     positions: f64,
     /// `[entries]`.
     sums: Vec<f64>,
-    /// `XᵀX`.
+    /// `XᵀX`, of which the blocks on the diagonal, one after another `[entries, block]`. Each is symmetric.
     gram: Mat<f64>,
 }
 
 impl GramStats {
-    fn zero(entries: usize) -> Self {
-        Self { positions: 0.0, sums: vec![0.0; entries], gram: Mat::zeros(entries, entries) }
+    fn zero(entries: usize, block: usize) -> Self {
+        Self { positions: 0.0, sums: vec![0.0; entries], gram: Mat::zeros(block, entries) }
     }
 
-    /// Bytes that the moments of so many entries take while they are measured: here in double precision, and in single as the
-    /// runtime makes them, as they come and as they are read.
-    pub fn bytes(entries: usize) -> u64 {
-        square(entries) * (size_of::<f64>() + 3 * size_of::<f32>()) as u64
+    /// The sum of products of two entries, which are of one block.
+    fn product(&self, i: usize, j: usize) -> f64 {
+        self.gram[(i % self.gram.nrows(), j)]
     }
 
     /// Adds what [`formulas`] gave of a batch.
@@ -53,10 +64,12 @@ impl GramStats {
         let count = f64::from(count.to_f32()?.sum());
         self.positions += count;
         self.sums.iter_mut().zip(&sums).for_each(|(sum, x)| *sum += x);
-        // The matrix is symmetric: rows of one are columns of the other.
-        for ((column, row), mean) in self.gram.col_iter_mut().zip(centred.outer_iter()).zip(&sums) {
-            let mean = mean / count.max(1.0);
-            let parts = row.iter().zip(&sums).map(|(x, sum)| f64::from(*x) + sum * mean);
+        let block = self.gram.nrows();
+        // Blocks are symmetric: rows of one are columns of the other.
+        for (entry, (column, row)) in self.gram.col_iter_mut().zip(centred.outer_iter()).enumerate() {
+            let mean = sums.get(entry)? / count.max(1.0);
+            let partners = sums.iter().skip(entry - entry % block);
+            let parts = row.iter().zip(partners).map(|(x, sum)| f64::from(*x) + sum * mean);
             column.iter_mut().zip(parts).for_each(|(sum, x)| *sum += x);
         }
         Some(())
@@ -64,19 +77,19 @@ impl GramStats {
 
     /// The mean over positions of what products of some entries are.
     pub fn second(&self, places: &[usize]) -> Mat<f64> {
-        let mean = |i, j| self.gram[(i, j)] / self.positions.max(1.0);
+        let mean = |i, j| self.product(i, j) / self.positions.max(1.0);
         Mat::from_fn(places.len(), places.len(), |i, j| mean(places[i], places[j]))
     }
 
     /// The sum over positions of what some entries vary together, in units of their mean second moment, so that sums of
     /// several scales can be added. `None` where there is nothing.
     pub fn covariance(&self, places: &[usize]) -> Option<Mat<f64>> {
-        let energy: f64 = places.iter().map(|i| self.gram[(*i, *i)]).sum();
+        let energy: f64 = places.iter().map(|i| self.product(*i, *i)).sum();
         if !(energy.is_finite() && energy > 0.0 && self.positions >= 1.0) {
             return None;
         }
         let scale = self.positions * places.len() as f64 / energy;
-        let centred = |i: usize, j: usize| self.gram[(i, j)] - self.sums[i] * self.sums[j] / self.positions;
+        let centred = |i: usize, j: usize| self.product(i, j) - self.sums[i] * self.sums[j] / self.positions;
         Some(Mat::from_fn(places.len(), places.len(), |i, j| centred(places[i], places[j]) * scale))
     }
 }
@@ -92,7 +105,7 @@ pub(crate) fn measure(
     view: ModelView<'_>,
     sums: &[&Sum],
 ) -> Result<Vec<GramStats>, ScoreError> {
-    let mut moments: Vec<GramStats> = sums.iter().map(|s| GramStats::zero(s.entries)).collect();
+    let mut moments: Vec<GramStats> = sums.iter().map(|s| GramStats::zero(s.entries, s.block)).collect();
     let padding = padding(view.model, view.graph, view.facts, view.widths, view.samples);
     let tail = Tail::new(view.graph.opset(), "moments");
     let mut patch = Patch::default();
@@ -114,7 +127,7 @@ pub(crate) fn measure(
     Ok(moments)
 }
 
-/// The number of positions, the sum over them, and `XᵀX` about their mean.
+/// The number of positions, the sum over them, and the blocks of `XᵀX` about their mean `[entries, block]`.
 fn formulas<'t>(
     view: ModelView<'_>,
     tail: &'t Tail,
@@ -140,7 +153,14 @@ fn formulas<'t>(
     let mean = sums / count.apply("Max", &[count.scalar(1.0)], &[]);
     // Padding stays zero.
     let centred = rows - mask.map_or(mean, |mask| matrix(mask) * mean);
-    Some([count, sums, centred.matrix_transpose(2).matmul(centred)])
+    let (entries, block) = (sum.entries as i64, sum.block as i64);
+    let gram = if sum.block == sum.entries {
+        centred.matrix_transpose(2).matmul(centred)
+    } else {
+        let blocks = centred.reshape(&[-1, entries / block, block]).transpose(&[1, 0, 2]);
+        blocks.matrix_transpose(3).matmul(blocks).reshape(&[entries, block])
+    };
+    Some([count, sums, gram])
 }
 
 /// Ones at real positions and zeros at padded ones, against the axes of the operand; `None` where it has no such positions.
@@ -161,6 +181,7 @@ mod tests {
     use ndarray::{Array2, Axis};
 
     use super::*;
+    use crate::graph::{NodeId, Use};
 
     #[test]
     fn deviations_survive_means_that_are_large_against_them() {
@@ -172,7 +193,7 @@ mod tests {
             })
         };
         let batches = [batch(0.0), batch(1.0)];
-        let mut moments = GramStats::zero(2);
+        let mut moments = GramStats::zero(2, 2);
         for rows in &batches {
             let sums = rows.sum_axis(Axis(0));
             let centred = rows - &(&sums / 8.0);
@@ -192,9 +213,29 @@ mod tests {
     }
 
     #[test]
+    fn blocks_hold_the_products_of_their_entries() {
+        // Two heads of two entries, at three positions.
+        let rows =
+            Array2::from_shape_fn((3, 4), |(i, j)| [1.0f32, -2.0, 0.5][i] * (j as f32 + 1.0) + i as f32);
+        let sums = rows.sum_axis(Axis(0));
+        let centred = &rows - &(&sums / 3.0);
+        let gram = centred.t().dot(&centred);
+        let blocks = Array2::from_shape_fn((4, 2), |(i, j)| gram[(i, i / 2 * 2 + j)]);
+        let count = ndarray::arr0(3f32).into_dyn();
+        let (mut all, mut heads) = (GramStats::zero(4, 4), GramStats::zero(4, 2));
+        all.add(&[count.clone(), sums.clone().into_dyn(), gram.into_dyn()].map(Tensor::F32)).unwrap();
+        heads.add(&[count, sums.into_dyn(), blocks.into_dyn()].map(Tensor::F32)).unwrap();
+        for head in [[0, 1], [2, 3]] {
+            assert_eq!(heads.second(&head), all.second(&head));
+            assert_eq!(heads.covariance(&head), all.covariance(&head));
+        }
+    }
+
+    #[test]
     fn the_estimate_covers_what_is_measured() {
-        let moments = GramStats::zero(200);
-        let gram = (moments.gram.nrows() * moments.gram.ncols()) as u64;
-        assert_eq!(GramStats::bytes(200), gram * 8 + gram * 4 * 3);
+        let view = GramStats::zero(200, 50);
+        let place = Place { at: Use { node: NodeId(0), slot: 0 }, axis: 0 };
+        let gram = (view.gram.nrows() * view.gram.ncols()) as u64;
+        assert_eq!(Sum { place, outer: Some(1), entries: 200, block: 50 }.bytes(), gram * 8 + gram * 4 * 3);
     }
 }

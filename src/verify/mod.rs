@@ -8,8 +8,6 @@ pub(crate) use runs::Runs;
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -75,9 +73,6 @@ pub enum VerifyError {
     /// Samples could not be batched.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
-    /// The encoded model cannot be decoded.
-    #[error("the pruned model cannot be read back: {0}")]
-    Decode(#[from] prost::DecodeError),
 }
 
 impl From<CountError> for VerifyError {
@@ -89,9 +84,7 @@ impl From<CountError> for VerifyError {
     }
 }
 
-/// Compares `pruned`, after a round through its encoding, with `masked` ([`Reference::compare`]), and counts what it costs anew,
-/// which runs it as it will be written, in a file of
-/// `file_bytes`.
+/// Compares `pruned` with `masked` ([`Reference::compare`]), and counts what it costs anew, in a file of `file_bytes`.
 pub fn verify(
     engine: &dyn Engine,
     masked: &ModelProto,
@@ -100,12 +93,9 @@ pub fn verify(
     batch: usize,
     file_bytes: u64,
 ) -> Result<Proof, VerifyError> {
-    // Before the round trip, so that only one session and one copy of the weights are there at a time.
     let reference = Reference::new(engine, masked, samples, batch)?;
-    let mut pruned = ModelProto::decode(Bytes::from(onnx::encode(pruned)))?;
-    onnx::validate(&mut pruned)?;
-    let outputs = reference.compare(engine, &pruned)?;
-    let costs = Pruned { engine, model: &pruned, samples, batch, file_bytes }.recount()?;
+    let outputs = reference.compare(engine, pruned)?;
+    let costs = Pruned { engine, model: pruned, samples, batch, file_bytes }.recount()?;
     let holds = outputs.iter().all(OutputProof::holds);
     let runs = &reference.runs;
     Ok(Proof {

@@ -84,7 +84,7 @@ pub(super) fn order(
 
 /// Bytes that the moments of a dimension's sums take, and the work on them.
 fn bytes(sums: &[Sum]) -> (u64, u64) {
-    let held = sums.iter().map(|sum| GramStats::bytes(sum.entries)).sum();
+    let held = sums.iter().map(Sum::bytes).sum();
     (held, sums.iter().map(|sum| surgery::bytes(sum.entries, PROJECTIONS)).max().unwrap_or(0))
 }
 
@@ -94,7 +94,7 @@ fn sums(view: ModelView<'_>, dimension: &Dimension) -> Vec<Sum> {
     for place in dimension.contractions(view.widths).map(Contraction::place) {
         let entries = view.widths.at(view.graph, place).map_or(0, |w| view.widths.table.size(w));
         if (1..=MOST_ENTRIES).contains(&entries) && !sums.iter().any(|s| s.place == place) {
-            sums.push(Sum { place, outer: None, entries });
+            sums.push(Sum { place, outer: None, entries, block: entries });
         }
     }
     sums
