@@ -96,6 +96,12 @@ pub enum GateError {
     /// It costs more than it may.
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
+    /// Positions were to be merged, and cannot be in the pruned model.
+    #[error("the positions of the pruned model cannot be merged: {reason}; prune widths alone")]
+    Merge {
+        /// Why.
+        reason: String,
+    },
     /// It costs something else than was planned.
     #[error("the file to be written needs {found} {unit} where {planned} were planned")]
     Cost {

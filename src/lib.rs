@@ -68,6 +68,7 @@ pub mod onnx;
 pub mod ops;
 pub mod paths;
 pub mod plan;
+pub mod positions;
 pub mod recover;
 pub mod reduction;
 mod refusal;

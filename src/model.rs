@@ -9,7 +9,7 @@ use crate::{
     graph::{Facts, Graph, drop_dead},
     memory::{Bytes, MemoryBudget},
     onnx::{Packed, Source, proto::ModelProto},
-    plan::{CostView, Costs, Limits},
+    plan::{CostView, Costs, Limits, PerCost},
     runtime::{Engine, RuntimeError},
     stats::DenseValues,
     tensor::Tensor,
@@ -57,6 +57,8 @@ pub struct Typed {
     pub batch: usize,
     granularity: Granularity,
     values: DenseValues,
+    /// What the file's model costs, where this one does with less.
+    input_costs: Option<PerCost<u64>>,
 }
 
 /// Why a model could not be typed.
@@ -200,6 +202,7 @@ impl Typed {
             batch,
             granularity,
             values: DenseValues::default(),
+            input_costs: None,
         })
     }
 
@@ -210,8 +213,15 @@ impl Typed {
         model: ModelProto,
         clock: &Clock,
     ) -> Result<Self, TypeError> {
-        let Self { source, samples, batch, granularity, .. } = self;
-        Self::infer(engine, Source { model, ..source }, samples, batch, granularity, clock)
+        let Self { source, samples, batch, granularity, input_costs, .. } = self;
+        let typed = Self::infer(engine, Source { model, ..source }, samples, batch, granularity, clock)?;
+        Ok(Self { input_costs, ..typed })
+    }
+
+    /// Another model in the place of the file's, which costs `input`.
+    pub(crate) fn made_of(mut self, input: PerCost<u64>) -> Self {
+        self.input_costs = Some(input);
+        self
     }
 
     /// Takes at most as many samples per run as half the memory holds of their values, the other half being for what is made of
@@ -232,7 +242,8 @@ impl Typed {
 
     /// The same, with other dimensions to prune.
     pub(crate) fn costs_of<'a>(&'a self, dimensions: &'a Dimensions, limits: &'a Limits) -> Costs<'a> {
-        Costs::new(&CostView::new(self.view_of(dimensions), self.source.bytes), dimensions, limits)
+        let view = CostView::new(self.view_of(dimensions), self.source.bytes);
+        Costs::new(&view, dimensions, limits).of_input(self.input_costs.clone())
     }
 
     /// Keeps values of the model from now on, as many bytes as `memory` has.

@@ -8,6 +8,7 @@ use crate::{
     onnx::Staged,
     paths::{Paths, Role},
     plan::{Budgets, Limits},
+    positions::Reduce,
     recover::{Mode, RecoverOptions},
     report::Report,
     runtime::{self, RuntimeOptions},
@@ -51,6 +52,10 @@ pub struct Options {
     pub batch: usize,
     /// The units that attention loses.
     pub granularity: Granularity,
+    /// Whether positions that no output reads are computed as before.
+    pub keep_unread: bool,
+    /// What is reduced.
+    pub reduce: Reduce,
 }
 
 impl Default for Options {
@@ -71,6 +76,8 @@ impl Default for Options {
             save_scores: None,
             batch: 16,
             granularity: Granularity::default(),
+            keep_unread: false,
+            reduce: Reduce::default(),
         }
     }
 }
@@ -107,6 +114,8 @@ impl Options {
             granularity: self.granularity,
             batch: self.batch,
             memory: self.score.memory,
+            keep_unread: self.keep_unread,
+            reduce: self.reduce,
             refit: self.recover.is_some_and(|recovery| recovery.refits()),
         }
     }

@@ -27,6 +27,8 @@ pub enum WarningCode {
     FrozenDimension,
     /// Layers could not be refitted, and stay as they were proven.
     RecoveryFailed,
+    /// Positions were to be merged and cannot be.
+    PositionsNotMerged,
 }
 
 named!(
@@ -41,6 +43,7 @@ named!(
         (NonFiniteGradients, "non-finite-gradients", "Gradients were not finite somewhere."),
         (FrozenDimension, "frozen-dimension", "A dimension could not be pruned after all."),
         (RecoveryFailed, "recovery-failed", "Layers could not be refitted."),
+        (PositionsNotMerged, "positions-not-merged", "Positions were to be merged and cannot be."),
     ]
 );
 

@@ -15,6 +15,7 @@ use crate::{
     calibration::{self, CalibrationOptions, Synthetic},
     memory::MemoryBudget,
     plan::Limits,
+    positions::Reduce,
     recover::{Mode, Recovery},
     reduction::{Kind, Reduction},
     runtime::{Provider, RuntimeChoice, RuntimeOptions},
@@ -99,6 +100,8 @@ impl Prune {
             save_scores: self.scoring.save_scores.clone(),
             batch: self.data.batch,
             granularity: self.limits.granularity,
+            keep_unread: self.limits.keep_unread,
+            reduce: self.limits.reduce,
         })
     }
 }
@@ -231,6 +234,13 @@ pub(super) struct LimitFlags {
         value_name = "UNITS"
     )]
     pub(super) granularity: Granularity,
+    /// Compute what no output reads, such as the last layer's tokens beside the class token. It is left out else, which changes
+    /// nothing.
+    #[arg(long)]
+    pub(super) keep_unread: bool,
+    /// What is reduced: the widths of layers, or their positions (tokens) as well, of which those that say the same are merged.
+    #[arg(long, value_parser = parse::named::<Reduce>(), default_value_t = Reduce::default(), value_name = "WHAT")]
+    pub(super) reduce: Reduce,
     /// Prune only these kinds.
     #[arg(long, value_parser = declared::choice::<dyn Reduction>(), value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,

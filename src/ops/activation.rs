@@ -3,7 +3,9 @@
 use super::schema::{OpSchema, float, microsoft, number, onnx};
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use super::{DataPropagation, NoGradient, NodeGradient, NodeTyper, Operator, elementwise::relate};
+use super::{
+    AxisFlow, DataPropagation, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, elementwise::relate,
+};
 use crate::{graph::Expr, widths::PinReason};
 
 #[rustfmt::skip]
@@ -58,6 +60,10 @@ impl Operator for Unary {
         relate(node)
     }
 
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        AxisFlow::broadcast(node, slot, axis)
+    }
+
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.combine_elements()
     }
@@ -75,6 +81,10 @@ pub(super) struct Biased(Slope);
 impl Operator for Biased {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         relate(node)
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        AxisFlow::broadcast(node, slot, axis)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -2,7 +2,8 @@
 
 use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
 use super::{
-    DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+    AxisFlow, DataPropagation, EditError, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper,
+    Operator,
 };
 use crate::{
     onnx::proto::NodeProto,
@@ -50,6 +51,16 @@ impl Operator for Concat {
         result[axis] = if single { node.fresh(segments.len()) } else { node.concat(&segments) };
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let joined = node.axis(node.int("axis").unwrap_or(0), node.shape(slot).ok()?.len()).ok()?;
+        (axis != joined).then_some(AxisFlow::Along(axis))
+    }
+
+    fn listed(&self, node: &NodeCx<'_>, place: usize) -> Option<usize> {
+        let single = (0..node.input_count()).all(|slot| node.shape(slot).is_ok_and(|shape| shape == [1]));
+        (single && place < node.input_count()).then_some(place)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -114,6 +125,12 @@ impl Operator for Split {
             node.set(slot, result);
         }
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let parted = node.axis(node.int("axis").unwrap_or(0), node.shape(split::INPUT).ok()?.len()).ok()?;
+        let flow = if slot == split::INPUT { AxisFlow::Along(axis) } else { AxisFlow::Same };
+        (axis != parted).then_some(flow)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

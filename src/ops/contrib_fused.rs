@@ -3,8 +3,8 @@
 
 use super::schema::{OpSchema, OperatorForm, any, float, microsoft, number, slots};
 use super::{
-    EditError, IndexFlow, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
-    conv::Conv, gradient::unbroadcast, matmul::Gemm, normalization::Norm,
+    AxisFlow, EditError, IndexFlow, Linear, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper,
+    Operator, conv::Conv, gradient::unbroadcast, matmul::Gemm, normalization::Norm,
 };
 use crate::{
     graph::{Expr, Node},
@@ -262,6 +262,11 @@ impl Operator for SkipNormalization {
         node.set(2, statistics);
         node.set(SUM, axes);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let features = node.shape(skip::INPUT).ok()?.len().checked_sub(1)?;
+        if axis == features { None } else { AxisFlow::broadcast(node, slot, axis) }
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -5,7 +5,8 @@ use super::schema::{OpSchema, OperatorForm, any, boolean, float, microsoft, numb
 use ndarray::ArrayD;
 
 use super::{
-    DataPropagation, IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform,
+    AxisFlow, DataPropagation, IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator,
+    linear::uniform,
 };
 
 use crate::{
@@ -107,6 +108,10 @@ macro_rules! elementwise {
 
             fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
                 flow.combine_elements()
+            }
+
+            fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+                AxisFlow::broadcast(node, slot, axis)
             }
 
             fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {
@@ -211,6 +216,10 @@ impl Operator for Add {
         flow.combine_elements()
     }
 
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        AxisFlow::broadcast(node, slot, axis)
+    }
+
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         each(node, |g, _| Ok(g))
     }
@@ -242,6 +251,10 @@ impl Operator for IdentityOrCast {
 
     fn propagate_data(&self, flow: &mut DataPropagation<'_>) -> Option<()> {
         flow.copy_elements().or_else(|| flow.to_float())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        AxisFlow::broadcast(node, slot, axis)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -1,7 +1,10 @@
 //! Expand and Tile: repeating entries.
 
 use super::schema::{OpSchema, any, onnx, slots};
-use super::{EditError, ElementEdit, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use super::{
+    AxisFlow, EditError, ElementEdit, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper,
+    Operator,
+};
 use crate::{
     onnx::proto::NodeProto,
     widths::{Element, PinReason, Width},
@@ -55,6 +58,17 @@ impl Operator for Expand {
         }
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        node.contents(expand::SHAPE)?;
+        if slot == expand::DATA { AxisFlow::broadcast(node, slot, axis) } else { Some(AxisFlow::Same) }
+    }
+
+    fn extent_element(&self, node: &NodeCx<'_>, axis: usize) -> Option<(usize, usize)> {
+        let asked = node.contents(expand::SHAPE)?;
+        let place = (axis + asked.len()).checked_sub(node.result_shape(0).ok()?.len())?;
+        (*asked.get(place)? != 1).then_some((expand::SHAPE, place))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -2,7 +2,8 @@
 
 use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
 use super::{
-    DataPropagation, EditError, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator,
+    AxisFlow, DataPropagation, EditError, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper,
+    Operator,
 };
 use crate::{
     graph::Expr,
@@ -27,6 +28,17 @@ pub(super) static OPERATORS: &[OpSchema] = &[
         .forms(&[OperatorForm::of("one entry"), OperatorForm::of("a range"), OperatorForm::of("entries out of order")]),
 ];
 
+/// Constant entries of an axis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// The axis.
+    pub axis: usize,
+    /// The entries, in order; negative ones count from the end.
+    pub entries: Vec<i64>,
+    /// Whether the result lacks the axis, of which one entry is selected.
+    pub squeezed: bool,
+}
+
 /// Picks entries of one axis by index: embeddings, the CLS token, one of q, k and v.
 pub(super) struct Gather;
 
@@ -47,6 +59,25 @@ impl Operator for Gather {
         result.extend(&data[axis + 1..]);
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let (data, indices) = (node.shape(slot::DATA).ok()?.len(), node.shape(slot::INDICES).ok()?.len());
+        let first = node.axis(node.int("axis").unwrap_or(0), data).ok()?;
+        match (axis.checked_sub(first), slot) {
+            (None, slot::DATA) => Some(AxisFlow::Along(axis)),
+            (Some(place), slot::INDICES) if place < indices => Some(AxisFlow::Along(place)),
+            (Some(place), slot::DATA) if place >= indices => Some(AxisFlow::Along(axis + 1 - indices)),
+            _ => Some(AxisFlow::Same),
+        }
+    }
+
+    fn selection(&self, node: &NodeCx<'_>) -> Option<Selected> {
+        let axis = node.axis(node.int("axis").unwrap_or(0), node.shape(slot::DATA).ok()?.len()).ok()?;
+        let squeezed = node.shape(slot::INDICES).ok()?.is_empty();
+        let listed = node.is_constant(slot::INDICES) && node.shape(slot::INDICES).ok()?.len() <= 1;
+        let entries = node.contents(slot::INDICES).filter(|_| listed)?.to_vec();
+        Some(Selected { axis, entries, squeezed })
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -1,7 +1,7 @@
 //! MatMul and Gemm.
 
 use super::schema::{OpSchema, OperatorForm, number, onnx, slots};
-use super::{BiasOperand, Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
+use super::{AxisFlow, BiasOperand, Linear, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::Expr,
     widths::{PinReason, SlotAxis},
@@ -72,6 +72,21 @@ impl Operator for MatMul {
         );
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let (operand, result) = (node.shape(slot).ok()?, node.result_shape(0).ok()?);
+        let (rank, own) = (result.len(), operand.len());
+        if rank < 2 || own < 2 || result.len() < node.shape(1 - slot).ok()?.len() {
+            return None;
+        }
+        match (rank - axis, slot) {
+            (2, slot::A) => Some(AxisFlow::Along(own - 2)),
+            (1, slot::B) => Some(AxisFlow::Along(own - 1)),
+            (1 | 2, _) => Some(AxisFlow::Same),
+            // Before the matrices operands are broadcast.
+            _ => AxisFlow::aligned(operand.get(..own - 2)?, result.get(..rank - 2)?, axis),
+        }
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -148,6 +163,16 @@ impl Operator for Gemm {
         );
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let transposed = |name: &str| usize::from(node.int(name).unwrap_or(0) != 0);
+        match (slot, axis) {
+            (gemm::A, 0) => Some(AxisFlow::Along(transposed("transA"))),
+            (gemm::B, 1) => Some(AxisFlow::Along(1 - transposed("transB"))),
+            (gemm::A | gemm::B, _) => Some(AxisFlow::Same),
+            _ => AxisFlow::broadcast(node, slot, axis),
+        }
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

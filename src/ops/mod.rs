@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod axis_flow;
 mod bound;
 mod concat;
 mod contrib_attention;
@@ -50,10 +51,11 @@ mod transpose;
 mod typer;
 mod window;
 
+pub use axis_flow::AxisFlow;
 pub use bound::{Known, bound, element_bytes, stated};
 pub use data_propagation::DataPropagation;
 pub use editor::{EditError, ElementEdit, NodeEditor};
-pub use gather::{gather, per_sample};
+pub use gather::{Selected, gather, per_sample};
 pub use gradient::{NoGradient, NodeGradient};
 pub use index_flow::IndexFlow;
 pub use linear::{BiasOperand, Linear};
@@ -68,6 +70,15 @@ pub use window::Window;
 use ndarray::ArrayD;
 
 use crate::{onnx::proto::NodeProto, tensor::Tensor, widths::PinReason};
+
+/// How entries of an axis are brought together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Added.
+    Sum,
+    /// Averaged.
+    Mean,
+}
 
 /// The rules of one operator.
 pub trait Operator: Sync {
@@ -103,6 +114,43 @@ pub trait Operator: Sync {
     /// here as numbers.
     fn index_flow(&self, _node: &NodeProto, _slot: usize) -> Option<IndexFlow> {
         None
+    }
+
+    /// What the entries of the results along `axis` read of operand `slot`; `None` where they read others than their own. Results
+    /// beside the first have the axis in the same place.
+    fn axis_flow(&self, _node: &NodeCx<'_>, _slot: usize, _axis: usize) -> Option<AxisFlow> {
+        None
+    }
+
+    /// The element of an operand that says how far `axis` of the result extends, as slot and place; `None` where no element does.
+    fn extent_element(&self, _node: &NodeCx<'_>, _axis: usize) -> Option<(usize, usize)> {
+        None
+    }
+
+    /// The operand that is element `place` of the result, alone, where operands are single elements that the result lists.
+    fn listed(&self, _node: &NodeCx<'_>, _place: usize) -> Option<usize> {
+        None
+    }
+
+    /// The entries of an axis of the first operand that the result holds, in order, if the node does nothing but select constant
+    /// ones. Negative ones count from the end.
+    fn selection(&self, _node: &NodeCx<'_>) -> Option<Selected> {
+        None
+    }
+
+    /// The axis of which the first entries are left out, and how many, if the node does nothing else.
+    fn tail(&self, _node: &NodeCx<'_>) -> Option<(usize, usize)> {
+        None
+    }
+
+    /// What becomes of the axes that the operator reduces, where entries count by how often they are there.
+    fn pooling(&self) -> Option<Pooling> {
+        None
+    }
+
+    /// Whether the result holds extents of the operand and nothing of its contents.
+    fn is_shape(&self) -> bool {
+        false
     }
 
     /// Whether the result is the first operand in another element type (Cast, DequantizeLinear). Weights are stored behind such

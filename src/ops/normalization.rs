@@ -3,7 +3,7 @@
 use super::schema::{OpSchema, OperatorForm, float, onnx, slots};
 use ndarray::ArrayD;
 
-use super::{EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator};
+use super::{AxisFlow, EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator};
 use crate::{
     graph::Expr,
     widths::{PinReason, SlotAxis},
@@ -94,6 +94,11 @@ impl Operator for LayerNormalization {
         Ok(())
     }
 
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let first = node.axis(node.int("axis").unwrap_or(-1), node.shape(layer::X).ok()?.len()).ok()?;
+        if axis >= first { None } else { AxisFlow::broadcast(node, slot, axis) }
+    }
+
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         let (x, rank) = (node.x(layer::X)?, node.shape(layer::X)?.len());
         let first = node.axis(node.int("axis").unwrap_or(-1), rank)?;
@@ -134,6 +139,14 @@ impl Operator for BatchNormalization {
             return Err(node.unsupported(what));
         }
         per_channel(node, &[batch::SCALE, batch::SHIFT, batch::MEAN, batch::VARIANCE])
+    }
+
+    fn axis_flow(&self, _node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        match (slot, axis) {
+            (_, 1) => None,
+            (batch::X, _) => Some(AxisFlow::Along(axis)),
+            _ => Some(AxisFlow::Same),
+        }
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -1,7 +1,10 @@
 //! Reductions.
 
 use super::schema::{OpSchema, OperatorForm, any, float, int64, number, onnx, slots};
-use super::{DataPropagation, EditError, NoGradient, NodeEditor, NodeGradient, NodeTyper, Operator};
+use super::{
+    AxisFlow, DataPropagation, EditError, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
+    Pooling,
+};
 use crate::{
     graph::Expr,
     widths::{PinReason, SlotAxis, Width},
@@ -47,12 +50,20 @@ pub(super) static OPERATORS: &[OpSchema] = &[
     onnx("ReduceSumSquare", &[1, 11, 13, 18], &SUM_SQUARE).reads(slot::ALL).makes(&[number("reduced")]).forms(FORMS),
 ];
 
-/// Reductions to which a zero adds nothing (sums and norms): entries can go.
-pub(super) struct Additive(Slope);
+/// Reductions to which a zero adds nothing (sums and norms): entries can go. With whether it is the sum itself.
+pub(super) struct Additive(Slope, bool);
 
 impl Operator for Additive {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         reduce(node, |node, width, axis| node.contraction(width, SlotAxis::new(slot::DATA, axis), None, None))
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        unreduced(node, slot, axis)
+    }
+
+    fn pooling(&self) -> Option<Pooling> {
+        self.1.then_some(Pooling::Sum)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -69,6 +80,10 @@ impl Operator for NonAdditive {
             let reason = PinReason::Reduced(node.op_type().to_owned());
             node.pin(width, reason);
         })
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        unreduced(node, slot, axis)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -97,6 +112,14 @@ impl Operator for Mean {
                 node.contraction(width, SlotAxis::new(slot::DATA, axis), None, None);
             }
         })
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        unreduced(node, slot, axis)
+    }
+
+    fn pooling(&self) -> Option<Pooling> {
+        Some(Pooling::Mean)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -163,6 +186,19 @@ fn reduce_gradient(node: &NodeGradient<'_>, slope: Slope) -> Result<(), NoGradie
     Ok(())
 }
 
+/// The axis of the operand that an axis of the result is.
+fn unreduced(node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+    if slot != slot::DATA {
+        return Some(AxisFlow::Same);
+    }
+    let rank = node.shape(slot::DATA).ok()?.len();
+    let listed = node.ints_or_operand("axes", slot::AXES).unwrap_or_default();
+    let reduced = reduced_axes(rank, listed, node.int("noop_with_empty_axes"), |axis| node.axis(axis, rank));
+    let (reduced, keeps) = (reduced.ok()?, node.int("keepdims").unwrap_or(1) != 0);
+    let mut own = (0..rank).filter(|axis| keeps || !reduced.contains(axis));
+    own.nth(axis).filter(|axis| !reduced.contains(axis)).map(AxisFlow::Along)
+}
+
 fn reduced_axes<E>(
     rank: usize,
     listed: Vec<i64>,
@@ -175,12 +211,13 @@ fn reduced_axes<E>(
     listed.into_iter().map(axis).collect()
 }
 
-pub(super) static SUM: Additive = Additive(|x, _, _| x.scalar(1.0));
-pub(super) static L1: Additive = Additive(|x, _, _| x.map("Sign"));
+pub(super) static SUM: Additive = Additive(|x, _, _| x.scalar(1.0), true);
+pub(super) static L1: Additive = Additive(|x, _, _| x.map("Sign"), false);
 // Where all are zero, zero is a subgradient.
-pub(super) static L2: Additive = Additive(|x, y, _| y.equals(y.scalar(0.0)).select(x.scalar(0.0), x / y));
-pub(super) static LOG_SUM: Additive = Additive(|_, y, _| (-y).map("Exp"));
-pub(super) static SUM_SQUARE: Additive = Additive(|x, _, _| 2.0 * x);
+pub(super) static L2: Additive =
+    Additive(|x, y, _| y.equals(y.scalar(0.0)).select(x.scalar(0.0), x / y), false);
+pub(super) static LOG_SUM: Additive = Additive(|_, y, _| (-y).map("Exp"), false);
+pub(super) static SUM_SQUARE: Additive = Additive(|x, _, _| 2.0 * x, false);
 pub(super) static LOG_SUM_EXP: NonAdditive = NonAdditive(|x, y, _| (x - y).map("Exp"));
 pub(super) static PRODUCT: NonAdditive = NonAdditive(|x, y, _| y / x);
 /// Maximum and minimum: the cotangent goes to the element that it is, in equal parts where several are.

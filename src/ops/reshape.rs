@@ -2,8 +2,8 @@
 
 use super::schema::{OpSchema, OperatorForm, any, int64, onnx, slots};
 use super::{
-    DataPropagation, EditError, ElementEdit, IndexFlow, NoGradient, NodeEditor, NodeGradient, NodeTyper,
-    Operator,
+    AxisFlow, DataPropagation, EditError, ElementEdit, IndexFlow, NoGradient, NodeCx, NodeEditor,
+    NodeGradient, NodeTyper, Operator,
 };
 use crate::{
     onnx::proto::NodeProto,
@@ -36,6 +36,14 @@ pub(super) static OPERATORS: &[OpSchema] = &[
         .forms(&[OperatorForm::of("axes as an attribute").until(12), OperatorForm::of("axes as an operand").since(13)]),
 ];
 
+/// What holds of all of them: the first operand's elements keep their order.
+fn regrouped(node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+    match slot {
+        0 => AxisFlow::regrouped(node.shape(0).ok()?, node.result_shape(0).ok()?, axis),
+        _ => Some(AxisFlow::Same),
+    }
+}
+
 /// Splits and merges axes. Row-major order makes it a matter of products: the axes fall into the smallest groups whose
 /// extents multiply to the same number before and after, and in each group the two products are one width.
 pub(super) struct Reshape;
@@ -43,6 +51,19 @@ pub(super) struct Reshape;
 impl Operator for Reshape {
     fn infer(&self, node: &mut NodeTyper<'_>) -> Result<(), PinReason> {
         regroup(node)
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        // Before operator set 5 its shape is an attribute.
+        node.contents(reshape::SHAPE)?;
+        regrouped(node, slot, axis)
+    }
+
+    fn extent_element(&self, node: &NodeCx<'_>, axis: usize) -> Option<(usize, usize)> {
+        let asked = *node.contents(reshape::SHAPE)?.get(axis)?;
+        // -1 is inferred from the others, and 0 copies an extent of the operand.
+        let follows = asked == -1 || (asked == 0 && node.int("allowzero").unwrap_or(0) == 0);
+        (!follows).then_some((reshape::SHAPE, axis))
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -121,6 +142,10 @@ impl Operator for Flatten {
         Ok(())
     }
 
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        regrouped(node, slot, axis)
+    }
+
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
         restore(node)
     }
@@ -149,6 +174,10 @@ impl Operator for Squeeze {
         let result = x.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, a)| *a).collect();
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        regrouped(node, slot, axis)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {
@@ -191,6 +220,10 @@ impl Operator for Unsqueeze {
             .collect();
         node.set(0, result);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        regrouped(node, slot, axis)
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

@@ -42,6 +42,10 @@ impl Operator for Shape {
         Ok(())
     }
 
+    fn is_shape(&self) -> bool {
+        true
+    }
+
     fn rewrite(&self, node: &mut NodeEditor<'_>) -> Result<(), EditError> {
         let x = node.axes(0);
         let read = x[range(x.len(), node.int("start"), node.int("end"))].iter();

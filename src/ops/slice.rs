@@ -2,8 +2,8 @@
 
 use super::schema::{OpSchema, OperatorForm, any, onnx, slots};
 use super::{
-    DataPropagation, EditError, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper, Operator,
-    gradient::one_hot,
+    AxisFlow, DataPropagation, EditError, IndexFlow, NoGradient, NodeCx, NodeEditor, NodeGradient, NodeTyper,
+    Operator, Selected, gradient::one_hot,
 };
 use crate::{onnx::proto::NodeProto, widths::PinReason};
 
@@ -67,6 +67,43 @@ impl Operator for Slice {
         }
         node.set(0, axes);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, slot: usize, axis: usize) -> Option<AxisFlow> {
+        let sliced = parsed(node, node.shape(slot::DATA).ok()?)?;
+        let flow = if slot == slot::DATA { AxisFlow::Along(axis) } else { AxisFlow::Same };
+        (!sliced.iter().any(|range| range.axis == axis)).then_some(flow)
+    }
+
+    fn tail(&self, node: &NodeCx<'_>) -> Option<(usize, usize)> {
+        let shape = node.shape(slot::DATA).ok()?;
+        let (ranges, ends) = (parsed(node, shape)?, node.ints_or_operand("ends", slot::ENDS)?);
+        let ([range], [end], true) = (ranges.as_slice(), ends.as_slice(), node.is_constant(slot::STARTS))
+        else {
+            return None;
+        };
+        // However far the axis extends, and not only as far as it was observed to.
+        let whole = *end >= i64::from(i32::MAX) && range.step == 1;
+        whole.then_some((range.axis, range.start))
+    }
+
+    fn selection(&self, node: &NodeCx<'_>) -> Option<Selected> {
+        let constant = |slot| node.input(slot).is_none() || node.is_constant(slot);
+        let is_constant = [slot::STARTS, slot::ENDS, slot::AXES, slot::STEPS].into_iter().all(constant);
+        let bounds = |name, slot| node.ints_or_operand(name, slot);
+        let (starts, ends) = (bounds("starts", slot::STARTS)?, bounds("ends", slot::ENDS)?);
+        let (&[start], &[end]) = (starts.as_slice(), ends.as_slice()) else { return None };
+        let range = *parsed(node, node.shape(slot::DATA).ok()?)?.first().filter(|_| is_constant)?;
+        // Counted from one end of the axis alone, however far it extends.
+        let (first, past) = match (start < 0, end) {
+            (false, end) if end > 0 && range.end as i64 == end => (start, end),
+            (true, end) if end < 0 => (start, end),
+            (true, end) if range.end as i64 <= end => (start, 0),
+            _ => return None,
+        };
+        let count = i64::try_from(range.end.saturating_sub(range.start)).ok()?;
+        let fits = range.step == 1 && past.checked_sub(first)? == count;
+        fits.then(|| Selected { axis: range.axis, entries: (first..past).collect(), squeezed: false })
     }
 
     fn gradient(&self, node: &NodeGradient<'_>) -> Result<(), NoGradient> {

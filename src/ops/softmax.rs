@@ -1,7 +1,7 @@
 //! Softmax and LogSoftmax.
 
 use super::schema::{OpSchema, float, onnx};
-use super::{NoGradient, NodeGradient, NodeTyper, Operator};
+use super::{AxisFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator};
 use crate::widths::PinReason;
 
 #[rustfmt::skip]
@@ -47,6 +47,12 @@ impl Operator for SoftmaxFamily {
         };
         node.set_cotangent(0, cotangent);
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, _slot: usize, axis: usize) -> Option<AxisFlow> {
+        let rank = node.shape(0).ok()?.len();
+        let first = node.axis(default_axis(node.opset(), node.int("axis")), rank).ok()?;
+        (!competing(node.opset(), first, rank).contains(&axis)).then_some(AxisFlow::Along(axis))
     }
 
     fn is_softmax(&self) -> bool {

@@ -3,7 +3,7 @@
 use super::schema::{OpSchema, any, onnx};
 use ndarray::ArrayD;
 
-use super::{IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
+use super::{AxisFlow, IndexFlow, NoGradient, NodeCx, NodeGradient, NodeTyper, Operator, linear::uniform};
 use crate::{onnx::proto::NodeProto, widths::PinReason};
 
 #[rustfmt::skip]
@@ -29,6 +29,12 @@ impl Operator for Transpose {
         let perm = perm.iter().map(|&axis| node.axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;
         node.set_cotangent(0, node.g()?.transpose_back(&perm));
         Ok(())
+    }
+
+    fn axis_flow(&self, node: &NodeCx<'_>, _slot: usize, axis: usize) -> Option<AxisFlow> {
+        let rank = node.shape(0).ok()?.len();
+        let perm = node.ints("perm").unwrap_or_else(|| (0..rank as i64).rev().collect());
+        Some(AxisFlow::Along(node.axis(*perm.get(axis)?, rank).ok()?))
     }
 
     fn index_flow(&self, _node: &NodeProto, slot: usize) -> Option<IndexFlow> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt};
 
 use super::{
     Budget, Limits, PlanError,
-    cost::{COST_MODELS, Cost, CostModel, CostView, PerCost},
+    cost::{COST_MODELS, Cost, CostModel, CostView, Flops, PerCost},
     minimum,
 };
 use crate::{ops, typing::Dimensions};
@@ -113,6 +113,11 @@ impl Bounds {
         over.map_or(Ok(()), Err)
     }
 
+    /// The most that a model may cost by one cost.
+    pub fn at_most(&self, id: &str) -> Option<u64> {
+        self.0.iter().find(|bound| bound.model.id() == id).map(|bound| bound.at_most)
+    }
+
     /// Lets later plans leave room for what a model was counted to cost beyond its plan.
     pub fn leave_room(&mut self, planned: &PerCost<u64>, counted: &PerCost<u64>) {
         for bound in &mut self.0 {
@@ -138,6 +143,8 @@ pub struct Costs<'a> {
     dimensions: &'a Dimensions,
     limits: &'a Limits,
     costs: PerCost<Cost>,
+    /// What the file's model costs, where the typed one does with less.
+    input: Option<PerCost<u64>>,
     /// Whether operators compute with quantised weights.
     quantized: bool,
 }
@@ -148,7 +155,13 @@ impl<'a> Costs<'a> {
         // Weights of integers are none that are pruned: nothing but the operator says what they are.
         let mut operators = view.graph.nodes().map(|(_, node)| ops::operator_name(&node.proto));
         let quantized = operators.any(|operator| ops::is_quantized(&operator));
-        Self { dimensions, limits, costs: PerCost::of(|model| model.cost(view)), quantized }
+        Self { dimensions, limits, costs: PerCost::of(|model| model.cost(view)), input: None, quantized }
+    }
+
+    /// The same, of a model that was made of one that costs `input`: shares are shares of that.
+    #[must_use]
+    pub fn of_input(self, input: Option<PerCost<u64>>) -> Self {
+        Self { input, ..self }
     }
 
     /// Each cost, as a polynomial.
@@ -161,8 +174,13 @@ impl<'a> Costs<'a> {
         self.costs.map(|cost| cost.total(sizes))
     }
 
-    /// What the dense model costs.
+    /// What the dense model costs, as it was in the file.
     pub fn dense(&self) -> PerCost<u64> {
+        self.input.clone().unwrap_or_else(|| self.whole())
+    }
+
+    /// What the typed model costs with all its dimensions whole.
+    pub fn whole(&self) -> PerCost<u64> {
         self.at(&self.dimensions.prunable.iter().map(|d| d.size).collect::<Vec<_>>())
     }
 
@@ -198,8 +216,7 @@ impl<'a> Costs<'a> {
         if asked.iter().all(|asked| asked.at_most >= asked.dense) {
             return Err(PlanError::Idle(asked));
         }
-        let bound = |asked: &Asked| Bound { model: asked.model, at_most: asked.at_most, beyond: 0 };
-        let bounds = Bounds(asked.iter().map(bound).collect());
+        let bounds = self.ceilings(budgets);
         self.check(&bounds)?;
         Ok(bounds)
     }
@@ -230,6 +247,25 @@ impl<'a> Costs<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The budgets that widths are pruned to where positions are merged afterwards: of the FLOPs, `share_of_widths` of the share
+    /// that is asked for.
+    pub fn for_widths(&self, budgets: &Budgets, share_of_widths: impl Fn(f64) -> f64) -> Budgets {
+        self.asked(budgets).iter().zip(budgets.iter()).fold(
+            Budgets::default(),
+            |all, (asked, (model, budget))| {
+                let share = asked.at_most as f64 / asked.dense.max(1) as f64;
+                let relaxed = model.id() == Flops.id();
+                all.and(model, if relaxed { Budget::Share(share_of_widths(share.min(1.0))) } else { budget })
+            },
+        )
+    }
+
+    /// The most that the pruned model may cost, whether widths alone can bring it there or not.
+    pub fn ceilings(&self, budgets: &Budgets) -> Bounds {
+        let bound = |asked: &Asked| Bound { model: asked.model, at_most: asked.at_most, beyond: 0 };
+        Bounds(self.asked(budgets).iter().map(bound).collect())
     }
 
     /// What the plan has to keep to.

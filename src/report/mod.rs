@@ -27,6 +27,7 @@ use crate::{
     clock::Stage,
     gate::Gate,
     plan::{PerCost, Plan},
+    positions::{merge::Merging, unread::Unread},
     score::Stability,
     staging::{self, StagedFile, WriteError},
     typing::Kind,
@@ -110,6 +111,12 @@ pub struct Report {
     /// What the model costs: as counted on the written file, or in a dry run, as planned.
     #[serde(flatten)]
     pub costs: PerCost<Change>,
+    /// What leaving out positions that no output reads came to; absent where none were left out.
+    #[serde(default)]
+    pub unread: Option<Unread>,
+    /// Which positions are merged; absent where none are.
+    #[serde(default)]
+    pub merging: Option<Merging>,
     /// Which head dimensions were rotated before they were scored; absent where none were to be.
     pub rotation: Option<RotationReport>,
     /// What could be pruned, and what stays.

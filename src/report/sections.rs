@@ -8,6 +8,7 @@ use crate::{
     gate::Gate,
     memory::Bytes,
     plan::{COST_MODELS, PerCost},
+    positions::{merge::Merging, unread::Unread},
     score::Stability,
     verify::{Extent, Proof},
 };
@@ -16,6 +17,8 @@ impl Reportable for Report {
     fn document(&self) -> Document {
         let mut sections = vec![self.layers(), self.totals()];
         sections.extend(self.pinned());
+        sections.extend(self.unread.as_ref().map(|unread| words("unread", unread_text(unread))));
+        sections.extend(self.merging.as_ref().map(|merging| words("merging", merging_text(merging))));
         sections.extend(self.rotation.as_ref().map(|rotation| words("rotation", rotation_text(rotation))));
         sections.extend(self.stability.as_ref().map(|stability| words("scores", stability_text(stability))));
         sections.extend(self.proof.as_ref().map(|proof| words("proof", proof_text(proof))));
@@ -115,6 +118,29 @@ impl Report {
         }));
         Section::new("time", Detail::Measured, blocks)
     }
+}
+
+fn unread_text(unread: &Unread) -> String {
+    let Unread { before, after, difference } = unread;
+    let saved = 100.0 * before.saturating_sub(*after) as f64 / (*before).max(1) as f64;
+    format!(
+        "unread: positions of the last layers that no output reads are not computed, which saves {saved:.1} % of the FLOPs; \
+         this changed the outputs by {} of their largest value at most",
+        small(*difference)
+    )
+}
+
+fn merging_text(merging: &Merging) -> String {
+    let Merging { places, positions, pairs, protected } = merging;
+    let count: usize = pairs.iter().sum();
+    let left = positions.saturating_sub(count);
+    let alone =
+        if *protected > 0 { format!("; the first {protected} are left alone") } else { String::new() };
+    format!(
+        "positions: {count} pairs of those most alike are merged behind {} layers, which leaves {left} of {positions} in the \
+         end{alone}",
+        places.len()
+    )
 }
 
 fn rotation_text(rotation: &RotationReport) -> String {

@@ -85,7 +85,7 @@ impl<'s> Applied<'s> {
                 warnings.push(warning);
             }
             let costs = pruner.typed.costs_of(&dimensions, &pruner.settings.limits);
-            bounds = costs.bounds(&budgets).map_err(Error::Replan)?;
+            bounds = pruner.bounds(&costs, &budgets).map_err(Error::Replan)?;
             plan = planned::make(scored, &dimensions, &bounds).map_err(Error::Replan)?;
         }
     }

@@ -34,13 +34,17 @@ use crate::{
     memory::MemoryBudget,
     model::{SampleInput, Typed},
     onnx::{self, OnnxError, Source, proto::ModelProto},
-    plan::{Budgets, Limits},
+    plan::{Bounds, Budgets, CostModel, Costs, Flops, Limits, PerCost, PlanError},
+    positions::{
+        Reduce, merge,
+        unread::{self, Unread},
+    },
     rotate::{self, Rotation},
     runtime::Engine,
     score::{ScoreOptions, Scores},
     typing::{Dimension, Granularity},
     verify::{Runs, VerifyError},
-    warning::Warning,
+    warning::{Warning, WarningCode},
     widths::{Pin, PinReason},
 };
 use event::{Cancellable, Monitor};
@@ -112,6 +116,10 @@ pub struct Settings {
     pub batch: usize,
     /// What each stage may hold beside the model.
     pub memory: MemoryBudget,
+    /// Whether positions that no output reads are computed as before.
+    pub keep_unread: bool,
+    /// What is reduced.
+    pub reduce: Reduce,
     /// Whether weights are going to be refitted: then scoring finds, too, in which order units go best.
     pub refit: bool,
 }
@@ -123,6 +131,8 @@ impl Default for Settings {
             granularity: Granularity::default(),
             batch: 16,
             memory: MemoryBudget::default(),
+            keep_unread: false,
+            reduce: Reduce::default(),
             refit: true,
         }
     }
@@ -192,6 +202,8 @@ impl Builder {
         let mut warnings = typed.samples.warnings();
         warnings.iter().for_each(|warning| monitor.warn(warning));
         settings.limits.check_names(&typed.dimensions)?;
+        let (typed, unread) =
+            monitor.unless_cancelled(leave_out_unread(&*engine, typed, &settings, &clock, &monitor))?;
         let (mut typed, rotation) =
             monitor.unless_cancelled(turn_heads(&*engine, typed, &settings, &clock, &monitor))?;
         let variation = monitor.unless_cancelled(measure_forward(&*engine, &typed, &clock))?;
@@ -199,10 +211,22 @@ impl Builder {
             monitor.warn(&warning);
             warnings.push(warning);
         }
+        let merges = settings.reduce == Reduce::WidthsAndTokens && {
+            let refusal = merge::Plan::of(typed.view()).err();
+            if let Some(reason) = &refusal {
+                let message = format!("positions are not merged: {reason}");
+                let warning = Warning::new(WarningCode::PositionsNotMerged, message);
+                monitor.warn(&warning);
+                warnings.push(warning);
+            }
+            refusal.is_none()
+        };
         typed.keep_values(settings.memory.share(VALUES_SHARE));
         Ok(Pruner {
             engine,
             typed,
+            unread,
+            merges,
             rotation,
             settings,
             monitor,
@@ -218,6 +242,10 @@ impl Builder {
 pub struct Pruner {
     engine: Box<dyn Engine>,
     typed: Typed,
+    /// What leaving out positions that no output reads came to; `None` where none were left out.
+    unread: Option<Unread>,
+    /// Whether positions are merged once widths are pruned.
+    merges: bool,
     /// Which heads were turned; `None` where none were to be.
     rotation: Option<Rotation>,
     settings: Settings,
@@ -262,8 +290,17 @@ impl Pruner {
             let asked = costs.asked(budgets);
             asked.iter().for_each(|asked| self.monitor.tell(Progress::Say(asked.to_string())));
         }
-        costs.bounds(budgets)?;
+        self.bounds(&costs, budgets)?;
         Ok(())
+    }
+
+    /// The most that a model of pruned widths may cost: more than the budgets, where merging positions does the rest.
+    fn bounds(&self, costs: &Costs<'_>, budgets: &Budgets) -> Result<Bounds, PlanError> {
+        if self.merges {
+            costs.bounds(&costs.for_widths(budgets, merge::share_of_widths))
+        } else {
+            costs.bounds(budgets)
+        }
     }
 
     /// Scores every unit that may go.
@@ -301,6 +338,30 @@ impl Pruner {
     fn refits(&self) -> bool {
         self.settings.refit && !self.typed.is_synthetic()
     }
+}
+
+/// Leaves out what no output reads, where that saves operations and changes nothing.
+fn leave_out_unread(
+    engine: &dyn Engine,
+    typed: Typed,
+    settings: &Settings,
+    clock: &Clock,
+    monitor: &Monitor,
+) -> Result<(Typed, Option<Unread>), Error> {
+    let narrowed = unread::narrowed(typed.view()).filter(|_| !settings.keep_unread);
+    let Some(model) = narrowed else { return Ok((typed, None)) };
+    monitor.tell(Progress::Stage("unread"));
+    let difference = clock.time("unread", || unread::difference(engine, typed.view(), &model));
+    // What does not run or gives something else stays as it is: nothing is lost by it but operations.
+    let Ok(Some(difference)) = difference else { return Ok((typed, None)) };
+    let input = typed.costs(&settings.limits).whole();
+    let narrowed = typed.clone().replaced(engine, model, clock)?;
+    let flops = |costs: &PerCost<u64>| costs.get(Flops.id()).copied().unwrap_or_default();
+    let (before, after) = (flops(&input), flops(&narrowed.costs(&settings.limits).whole()));
+    if after >= before {
+        return Ok((typed, None));
+    }
+    Ok((narrowed.made_of(input), Some(Unread { before, after, difference })))
 }
 
 /// Turns the dimensions of heads to principal axes, if any may be removed. Those that cannot be turned stay: in each head

@@ -21,7 +21,7 @@ impl<'s> Planned<'s> {
     pub(super) fn new(scored: &'s Scored<'s>, budgets: &Budgets) -> Result<Self, Error> {
         let pruner = scored.pruner;
         let dimensions = &pruner.typed.dimensions;
-        let bounds = pruner.typed.costs(&pruner.settings.limits).bounds(budgets)?;
+        let bounds = pruner.bounds(&pruner.typed.costs(&pruner.settings.limits), budgets)?;
         let plan = make(scored, dimensions, &bounds)?;
         Ok(Self { scored, budgets: budgets.clone(), bounds, plan })
     }
@@ -30,7 +30,7 @@ impl<'s> Planned<'s> {
         let pruner = scored.pruner;
         plan.check(&pruner.typed.dimensions.prunable)?;
         let costs = pruner.typed.costs(&pruner.settings.limits);
-        let bounds = costs.bounds(budgets)?;
+        let bounds = pruner.bounds(&costs, budgets)?;
         bounds.check(&costs.at(&plan.sizes()))?;
         Ok(Self { scored, budgets: budgets.clone(), bounds, plan })
     }

@@ -11,7 +11,8 @@ use crate::{
         self, OnnxError, Source, Staged,
         proto::{ModelProto, StringStringEntryProto},
     },
-    plan::{Budgets, Plan},
+    plan::{Bounds, Budgets, CostModel, Flops, Plan},
+    positions::merge::{self, Merged, Merging},
     recover::{self, Mode, RecoverError, RecoverOptions, RecoveryReport},
     refusal::Larger,
     report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
@@ -151,14 +152,14 @@ impl<'s> Recovered<'s> {
                 ..report
             });
         }
-        let (Opened { draft, sha256 }, gate) = match passed {
+        let (Opened { draft, sha256, merging }, gate) = match passed {
             Some(passed) => passed,
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
         let Applied { scored, budgets, plan, dimensions, proof, warnings: frozen, .. } = applied;
         let mut report = report(scored, &budgets, &plan, &dimensions);
         report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
-        report.output_sha256 = Some(sha256);
+        (report.output_sha256, report.merging) = (Some(sha256), merging);
         if let Some(AskedRecovery { mode, settings, seed }) = asked {
             (report.asked.recover, report.asked.recover_settings) = (Some(mode), settings);
             report.seeds.recovery = Some(seed);
@@ -217,6 +218,8 @@ struct Opened<D> {
     draft: D,
     /// Of what was read, weights included.
     sha256: String,
+    /// Which positions it merges.
+    merging: Option<Merging>,
 }
 
 /// What recovery was asked for.
@@ -248,13 +251,28 @@ impl Desk<'_> {
             Err(Error::Gate(error)) => return Ok(Err(error.to_string())),
             Err(error) => return Err(error),
         };
-        if let (false, Some(distance)) = (report.undone, gate.distance) {
+        // Merging positions has its own price, which is no fault of the recovery.
+        if let (false, Some(distance), None) = (report.undone, gate.distance, &draft.merging) {
             let limit = report.after + SLACK * (report.before - report.after);
             if distance.is_nan() || distance > limit {
                 return Ok(Err(format!("by all samples its distance is {distance:.2e}, beyond {limit:.2e}")));
             }
         }
         Ok(Ok((draft, gate)))
+    }
+
+    /// The model with its positions merged, as far as the budgets ask for.
+    fn merged(&self, model: &ModelProto, bounds: &Bounds) -> Result<Merged, Error> {
+        let Applied { scored, budgets, .. } = self.applied;
+        let pruner = scored.pruner;
+        let typed = pruner.typed.clone().replaced(&*pruner.engine, model.clone(), &pruner.clock)?;
+        let refused = |reason| GateError::Merge { reason };
+        let plan = merge::Plan::of(typed.view()).map_err(|reason| refused(reason.to_string()))?;
+        let flops = bounds.at_most(Flops.id()).unwrap_or(u64::MAX);
+        let file_bytes = |model: &ModelProto| file_bytes(scored, budgets, model);
+        let merged =
+            plan.merge(&*pruner.engine, typed.view(), flops, &file_bytes).map_err(GateError::from)?;
+        Ok(merged.ok_or_else(|| refused("there are too few of them".to_owned()))?)
     }
 
     /// Drafts a model, and tries the draft.
@@ -267,6 +285,13 @@ impl Desk<'_> {
         let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
         let pruner = scored.pruner;
         let source = &pruner.typed.source;
+        let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
+        let (mut planned, mut bounds, mut merging) = (costs.at(&plan.sizes()), bounds.clone(), None);
+        if pruner.merges {
+            bounds = costs.ceilings(budgets);
+            let merged = pruner.clock.time("merge", || self.merged(&model, &bounds))?;
+            (model, planned, merging) = (merged.model, merged.costs, Some(merged.merging));
+        }
         Larger::check(&model, source).map_err(GateError::from)?;
         let undescribed = model.metadata_props.clone();
         let mode = recovery.filter(|recovery| !recovery.undone).map(|recovery| recovery.mode);
@@ -278,15 +303,14 @@ impl Desk<'_> {
         source.packed.unpack(&mut model);
         let draft = pruner.clock.time("save", || write(&model))?;
         drop(model);
-        let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
-        let planned = costs.at(&plan.sizes());
         let (sha256, gate) = pruner.clock.time("gate", || {
             let Source { model, sha256, .. } = draft.reopen().map_err(GateError::Onnx)?;
             let size = draft.size();
-            let gate = self.keeper.check(&model, size, &planned, bounds, self.said_outputs, self.held_out)?;
+            let gate =
+                self.keeper.check(&model, size, &planned, &bounds, self.said_outputs, self.held_out)?;
             Ok::<_, GateError>((sha256, gate))
         })?;
-        Ok((Opened { draft, sha256 }, gate))
+        Ok((Opened { draft, sha256, merging }, gate))
     }
 }
 
@@ -319,6 +343,8 @@ pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimens
         stages: pruner.clock.stages("forward"),
         memory: Memory { budget: pruner.settings.memory.0, peak: memory::peak() },
         costs: changes,
+        unread: pruner.unread.clone(),
+        merging: None,
         rotation: pruner.rotation.as_ref().map(Into::into),
         dimensions: Report::dimensions_of(plan),
         pinned: dimensions.pinned.iter().map(Into::into).collect(),

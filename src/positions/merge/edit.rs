@@ -1,0 +1,369 @@
+//! The edit that merges positions.
+//!
+//! At each site the positions are ordered by how much they are like their nearest neighbour (cosine of the features). Of the first
+//! `2r` every other one is merged into the most similar one of those between. What is merged is the mean, weighted by how many
+//! positions each stands for; attention counts a position as often as that, by the logarithm added to its scores (ToMe, Bolya
+//! et al., 2023, section 3, has sizes and their logarithm, and pairs even positions with odd ones). Nearest neighbours of each other have the
+//! same likeness, so that they stand side by side and become a pair.
+
+use std::collections::BTreeMap;
+
+use super::region::{Region, Site};
+use crate::{
+    graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
+    onnx::{int_attribute, ints_attribute, proto::NodeProto, tensor::from_tensor},
+    ops::Pooling,
+    positions::edit::{Edit, Extent},
+    tensor::{DType, Tensor},
+};
+
+/// A similarity below all that there are.
+const NEVER: f32 = 1e9;
+
+/// Rates are in parts of so many.
+pub(super) const PARTS: i64 = 1 << 16;
+
+/// Merges positions at every site: so many pairs at each, as parts ([`PARTS`]) of the positions that there are before the first
+/// site, those that are left alone not counted.
+pub(super) fn patch(
+    graph: &Graph,
+    facts: &Facts,
+    sites: &[Site],
+    region: &Region,
+    rates: &[i64],
+    dtype: DType,
+) -> Option<Patch> {
+    let mut merging =
+        Merging { edit: Edit::new(graph, facts), region, dtype, picked: BTreeMap::new(), stages: Vec::new() };
+    for (site, rate) in sites.iter().zip(rates) {
+        merging.site(*site, *rate);
+    }
+    let first = sites.first()?;
+    for pool in &region.pools {
+        merging.weigh(pool.at, pool.kind, pool.rank, pool.skip, pool.stage)?;
+    }
+    for (at, stage) in &region.scores {
+        merging.count(*at, *stage)?;
+    }
+    for crossing in &region.crossings {
+        merging.pick(crossing.at, crossing.axis, crossing.stage)?;
+    }
+    for (at, place, stage) in &region.extents {
+        let extent = Extent::Computed(merging.stages.get(stage - 1)?.count.clone());
+        merging.edit.set_extent(*at, *place, &extent)?;
+    }
+    for (id, value, axis) in &region.shapes {
+        merging.edit.restore_extent(*id, (*value, *axis), (first.value, 1))?;
+    }
+    Some(merging.edit.patch)
+}
+
+/// What there is behind a site, by name.
+struct Stage {
+    /// The node before which it is computed.
+    at: NodeId,
+    /// How many positions there are, a vector of one number.
+    count: String,
+    /// How many there were before the first site that may be merged, a vector of one number.
+    all: String,
+    /// How many positions each stands for `[batch, positions, 1]`.
+    sizes: String,
+    /// Which of the positions before the site stay, in order `[batch, positions, 1]`.
+    stay: String,
+}
+
+struct Merging<'a> {
+    edit: Edit<'a>,
+    region: &'a Region,
+    dtype: DType,
+    /// What values are called of which the positions of a stage were picked.
+    picked: BTreeMap<(ValueId, usize, usize), String>,
+    stages: Vec<Stage>,
+}
+
+/// Where nodes are added.
+struct Nodes<'e, 'a> {
+    edit: &'e mut Edit<'a>,
+    at: NodeId,
+}
+
+impl Nodes<'_, '_> {
+    fn op(&mut self, op: &str, inputs: &[&str]) -> String {
+        self.with(op, inputs, &[])
+    }
+
+    fn with(&mut self, op: &str, inputs: &[&str], attributes: &[(&str, i64)]) -> String {
+        let attribute = attributes.iter().map(|(name, value)| int_attribute(name, *value)).collect();
+        let input = inputs.iter().map(|name| (*name).to_owned()).collect();
+        let node = NodeProto { op_type: Some(op.to_owned()), input, attribute, ..Default::default() };
+        self.edit.insert(self.at, &op.to_lowercase(), node)
+    }
+
+    fn transpose(&mut self, x: &str, perm: &[i64]) -> String {
+        let attribute = vec![ints_attribute("perm", perm)];
+        let op_type = Some("Transpose".to_owned());
+        let node = NodeProto { op_type, input: vec![x.to_owned()], attribute, ..Default::default() };
+        self.edit.insert(self.at, "transpose", node)
+    }
+
+    fn ints(&mut self, values: &[i64]) -> String {
+        self.edit.constant("numbers", &Tensor::ints(values))
+    }
+
+    fn number(&mut self, value: f32, dtype: DType) -> String {
+        let name = self.edit.patch.fresh(self.edit.graph, "number");
+        let tensor = Tensor::F32(ndarray::arr0(value).into_dyn());
+        self.edit.patch.constant(from_tensor(&name, &tensor.cast_float(dtype).unwrap_or(tensor)));
+        name
+    }
+
+    /// Entries of axis 1 from one to another.
+    fn slice(&mut self, x: &str, from: &str, to: &str, step: i64) -> String {
+        let (axis, step) = (self.ints(&[1]), self.ints(&[step]));
+        self.op("Slice", &[x, from, to, &axis, &step])
+    }
+
+    /// Sums over the last axis, which stays.
+    fn sum(&mut self, x: &str) -> String {
+        let last = self.ints(&[-1]);
+        self.with("ReduceSum", &[x, &last], &[("keepdims", 1)])
+    }
+
+    /// For each sample its entries of axis 1 in another order.
+    fn gather(&mut self, x: &str, places: &str) -> String {
+        self.with("GatherND", &[x, places], &[("batch_dims", 1)])
+    }
+
+    /// The numbers from zero up to a vector's one.
+    fn range(&mut self, to: &str) -> String {
+        let (first, zero, one) = (
+            self.ints(&[0]),
+            self.edit.constant("number", &Tensor::int(0)),
+            self.edit.constant("number", &Tensor::int(1)),
+        );
+        let to = self.op("Squeeze", &[to, &first]);
+        self.op("Range", &[&zero, &to, &one])
+    }
+
+    fn largest(&mut self, x: &str, count: &str) -> String {
+        let (values, places) = {
+            let graph = self.edit.graph;
+            (self.edit.patch.fresh(graph, "values"), self.edit.patch.fresh(graph, "places"))
+        };
+        let node = NodeProto {
+            name: Some(places.clone()),
+            op_type: Some("TopK".to_owned()),
+            input: vec![x.to_owned(), count.to_owned()],
+            output: vec![values, places.clone()],
+            attribute: vec![int_attribute("axis", -1)],
+            ..Default::default()
+        };
+        self.edit.patch.insert(self.at, node);
+        places
+    }
+}
+
+impl Merging<'_> {
+    /// Merges positions at a site.
+    fn site(&mut self, site: Site, rate: i64) {
+        let graph = self.edit.graph;
+        let at = NodeId(site.node.index() as u32 + 1);
+        let (protected, dtype) = (self.region.protected as i64, self.dtype);
+        let x = graph.value(site.value).name.clone();
+        let before = self.stages.last().map(|stage| (stage.sizes.clone(), stage.all.clone()));
+        let n = &mut Nodes { edit: &mut self.edit, at };
+        let (p, zero, one, two) = (n.ints(&[protected]), n.ints(&[0]), n.ints(&[1]), n.ints(&[2]));
+        // Numbers of positions.
+        let count = n.edit.extent(at, &x, 1);
+        let free = n.op("Sub", &[&count, &p]);
+        let (sizes, all) = match before {
+            Some(before) => before,
+            None => {
+                let shape = n.op("Shape", &[&x]);
+                let leading = n.ints(&[0, 1]);
+                let leading = n.op("Gather", &[&shape, &leading]);
+                let shape = n.with("Concat", &[&leading, &one], &[("axis", 0)]);
+                let ones = n.op("ConstantOfShape", &[&shape]);
+                let number = n.number(1.0, DType::F32);
+                let ones = n.op("Add", &[&ones, &number]);
+                let to = [("to", i64::from(dtype.onnx()))];
+                (if dtype == DType::F32 { ones } else { n.with("Cast", &[&ones], &to) }, free.clone())
+            }
+        };
+        let (rate, parts) = (n.ints(&[rate]), n.ints(&[PARTS]));
+        let r = n.op("Mul", &[&all, &rate]);
+        let r = n.op("Div", &[&r, &parts]);
+        let merged = n.op("Mul", &[&r, &two]);
+        let (x_free, s_free) = (n.slice(&x, &p, &count, 1), n.slice(&sizes, &p, &count, 1));
+        // Likeness.
+        let squares = n.op("Mul", &[&x_free, &x_free]);
+        let norm = n.sum(&squares);
+        let norm = n.op("Sqrt", &[&norm]);
+        let tiny = n.number(1e-6, dtype);
+        let norm = n.op("Max", &[&norm, &tiny]);
+        let unit = n.op("Div", &[&x_free, &norm]);
+        let across = n.transpose(&unit, &[0, 2, 1]);
+        let likeness = n.op("MatMul", &[&unit, &across]);
+        let places = n.range(&free);
+        let (row, column) = (n.op("Unsqueeze", &[&places, &zero]), n.op("Unsqueeze", &[&places, &one]));
+        let diagonal = n.op("Equal", &[&row, &column]);
+        let diagonal = n.with("Cast", &[&diagonal], &[("to", i64::from(dtype.onnx()))]);
+        let never = n.number(if dtype == DType::F16 { 6e4 } else { NEVER }, dtype);
+        let diagonal = n.op("Mul", &[&diagonal, &never]);
+        let likeness = n.op("Sub", &[&likeness, &diagonal]);
+        let nearest = n.largest_value(&likeness);
+        let order = n.largest(&nearest, &free);
+        let last = n.ints(&[-1]);
+        let order = n.op("Unsqueeze", &[&order, &last]);
+        // In that order: pairs first.
+        let (x_sorted, s_sorted) = (n.gather(&x_free, &order), n.gather(&s_free, &order));
+        let order_pairs = n.slice(&order, &zero, &merged, 1);
+        let unit_pairs = n.gather(&unit, &order_pairs);
+        let split =
+            |n: &mut Nodes<'_, '_>, x: &str| (n.slice(x, &zero, &merged, 2), n.slice(x, &one, &merged, 2));
+        let (unit_a, unit_b) = split(n, &unit_pairs);
+        let (x_a, x_b) = split(n, &x_sorted);
+        let (s_a, s_b) = split(n, &s_sorted);
+        let (x_rest, s_rest) = (n.slice(&x_sorted, &merged, &free, 1), n.slice(&s_sorted, &merged, &free, 1));
+        // Into which each goes: the nearest, or none where there is none.
+        let across = n.transpose(&unit_b, &[0, 2, 1]);
+        let pairs = n.op("MatMul", &[&unit_a, &across]);
+        let single = n.op("Min", &[&r, &one]);
+        let into = n.largest(&pairs, &single);
+        let into = n.transpose(&into, &[0, 2, 1]);
+        let slots = n.range(&r);
+        let slots = n.op("Unsqueeze", &[&slots, &one]);
+        let goes = n.op("Equal", &[&into, &slots]);
+        let goes = n.with("Cast", &[&goes], &[("to", i64::from(dtype.onnx()))]);
+        // Means by size.
+        let weighted = n.op("Mul", &[&x_a, &s_a]);
+        let (added, added_sizes) = (n.op("MatMul", &[&goes, &weighted]), n.op("MatMul", &[&goes, &s_a]));
+        let own = n.op("Mul", &[&x_b, &s_b]);
+        let (sum, s_b) = (n.op("Add", &[&own, &added]), n.op("Add", &[&s_b, &added_sizes]));
+        let mean = n.op("Div", &[&sum, &s_b]);
+        let (x_first, s_first) = (n.slice(&x, &zero, &p, 1), n.slice(&sizes, &zero, &p, 1));
+        let join = |n: &mut Nodes<'_, '_>, parts: [&str; 3]| {
+            let parts: Vec<&str> = parts.into_iter().skip(usize::from(protected == 0)).collect();
+            n.with("Concat", &parts, &[("axis", 1)])
+        };
+        let (x_new, sizes) = (join(n, [&x_first, &x_rest, &mean]), join(n, [&s_first, &s_rest, &s_b]));
+        let places = {
+            let after = n.op("Add", &[&order, &p]);
+            let rest = n.slice(&after, &merged, &free, 1);
+            let b = n.slice(&after, &one, &merged, 2);
+            let head = if protected == 0 { String::new() } else { n.first_places(&x, protected) };
+            join(n, [&head, &rest, &b])
+        };
+        let count = n.op("Sub", &[&count, &r]);
+        self.stages.push(Stage { at, count, all, sizes, stay: places });
+        for at in graph.uses(site.value) {
+            if !self.region.shapes.iter().any(|(id, ..)| *id == at.node) {
+                self.edit.patch.rewire(*at, x_new.clone());
+            }
+        }
+    }
+
+    /// Lets attention count a position as often as it stands for.
+    fn count(&mut self, at: Use, stage: usize) -> Option<()> {
+        let graph = self.edit.graph;
+        let sizes = self.stages.get(stage - 1)?.sizes.clone();
+        let scores = graph.value(graph.node(at.node).input(at.slot)?).name.clone();
+        let n = &mut Nodes { edit: &mut self.edit, at: at.node };
+        let logarithms = n.op("Log", &[&sizes]);
+        let shape = n.ints(&[0, 1, 1, -1]);
+        let logarithms = n.op("Reshape", &[&logarithms, &shape]);
+        let counted = n.op("Add", &[&scores, &logarithms]);
+        self.edit.patch.rewire(at, counted);
+        Some(())
+    }
+
+    /// Weighs what is summed or averaged over positions.
+    fn weigh(&mut self, at: Use, kind: Pooling, rank: usize, skip: usize, stage: usize) -> Option<()> {
+        let graph = self.edit.graph;
+        let Stage { sizes, count, .. } = self.stages.get(stage - 1)?;
+        let (sizes, count) = (sizes.clone(), count.clone());
+        let pooled = graph.node(at.node).input(at.slot)?;
+        let pooled =
+            self.edit.patch.rewired(at).map_or_else(|| graph.value(pooled).name.clone(), str::to_owned);
+        let n = &mut Nodes { edit: &mut self.edit, at: at.node };
+        let from = n.ints(&[skip as i64]);
+        let mut weights = n.slice(&sizes, &from, &count, 1);
+        if kind == Pooling::Mean {
+            let shape = n.ints(&[0, 1, -1]);
+            let row = n.op("Reshape", &[&weights, &shape]);
+            let all = n.sum(&row);
+            let there = n.op("Sub", &[&count, &from]);
+            let there = n.with("Cast", &[&there], &[("to", i64::from(self.dtype.onnx()))]);
+            let share = n.op("Div", &[&there, &all]);
+            weights = n.op("Mul", &[&weights, &share]);
+        }
+        if rank == 2 {
+            let last = n.ints(&[-1]);
+            weights = n.op("Squeeze", &[&weights, &last]);
+        }
+        let weighed = n.op("Mul", &[&pooled, &weights]);
+        self.edit.patch.rewire(at, weighed);
+        Some(())
+    }
+
+    /// Gives each position what is its own of an operand.
+    fn pick(&mut self, at: Use, axis: usize, stage: usize) -> Option<()> {
+        let graph = self.edit.graph;
+        let value = graph.node(at.node).input(at.slot)?;
+        let rank = self.edit.facts.get(value)?.shape.len() as i64;
+        let mut name = graph.value(value).name.clone();
+        for stage in 0..stage {
+            if let Some(picked) = self.picked.get(&(value, axis, stage)) {
+                name.clone_from(picked);
+                continue;
+            }
+            let Stage { at, stay, .. } = self.stages.get(stage)?;
+            // Behind both.
+            let producer = graph.producer(value).map_or(0, |id| id.index() as u32 + 1);
+            let (place, stay) = (NodeId(producer.max(at.index() as u32)), stay.clone());
+            let n = &mut Nodes { edit: &mut self.edit, at: place };
+            let mut perm: Vec<i64> = (0..rank).collect();
+            perm.swap(1, axis);
+            let moved = if axis == 1 { name } else { n.transpose(&name, &perm) };
+            let picked = n.gather(&moved, &stay);
+            name = if axis == 1 { picked } else { n.transpose(&picked, &perm) };
+            self.picked.insert((value, axis, stage), name.clone());
+        }
+        self.edit.patch.rewire(at, name);
+        Some(())
+    }
+}
+
+impl Nodes<'_, '_> {
+    /// The largest entry of the last axis, which goes.
+    fn largest_value(&mut self, x: &str) -> String {
+        let op = |attribute, input| NodeProto {
+            op_type: Some("ReduceMax".to_owned()),
+            input,
+            attribute,
+            ..Default::default()
+        };
+        let keep = int_attribute("keepdims", 0);
+        let node = if self.edit.graph.opset() >= 18 {
+            let last = self.ints(&[-1]);
+            op(vec![keep], vec![x.to_owned(), last])
+        } else {
+            op(vec![keep, ints_attribute("axes", &[-1])], vec![x.to_owned()])
+        };
+        self.edit.insert(self.at, "reducemax", node)
+    }
+
+    /// The places of the first positions of each sample `[batch, count, 1]`.
+    fn first_places(&mut self, x: &str, count: i64) -> String {
+        let shape = self.op("Shape", &[x]);
+        let zero = self.ints(&[0]);
+        let batch = self.op("Gather", &[&shape, &zero]);
+        let rest = self.ints(&[count, 1]);
+        let shape = self.with("Concat", &[&batch, &rest], &[("axis", 0)]);
+        let places: Vec<i64> = (0..count).collect();
+        let places = self.edit.constant("places", &Tensor::ints(&places));
+        let last = self.ints(&[-1]);
+        let places = self.op("Unsqueeze", &[&places, &last]);
+        self.op("Expand", &[&places, &shape])
+    }
+}

@@ -1,0 +1,146 @@
+//! Positions that say the same are merged, layer by layer, by operators that are part of the model.
+
+mod edit;
+mod region;
+
+use serde::{Deserialize, Serialize};
+
+pub use region::MergeRefusal;
+use region::{Region, Site, sites};
+
+use crate::{
+    model::ModelView,
+    onnx::proto::ModelProto,
+    plan::{
+        CostModel, Flops, PerCost,
+        cost::{CountError, Pruned},
+    },
+    runtime::Engine,
+};
+
+/// At how many places positions are merged at most: each takes some forty small nodes, whose time is next to nothing only
+/// where they are few.
+const SITES: usize = 6;
+
+/// The part of a budget that widths take where positions are merged as well: its share to this power. The optimum is flat; at
+/// half of the FLOPs it lies at widths of 0.7 to 0.8 and positions for the rest.
+const WIDTHS: f64 = 0.35;
+
+/// The share of the FLOPs that widths are brought to, where widths and positions together are to come to `share`.
+pub(crate) fn share_of_widths(share: f64) -> f64 {
+    share.clamp(0.0, 1.0).powf(WIDTHS)
+}
+
+/// What merging came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merging {
+    /// Behind which values positions are merged, in the order of the network.
+    pub places: Vec<String>,
+    /// Positions of a sample before the first.
+    pub positions: usize,
+    /// Pairs that are merged at each.
+    pub pairs: Vec<usize>,
+    /// Positions at the beginning that are left alone, as they are read by their place.
+    pub protected: usize,
+}
+
+/// A model with merged positions, what it costs, and what was done.
+pub(crate) struct Merged {
+    pub model: ModelProto,
+    pub costs: PerCost<u64>,
+    pub merging: Merging,
+}
+
+/// Where the positions of a model would be merged.
+pub(crate) struct Plan {
+    sites: Vec<Site>,
+    region: Region,
+    /// Positions before the first site, those that are read by their place left out.
+    free: usize,
+}
+
+impl Plan {
+    /// Of a typed model.
+    ///
+    /// # Errors
+    /// Why its positions cannot be merged.
+    pub fn of(view: ModelView<'_>) -> Result<Self, MergeRefusal> {
+        let all = sites(view)?;
+        // Behind the last attention nothing is left that many positions would be dear for, but its own layer.
+        let count = all.len().min(SITES);
+        let sites: Vec<Site> = (0..count).filter_map(|i| all.get(i * all.len() / count).copied()).collect();
+        let region = Region::of(view, &sites)?;
+        let positions = |site: &Site| view.facts.get(site.value)?.shape.get(1).copied();
+        let positions = sites.first().and_then(positions).unwrap_or_default();
+        Ok(Self { free: positions.saturating_sub(region.protected), sites, region })
+    }
+
+    /// The most pairs that can be merged in all: no site may run out of positions.
+    fn most(&self) -> usize {
+        self.free / (self.sites.len() + 1) * self.sites.len()
+    }
+
+    /// So many pairs, shared out evenly; the first sites take what is left over.
+    fn shared(&self, pairs: usize) -> Vec<usize> {
+        let sites = self.sites.len();
+        (0..sites).map(|i| pairs / sites + usize::from(i < pairs % sites)).collect()
+    }
+
+    /// The model that merges so many pairs in all.
+    fn model(&self, view: ModelView<'_>, pairs: usize) -> Option<ModelProto> {
+        let free = (self.free as i64).max(1);
+        let rate = |pairs: usize| (pairs as i64 * edit::PARTS + free - 1) / free;
+        let rates: Vec<i64> = self.shared(pairs).into_iter().map(rate).collect();
+        let dtype = view.facts.get(self.sites.first()?.value)?.dtype;
+        let patch = edit::patch(view.graph, view.facts, &self.sites, &self.region, &rates, dtype)?;
+        Some(patch.apply(view.model))
+    }
+
+    /// The model that merges as few pairs as bring it to `flops`, or as many as can be.
+    ///
+    /// # Errors
+    /// When a merged model does not run.
+    pub fn merge(
+        &self,
+        engine: &dyn Engine,
+        view: ModelView<'_>,
+        flops: u64,
+        file_bytes: &dyn Fn(&ModelProto) -> u64,
+    ) -> Result<Option<Merged>, CountError> {
+        let attempt = |pairs: usize| -> Result<Option<(ModelProto, PerCost<u64>)>, CountError> {
+            let Some(model) = self.model(view, pairs) else { return Ok(None) };
+            let (samples, batch) = (view.samples, view.facts.samples);
+            let file_bytes = file_bytes(&model);
+            let costs = Pruned { engine, model: &model, samples, batch, file_bytes }.recount()?;
+            Ok(Some((model, costs)))
+        };
+        let fits = |costs: &PerCost<u64>| costs.get(Flops.id()).is_some_and(|found| *found <= flops);
+        // More pairs than `low` are needed, and `high` are enough or all that there are.
+        let (mut low, mut high, mut best) = (0, self.most(), None);
+        while low + 1 < high || best.is_none() {
+            if high == 0 {
+                return Ok(None);
+            }
+            let middle = if best.is_none() { high } else { low.midpoint(high) };
+            let Some((model, costs)) = attempt(middle)? else { return Ok(None) };
+            if best.is_none() || fits(&costs) {
+                high = middle;
+                best = Some((model, costs, middle));
+            } else {
+                low = middle;
+            }
+        }
+        Ok(best.map(|(model, costs, pairs)| Merged { model, costs, merging: self.report(view, pairs) }))
+    }
+
+    fn report(&self, view: ModelView<'_>, pairs: usize) -> Merging {
+        let name = |site: &Site| view.graph.value(site.value).name.clone();
+        let protected = self.region.protected;
+        Merging {
+            places: self.sites.iter().map(name).collect(),
+            positions: self.free + protected,
+            pairs: self.shared(pairs),
+            protected,
+        }
+    }
+}
