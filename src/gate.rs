@@ -97,7 +97,9 @@ pub enum GateError {
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     /// Positions were to be merged, and cannot be in the pruned model.
-    #[error("the positions of the pruned model cannot be merged: {reason}; prune widths alone")]
+    #[error(
+        "the positions of the pruned model cannot be merged: {reason}; prune widths alone, or ask for less"
+    )]
     Merge {
         /// Why.
         reason: String,

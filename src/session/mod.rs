@@ -36,7 +36,8 @@ use crate::{
     onnx::{self, OnnxError, Source, proto::ModelProto},
     plan::{Bounds, Budgets, CostModel, Costs, Flops, Limits, PerCost, PlanError},
     positions::{
-        Reduce, merge,
+        Reduce,
+        merge::{self, MergeRefusal},
         unread::{self, Unread},
     },
     rotate::{self, Rotation},
@@ -211,15 +212,18 @@ impl Builder {
             monitor.warn(&warning);
             warnings.push(warning);
         }
-        let merges = settings.reduce == Reduce::WidthsAndTokens && {
-            let refusal = merge::Plan::of(typed.view()).err();
-            if let Some(reason) = &refusal {
-                let message = format!("positions are not merged: {reason}");
-                let warning = Warning::new(WarningCode::PositionsNotMerged, message);
-                monitor.warn(&warning);
-                warnings.push(warning);
+        let merges = match settings.reduce {
+            Reduce::Widths => None,
+            Reduce::WidthsAndTokens => {
+                let reach = monitor.unless_cancelled(reach_of_merging(&*engine, &typed))?;
+                if let Err(reason) = &reach {
+                    let message = format!("positions are not merged: {reason}");
+                    let warning = Warning::new(WarningCode::PositionsNotMerged, message);
+                    monitor.warn(&warning);
+                    warnings.push(warning);
+                }
+                reach.ok()
             }
-            refusal.is_none()
         };
         typed.keep_values(settings.memory.share(VALUES_SHARE));
         Ok(Pruner {
@@ -244,8 +248,8 @@ pub struct Pruner {
     typed: Typed,
     /// What leaving out positions that no output reads came to; `None` where none were left out.
     unread: Option<Unread>,
-    /// Whether positions are merged once widths are pruned.
-    merges: bool,
+    /// Where positions are merged once widths are pruned: what that can be relied on to leave of the FLOPs, as a share.
+    merges: Option<f64>,
     /// Which heads were turned; `None` where none were to be.
     rotation: Option<Rotation>,
     settings: Settings,
@@ -296,10 +300,11 @@ impl Pruner {
 
     /// The most that a model of pruned widths may cost: more than the budgets, where merging positions does the rest.
     fn bounds(&self, costs: &Costs<'_>, budgets: &Budgets) -> Result<Bounds, PlanError> {
-        if self.merges {
-            costs.bounds(&costs.for_widths(budgets, merge::share_of_widths))
-        } else {
-            costs.bounds(budgets)
+        match self.merges {
+            Some(reach) => {
+                costs.bounds(&costs.for_widths(budgets, |share| merge::share_of_widths(share, reach)))
+            }
+            None => costs.bounds(budgets),
         }
     }
 
@@ -362,6 +367,16 @@ fn leave_out_unread(
         return Ok((typed, None));
     }
     Ok((narrowed.made_of(input), Some(Unread { before, after, difference })))
+}
+
+/// What merging positions can be relied on to leave of the FLOPs, or why they cannot be merged.
+fn reach_of_merging(engine: &dyn Engine, typed: &Typed) -> Result<Result<f64, MergeRefusal>, Error> {
+    let plan = match merge::Plan::of(typed.view()) {
+        Ok(plan) => plan,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let reach = plan.reach(engine, typed.view()).map_err(VerifyError::from)?;
+    Ok(reach.ok_or(MergeRefusal::Few))
 }
 
 /// Turns the dimensions of heads to principal axes, if any may be removed. Those that cannot be turned stay: in each head

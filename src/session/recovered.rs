@@ -12,7 +12,7 @@ use crate::{
         proto::{ModelProto, StringStringEntryProto},
     },
     plan::{Bounds, Budgets, CostModel, Flops, Plan},
-    positions::merge::{self, Merged, Merging},
+    positions::merge::{self, MergeRefusal, Merged, Merging},
     recover::{self, Mode, RecoverError, RecoverOptions, RecoveryReport},
     refusal::Larger,
     report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
@@ -272,7 +272,14 @@ impl Desk<'_> {
         let file_bytes = |model: &ModelProto| file_bytes(scored, budgets, model);
         let merged =
             plan.merge(&*pruner.engine, typed.view(), flops, &file_bytes).map_err(GateError::from)?;
-        Ok(merged.ok_or_else(|| refused("there are too few of them".to_owned()))?)
+        let merged = merged.ok_or_else(|| refused(MergeRefusal::Few.to_string()))?;
+        if bounds.check(&merged.costs).is_err() {
+            let found = merged.costs.get(Flops.id()).copied().unwrap_or_default();
+            let reason =
+                format!("merging as many as can be leaves {found} FLOPs where {flops} were asked for");
+            return Err(refused(reason).into());
+        }
+        Ok(merged)
     }
 
     /// Drafts a model, and tries the draft.
@@ -287,7 +294,7 @@ impl Desk<'_> {
         let source = &pruner.typed.source;
         let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
         let (mut planned, mut bounds, mut merging) = (costs.at(&plan.sizes()), bounds.clone(), None);
-        if pruner.merges {
+        if pruner.merges.is_some() {
             bounds = costs.ceilings(budgets);
             let merged = pruner.clock.time("merge", || self.merged(&model, &bounds))?;
             (model, planned, merging) = (merged.model, merged.costs, Some(merged.merging));

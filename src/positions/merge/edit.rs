@@ -20,6 +20,10 @@ use crate::{
 /// A similarity below all that there are.
 const NEVER: f32 = 1e9;
 
+/// How far apart in likeness the first and the last of equally near pairs are kept: far beyond the last place of single precision,
+/// and too little to matter.
+const APART: f32 = 1e-4;
+
 /// Rates are in parts of so many.
 pub(super) const PARTS: i64 = 1 << 16;
 
@@ -31,10 +35,16 @@ pub(super) fn patch(
     sites: &[Site],
     region: &Region,
     rates: &[i64],
-    dtype: DType,
+    (dtype, padding): (DType, Option<ValueId>),
 ) -> Option<Patch> {
-    let mut merging =
-        Merging { edit: Edit::new(graph, facts), region, dtype, picked: BTreeMap::new(), stages: Vec::new() };
+    let mut merging = Merging {
+        edit: Edit::new(graph, facts),
+        region,
+        dtype,
+        padding,
+        picked: BTreeMap::new(),
+        stages: Vec::new(),
+    };
     for (site, rate) in sites.iter().zip(rates) {
         merging.site(*site, *rate);
     }
@@ -76,6 +86,8 @@ struct Merging<'a> {
     edit: Edit<'a>,
     region: &'a Region,
     dtype: DType,
+    /// The input `[batch, positions]` that has zeros at padding.
+    padding: Option<ValueId>,
     /// What values are called of which the positions of a stage were picked.
     picked: BTreeMap<(ValueId, usize, usize), String>,
     stages: Vec<Stage>,
@@ -170,6 +182,7 @@ impl Merging<'_> {
         let at = NodeId(site.node.index() as u32 + 1);
         let (protected, dtype) = (self.region.protected as i64, self.dtype);
         let x = graph.value(site.value).name.clone();
+        let real = self.padding.and_then(|mask| self.picked_at(mask, 1, self.stages.len()));
         let before = self.stages.last().map(|stage| (stage.sizes.clone(), stage.all.clone()));
         let n = &mut Nodes { edit: &mut self.edit, at };
         let (p, zero, one, two) = (n.ints(&[protected]), n.ints(&[0]), n.ints(&[1]), n.ints(&[2]));
@@ -211,7 +224,15 @@ impl Merging<'_> {
         let never = n.number(if dtype == DType::F16 { 6e4 } else { NEVER }, dtype);
         let diagonal = n.op("Mul", &[&diagonal, &never]);
         let likeness = n.op("Sub", &[&likeness, &diagonal]);
+        let likeness = match real {
+            None => likeness,
+            Some(real) => {
+                let real = n.slice(&real, &p, &count, 1);
+                n.padding_first(&likeness, &real, dtype)
+            }
+        };
         let nearest = n.largest_value(&likeness);
+        let nearest = n.by_pair(&likeness, &nearest, &places, &free, dtype);
         let order = n.largest(&nearest, &free);
         let last = n.ints(&[-1]);
         let order = n.op("Unsqueeze", &[&order, &last]);
@@ -308,8 +329,15 @@ impl Merging<'_> {
 
     /// Gives each position what is its own of an operand.
     fn pick(&mut self, at: Use, axis: usize, stage: usize) -> Option<()> {
+        let value = self.edit.graph.node(at.node).input(at.slot)?;
+        let name = self.picked_at(value, axis, stage)?;
+        self.edit.patch.rewire(at, name);
+        Some(())
+    }
+
+    /// A value of which the positions of a stage were picked.
+    fn picked_at(&mut self, value: ValueId, axis: usize, stage: usize) -> Option<String> {
         let graph = self.edit.graph;
-        let value = graph.node(at.node).input(at.slot)?;
         let rank = self.edit.facts.get(value)?.shape.len() as i64;
         let mut name = graph.value(value).name.clone();
         for stage in 0..stage {
@@ -329,12 +357,41 @@ impl Merging<'_> {
             name = if axis == 1 { picked } else { n.transpose(&picked, &perm) };
             self.picked.insert((value, axis, stage), name.clone());
         }
-        self.edit.patch.rewire(at, name);
-        Some(())
+        Some(name)
     }
 }
 
 impl Nodes<'_, '_> {
+    /// Likeness `[batch, n, n]` that lets padding merge first, and with padding alone. `real` `[batch, n]` has ones elsewhere.
+    fn padding_first(&mut self, likeness: &str, real: &str, dtype: DType) -> String {
+        let real = self.with("Cast", &[real], &[("to", i64::from(dtype.onnx()))]);
+        let (one, last) = (self.number(1.0, dtype), self.ints(&[-1]));
+        let padded = self.op("Sub", &[&one, &real]);
+        let padded = self.op("Unsqueeze", &[&padded, &last]);
+        let across = self.transpose(&padded, &[0, 2, 1]);
+        // Cosines lie between -1 and 1: two apart, no real pair is below a mixed one, nor above one of padding.
+        let (apart, both) = (self.number(4.0, dtype), self.number(12.0, dtype));
+        let either = self.op("Add", &[&padded, &across]);
+        let either = self.op("Mul", &[&either, &apart]);
+        let pairs = self.op("MatMul", &[&padded, &across]);
+        let pairs = self.op("Mul", &[&pairs, &both]);
+        let likeness = self.op("Sub", &[likeness, &either]);
+        self.op("Add", &[&likeness, &pairs])
+    }
+
+    /// How near the nearest is, less a little that is the same for nearest neighbours of each other and differs among pairs: those
+    /// of which several are equally near, as where features repeat, stand side by side all the same.
+    fn by_pair(&mut self, likeness: &str, nearest: &str, places: &str, count: &str, dtype: DType) -> String {
+        let other = self.with("ArgMax", &[likeness], &[("axis", -1), ("keepdims", 0)]);
+        let first = self.op("Min", &[&other, places]);
+        let to = [("to", i64::from(dtype.onnx()))];
+        let (first, count) = (self.with("Cast", &[&first], &to), self.with("Cast", &[count], &to));
+        let share = self.op("Div", &[&first, &count]);
+        let little = self.number(APART, dtype);
+        let apart = self.op("Mul", &[&share, &little]);
+        self.op("Sub", &[nearest, &apart])
+    }
+
     /// The largest entry of the last axis, which goes.
     fn largest_value(&mut self, x: &str) -> String {
         let op = |attribute, input| NodeProto {

@@ -16,6 +16,7 @@ use crate::{
         cost::{CountError, Pruned},
     },
     runtime::Engine,
+    trajectory::padding,
 };
 
 /// At how many places positions are merged at most: each takes some forty small nodes, whose time is next to nothing only
@@ -26,9 +27,14 @@ const SITES: usize = 6;
 /// half of the FLOPs it lies at widths of 0.7 to 0.8 and positions for the rest.
 const WIDTHS: f64 = 0.35;
 
-/// The share of the FLOPs that widths are brought to, where widths and positions together are to come to `share`.
-pub(crate) fn share_of_widths(share: f64) -> f64 {
-    share.clamp(0.0, 1.0).powf(WIDTHS)
+/// Of the pairs that can be merged, the part that plans count on: what widths leave of the model may gain less by merging than
+/// the model did.
+const RELIED_ON: f64 = 0.7;
+
+/// The share of the FLOPs that widths are brought to, where widths and positions together are to come to `share`, and merging
+/// leaves `reach` of the dense model's at least.
+pub(crate) fn share_of_widths(share: f64, reach: f64) -> f64 {
+    share.clamp(0.0, 1.0).powf(WIDTHS).min(share / reach.max(f64::MIN_POSITIVE))
 }
 
 /// What merging came to.
@@ -52,7 +58,8 @@ pub(crate) struct Merged {
 }
 
 /// Where the positions of a model would be merged.
-pub(crate) struct Plan {
+#[derive(Debug)]
+pub struct Plan {
     sites: Vec<Site>,
     region: Region,
     /// Positions before the first site, those that are read by their place left out.
@@ -86,21 +93,49 @@ impl Plan {
         (0..sites).map(|i| pairs / sites + usize::from(i < pairs % sites)).collect()
     }
 
+    /// How many places there are.
+    pub fn places(&self) -> usize {
+        self.sites.len()
+    }
+
     /// The model that merges so many pairs in all.
     fn model(&self, view: ModelView<'_>, pairs: usize) -> Option<ModelProto> {
+        self.with_pairs(view, &self.shared(pairs))
+    }
+
+    /// The model that merges so many pairs at each place, of as many positions as were observed; of more or fewer, as many in
+    /// proportion. `None` where a node has no form for that.
+    pub fn with_pairs(&self, view: ModelView<'_>, pairs: &[usize]) -> Option<ModelProto> {
         let free = (self.free as i64).max(1);
-        let rate = |pairs: usize| (pairs as i64 * edit::PARTS + free - 1) / free;
-        let rates: Vec<i64> = self.shared(pairs).into_iter().map(rate).collect();
+        let rate = |pairs: &usize| (*pairs as i64 * edit::PARTS + free - 1) / free;
+        let rates: Vec<i64> = pairs.iter().map(rate).collect();
         let dtype = view.facts.get(self.sites.first()?.value)?.dtype;
-        let patch = edit::patch(view.graph, view.facts, &self.sites, &self.region, &rates, dtype)?;
+        let padding = padding(view.model, view.graph, view.facts, view.widths, view.samples);
+        let padding = padding.and_then(|padding| view.graph.find(&padding.input));
+        let patch = edit::patch(view.graph, view.facts, &self.sites, &self.region, &rates, (dtype, padding))?;
         Some(patch.apply(view.model))
+    }
+
+    /// What merging can be relied on to leave of the FLOPs, as a share.
+    ///
+    /// # Errors
+    /// When a model does not run.
+    pub(crate) fn reach(&self, engine: &dyn Engine, view: ModelView<'_>) -> Result<Option<f64>, CountError> {
+        let pairs = (self.most() as f64 * RELIED_ON) as usize;
+        let flops = |model: &ModelProto| {
+            let (samples, batch) = (view.samples, view.facts.samples);
+            let costs = Pruned { engine, model, samples, batch, file_bytes: 0 }.recount()?;
+            Ok::<_, CountError>(costs.get(Flops.id()).copied().unwrap_or_default() as f64)
+        };
+        let Some(merged) = self.model(view, pairs).filter(|_| pairs > 0) else { return Ok(None) };
+        Ok(Some(flops(&merged)? / flops(view.model)?.max(1.0)))
     }
 
     /// The model that merges as few pairs as bring it to `flops`, or as many as can be.
     ///
     /// # Errors
     /// When a merged model does not run.
-    pub fn merge(
+    pub(crate) fn merge(
         &self,
         engine: &dyn Engine,
         view: ModelView<'_>,

@@ -25,6 +25,8 @@ pub enum MergeRefusal {
     OperatorSet { version: i64 },
     /// An output holds something for each position.
     Output { output: String },
+    /// There are too few positions.
+    Few,
     /// A node mixes positions by where they are, or has no rule.
     Mixed { node: String, op: String },
     /// A node reads something of each position that does not come from the samples, such as angles of rotary embeddings.
@@ -43,6 +45,7 @@ impl fmt::Display for MergeRefusal {
                 write!(f, "merging needs operator set {OLDEST} or newer, and the model has {version}")
             }
             Self::Output { output } => write!(f, "the output `{output}` holds something for each position"),
+            Self::Few => f.write_str("there are too few of them"),
             Self::Mixed { node, op } => write!(f, "{node} ({op}) goes by where positions are"),
             Self::Positional { node, op } => {
                 write!(f, "{node} ({op}) reads something of each position that is the same for all samples")
