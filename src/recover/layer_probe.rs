@@ -15,7 +15,7 @@ use crate::{
 
 /// Nodes that measure a layer of the pruned model.
 pub(super) struct LayerProbe {
-    /// What they return: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `XᵀE` about the
+    /// What they return: errors `[positions, features]`, then, if the layer's entries are measured, `XᵀX` and `EᵀX` about the
     /// means of both, and the means of `X`.
     pub wanted: Wanted,
     rows: String,
@@ -82,8 +82,8 @@ impl LayerProbe {
             let x = x - means;
             let features = layer.gain.len() / groups;
             let e = grouped(errors, &[1, groups, features], features);
-            let xt = x.matrix_transpose(3);
-            outputs.extend([xt.matmul(x), xt.matmul(e - e.mean(&[1])), means]);
+            let e = e - e.mean(&[1]);
+            outputs.extend([x.matrix_transpose(3).matmul(x), e.matrix_transpose(3).matmul(x), means]);
             read = Some(reads.name());
         }
         let outputs = outputs.iter().map(Expr::name).collect();

@@ -22,7 +22,7 @@ pub use judge::{HeldOut, RecoverOptions, recover};
 pub use layer::LeftReason;
 pub use recovery::{Corrected, Fit, Mode, RecoverContext, Recovery};
 pub use refit::{REFIT, RIDGE};
-pub use ridge::{Form, choose_form, fit};
+pub use ridge::{Chosen, Form, choose_form, fit};
 
 use std::ops::Range;
 

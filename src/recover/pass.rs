@@ -8,7 +8,7 @@ use super::{
     LayerRecovery, Outcome, RecoverContext, RecoverError,
     layer::{Layer, LeftReason},
     layer_probe::{LayerProbe, Positions, choose},
-    ridge::{Form, choose_form, fit},
+    ridge::{Chosen, Form, choose_form, fit},
     stream::{Stream, Wanted},
     write,
 };
@@ -135,10 +135,9 @@ impl<'a> Pass<'a> {
             return Ok(LayerRecovery::left(name, LeftReason::Positions));
         };
         let biased = self.is_biased(layer);
-        let (form, error) = choose_form(&training, &held_out, self.method.ridge, biased);
+        let Chosen { form, error, correction } = choose_form(&training, &held_out, self.method.ridge, biased);
         let relative = |error: f64| error / variance.max(f64::MIN_POSITIVE);
         let before = relative(held_out.energy);
-        let correction = fit(&training, form, biased);
         let correction = correction.filter(|c| error < held_out.energy && c.is_finite());
         let (outcome, after) = match (&correction, form) {
             (None, _) => (Outcome::Left(LeftReason::NoGain), before),

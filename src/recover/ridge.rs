@@ -21,6 +21,7 @@ pub enum Form {
 
 /// Moments of one group about the mean, ready to be solved with any ridge.
 struct Centred {
+    /// Its lower triangle.
     gram: Mat<f64>,
     cross: Mat<f64>,
     /// Means of the entries and of the errors.
@@ -34,10 +35,12 @@ impl Centred {
     fn new(rows: f64, gram: &Mat<f64>, cross: &Mat<f64>, biased: bool) -> Self {
         let entries = gram.nrows() - 1;
         let rows = if biased { rows.max(1.0) } else { f64::INFINITY };
-        let x: Vec<f64> = (0..entries).map(|i| gram[(i, entries)] / rows).collect();
+        let sums: Vec<f64> = (0..entries).map(|i| gram[(entries, i)]).collect();
+        let x: Vec<f64> = sums.iter().map(|sum| sum / rows).collect();
         let e: Vec<f64> = (0..cross.ncols()).map(|j| cross[(entries, j)] / rows).collect();
-        let centred = Mat::from_fn(entries, entries, |i, j| gram[(i, j)] - gram[(i, entries)] * x[j]);
-        let cross = Mat::from_fn(entries, cross.ncols(), |i, j| cross[(i, j)] - gram[(i, entries)] * e[j]);
+        let lower = |i, j| if i < j { 0.0 } else { gram[(i, j)] - sums[i] * x[j] };
+        let centred = Mat::from_fn(entries, entries, lower);
+        let cross = Mat::from_fn(entries, cross.ncols(), |i, j| cross[(i, j)] - sums[i] * e[j]);
         let scale = (0..entries).map(|i| centred[(i, i)].max(0.0)).sum::<f64>() / entries.max(1) as f64;
         Self { gram: centred, cross, means: (x, e), scale }
     }
@@ -78,41 +81,61 @@ fn solve(groups: &[Centred], form: Form) -> Option<Correction> {
     groups.iter().map(|group| group.solve(form)).collect::<Option<_>>().map(Correction)
 }
 
-/// The form that, fitted to `training`, has the least error on `held_out`, and that error. `ridge` fixes the ridge; without
-/// entries there is the bias alone.
+/// How a layer is best corrected.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The form.
+    pub form: Form,
+    /// What the correction in this form leaves of the error on samples that are held out.
+    pub error: f64,
+    /// The correction; `None` where the moments are singular.
+    pub correction: Option<Correction>,
+}
+
+/// The form that, fitted to `training`, has the least error on `held_out`. `ridge` fixes the ridge; without entries there is the
+/// bias alone.
 pub fn choose_form(
     training: &RegressionStats,
     held_out: &RegressionStats,
     ridge: Option<f64>,
     biased: bool,
-) -> (Form, f64) {
+) -> Chosen {
     let groups = centre(training, biased);
-    let error = |form| solve(&groups, form).map_or(f64::INFINITY, |correction| held_out.error(&correction));
-    let bias = (Form::Bias, error(Form::Bias));
-    let entries = training.gram.first().map_or(0, |gram| gram.nrows() - 1);
-    let refit = match ridge {
-        _ if entries == 0 => return bias,
-        Some(ridge) => (Form::Ridge(ridge), error(Form::Ridge(ridge))),
-        None => descend(|ridge| error(Form::Ridge(ridge))),
+    let tried = |form| {
+        let correction = solve(&groups, form);
+        let error = correction.as_ref().map_or(f64::INFINITY, |correction| match form {
+            Form::Bias => held_out.error_of_biases(correction),
+            Form::Ridge(_) => held_out.error(correction),
+        });
+        Chosen { form, error, correction }
     };
-    if refit.1 < bias.1 { refit } else { bias }
+    let entries = training.gram.first().map_or(0, |gram| gram.nrows() - 1);
+    if entries == 0 {
+        return tried(Form::Bias);
+    }
+    let refit = match ridge {
+        Some(ridge) => tried(Form::Ridge(ridge)),
+        None => descend(|ridge| tried(Form::Ridge(ridge))),
+    };
+    let bias = tried(Form::Bias);
+    if refit.error < bias.error { refit } else { bias }
 }
 
 /// Walks the grid downhill.
-fn descend(error: impl Fn(f64) -> f64) -> (Form, f64) {
-    let mut best = (START, error(GRID[START]));
+fn descend(tried: impl Fn(f64) -> Chosen) -> Chosen {
+    let (mut at, mut best) = (START, tried(GRID[START]));
     for step in [-1isize, 1] {
-        let start = best.0;
-        while let Some(next) = best.0.checked_add_signed(step).filter(|n| *n < GRID.len()) {
-            let found = error(GRID[next]);
-            if !found.total_cmp(&best.1).is_lt() {
+        let start = at;
+        while let Some(next) = at.checked_add_signed(step).filter(|n| *n < GRID.len()) {
+            let found = tried(GRID[next]);
+            if !found.error.total_cmp(&best.error).is_lt() {
                 break;
             }
-            best = (next, found);
+            (at, best) = (next, found);
         }
-        if best.0 != start {
+        if at != start {
             break;
         }
     }
-    (Form::Ridge(GRID[best.0]), best.1)
+    best
 }

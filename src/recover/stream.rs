@@ -187,6 +187,11 @@ impl<'a> Stream<'a> {
                 last_use.insert(*value, id.index());
             }
         }
+        // At the input there is nothing to keep, yet each piece would begin there: not before inputs are done with.
+        let places = match inputs_end(graph, &last_use, places.end) {
+            Some(end) => places.start.max(end)..places.end,
+            None => places,
+        };
         let lives = last_use.into_iter().filter(|(v, _)| dynamic[v.index()]);
         let lives: Vec<(ValueId, Range<usize>)> = lives
             .filter_map(|(v, last)| Some((v, graph.producer(v)?.index() + 1..last + 1)))
@@ -204,4 +209,10 @@ impl<'a> Stream<'a> {
         let alive = lives.into_iter().filter(|(_, life)| life.contains(&place)).map(|(v, _)| v);
         affordable.then(|| alive.collect())
     }
+}
+
+/// The first place from which on none of the inputs is read that are done with before the last of the places until `end`.
+fn inputs_end(graph: &Graph, last_use: &BTreeMap<ValueId, usize>, end: usize) -> Option<usize> {
+    let ends = graph.inputs().iter().filter_map(|input| Some(last_use.get(input)? + 1));
+    ends.filter(|place| *place < end).max()
 }

@@ -179,14 +179,14 @@ impl Ort {
                 .with_config_entry("optimization.disable_specified_optimizers", disabled)
                 .map_err(|e| refused(e.into()))?;
         }
-        let Some(Detached { model, scratch }) = self.store().detach(model)? else {
+        let Some(Detached { model, large, scratch }) = self.store().detach(model)? else {
             let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
             return Ok((session, None));
         };
         let folder = scratch.path().to_string_lossy();
         // Packed for the processor, each session would hold a copy of all weights of matrix products.
         let mut builder = builder
-            .with_prepacking(false)
+            .with_prepacking(!large)
             .map_err(|e| refused(e.into()))?
             .with_config_entry("session.model_external_initializers_file_folder_path", folder)
             .map_err(|e| refused(e.into()))?;

@@ -3,6 +3,9 @@
 //! A session that is given a model as one message holds its weights twice, and a message ends at 2 GiB. Given files beside a
 //! small message, ONNX Runtime maps them: no session holds weights of its own, and what several models share is written
 //! once. Weights go by where their bytes are in memory, which edits of a model leave as it is.
+//!
+//! Of smaller models, single tensors that are large go to files too, such as tables of embeddings: a run makes many sessions of
+//! models that share them, and most of the time of making those would be spent on copies.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +23,13 @@ use crate::onnx::{
     proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
 };
 
-/// Models with weights of so many bytes are large: below, a copy is dearer to avoid than to make.
+/// Models with weights of so many bytes are large: all that sessions would hold of them is to be in files.
 const LARGE: usize = 64 << 20;
 
-/// Tensors below this many bytes stay in the message: shape inference reads them, and a file takes a page at least.
+/// Tensors of so many bytes are in files whatever the model: below, a copy is dearer to avoid than to make.
+const LARGE_TENSOR: usize = 16 << 20;
+
+/// Tensors of large models below this many bytes stay in the message: shape inference reads them, and a file takes a page at least.
 const SMALLEST: usize = 64 << 10;
 
 /// Pages of mapped files are released each time that so many bytes were written from them.
@@ -79,27 +85,31 @@ impl Drop for Stored {
 pub(super) struct Detached {
     /// The model without them.
     pub model: ModelProto,
+    /// Whether these are all its weights, as they are too many for each session to have copies.
+    pub large: bool,
     /// Where the files are, for as long as a session reads them.
     pub scratch: Arc<Scratch>,
 }
 
 impl Store {
-    /// The model with its large weights in files; `None` where they are not worth it.
+    /// The model with its large weights in files; `None` where it has none.
     pub fn detach(&mut self, model: &ModelProto) -> Result<Option<Detached>, RuntimeError> {
-        if !is_large(model) {
+        let large = is_large(model);
+        let smallest = if large { SMALLEST } else { LARGE_TENSOR };
+        if initializers(model).all(|tensor| weights(tensor, smallest).is_none()) {
             return Ok(None);
         }
         let scratch = self.scratch()?;
         self.evict();
         // Cheap: tensors share their bytes.
         let mut model = model.clone();
-        self.for_each(&mut model, |store, tensor, data| {
+        self.for_each(&mut model, smallest, |store, tensor, data| {
             let file = store.file_of(&data)?;
             tensor.raw_data = None;
             refer(tensor, &file.0, data.len());
             Ok(())
         })?;
-        Ok(Some(Detached { model, scratch }))
+        Ok(Some(Detached { model, large, scratch }))
     }
 
     /// Lets the weights of a large model be views of files where they were in memory.
@@ -108,7 +118,7 @@ impl Store {
             return Ok(());
         }
         let scratch = self.scratch()?;
-        self.for_each(model, |store, tensor, data| {
+        self.for_each(model, SMALLEST, |store, tensor, data| {
             if pages::is_mapped(&data) {
                 return Ok(());
             }
@@ -124,15 +134,16 @@ impl Store {
         })
     }
 
-    /// Calls `visit` with each large initializer and its bytes, releasing pages on the way.
+    /// Calls `visit` with each initializer of `smallest` bytes at least and its bytes, releasing pages on the way.
     fn for_each(
         &mut self,
         model: &mut ModelProto,
+        smallest: usize,
         mut visit: impl FnMut(&mut Self, &mut TensorProto, Bytes) -> Result<(), RuntimeError>,
     ) -> Result<(), RuntimeError> {
         let mut touched = 0;
         for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-            let Some(data) = weights(tensor).cloned() else { continue };
+            let Some(data) = weights(tensor, smallest).cloned() else { continue };
             touched += data.len();
             visit(self, tensor, data)?;
             if touched >= STRIDE {
@@ -180,14 +191,17 @@ fn key(data: &Bytes) -> (usize, usize) {
     (data.as_ptr() as usize, data.len())
 }
 
-/// The bytes of a tensor that is large enough for a file.
-fn weights(tensor: &TensorProto) -> Option<&Bytes> {
-    tensor.raw_data.as_ref().filter(|data| data.len() >= SMALLEST)
+/// The bytes of a tensor, if they are `smallest` at least.
+fn weights(tensor: &TensorProto, smallest: usize) -> Option<&Bytes> {
+    tensor.raw_data.as_ref().filter(|data| data.len() >= smallest)
+}
+
+fn initializers(model: &ModelProto) -> impl Iterator<Item = &TensorProto> {
+    model.graph.iter().flat_map(|graph| &graph.initializer)
 }
 
 fn is_large(model: &ModelProto) -> bool {
-    let initializers = model.graph.iter().flat_map(|graph| &graph.initializer);
-    initializers.filter_map(weights).map(Bytes::len).sum::<usize>() >= LARGE
+    initializers(model).filter_map(|tensor| weights(tensor, SMALLEST)).map(Bytes::len).sum::<usize>() >= LARGE
 }
 
 /// Makes a tensor without data refer to a file of its own.
@@ -222,7 +236,7 @@ mod tests {
         ModelProto { graph: Some(graph), ..Default::default() }
     }
 
-    fn initializers(model: &mut ModelProto) -> &mut Vec<TensorProto> {
+    fn initializers_mut(model: &mut ModelProto) -> &mut Vec<TensorProto> {
         &mut model.graph.as_mut().unwrap().initializer
     }
 
@@ -244,7 +258,7 @@ mod tests {
         assert_eq!(fs::read(path).unwrap(), vec![2; LARGE / 2]);
 
         // One weight changes: that one alone is written, and the old one goes with the model that had it.
-        initializers(&mut model)[0].raw_data = Some(vec![3; LARGE / 2].into());
+        initializers_mut(&mut model)[0].raw_data = Some(vec![3; LARGE / 2].into());
         store.detach(&model).unwrap().unwrap();
         assert_eq!((store.written, files(&store)), (3, 2));
     }
@@ -254,13 +268,13 @@ mod tests {
         let (mut store, mut model) = (Store::default(), large());
         store.detach(&model).unwrap().unwrap();
         store.spill_weights(&mut model).unwrap();
-        assert!(initializers(&mut model).iter().all(|t| pages::is_mapped(t.raw_data.as_ref().unwrap())));
+        assert!(initializers_mut(&mut model).iter().all(|t| pages::is_mapped(t.raw_data.as_ref().unwrap())));
         store.spill_weights(&mut model).unwrap();
         store.detach(&model).unwrap().unwrap();
         assert_eq!((store.written, files(&store)), (2, 2));
-        assert_eq!(initializers(&mut model)[0].raw_data.as_deref().unwrap(), vec![1; LARGE / 2]);
+        assert_eq!(initializers_mut(&mut model)[0].raw_data.as_deref().unwrap(), vec![1; LARGE / 2]);
         // What no model has any more takes no room.
-        initializers(&mut model).pop();
+        initializers_mut(&mut model).pop();
         store.evict();
         assert_eq!(files(&store), 1);
     }
@@ -277,9 +291,22 @@ mod tests {
     }
 
     #[test]
-    fn small_models_stay_one_message() {
+    fn of_small_models_large_tensors_alone_are_in_files() {
         let mut model = large();
-        initializers(&mut model).pop();
+        let weights = initializers_mut(&mut model);
+        weights[0].raw_data = Some(vec![1; LARGE_TENSOR].into());
+        weights[1].raw_data = Some(vec![2; LARGE_TENSOR - 1].into());
+        let detached = Store::default().detach(&model).unwrap().unwrap();
+        let kept: Vec<bool> = initializers(&detached.model).map(|t| t.raw_data.is_some()).collect();
+        assert_eq!((detached.large, kept), (false, vec![false, true]));
+    }
+
+    #[test]
+    fn models_without_large_tensors_stay_one_message() {
+        let mut model = large();
+        initializers_mut(&mut model)
+            .iter_mut()
+            .for_each(|t| t.raw_data = Some(vec![1; LARGE_TENSOR - 1].into()));
         assert!(Store::default().detach(&model).unwrap().is_none());
     }
 }
