@@ -120,6 +120,6 @@ mod tests {
         agrees::<Granularity>(2);
         agrees::<RuntimeChoice>(3);
         agrees::<Provider>(3);
-        agrees::<WarningCode>(8);
+        agrees::<WarningCode>(9);
     }
 }

@@ -18,11 +18,10 @@ use crate::{
 };
 
 /// A similarity below all that there are.
-const NEVER: f32 = 1e9;
+const NEVER: f32 = 1e6;
 
-/// How far apart in likeness the first and the last of equally near pairs are kept: far beyond the last place of single precision,
-/// and too little to matter.
-const APART: f32 = 1e-4;
+/// Likeness is told apart in steps of one in so many.
+const STEPS: f32 = 1e6;
 
 /// Rates are in parts of so many.
 pub(super) const PARTS: i64 = 1 << 16;
@@ -122,10 +121,18 @@ impl Nodes<'_, '_> {
         self.edit.constant("numbers", &Tensor::ints(values))
     }
 
-    fn number(&mut self, value: f32, dtype: DType) -> String {
+    fn single(&mut self, x: &str, dtype: DType) -> String {
+        match dtype {
+            DType::F32 => x.to_owned(),
+            _ => self.with("Cast", &[x], &[("to", i64::from(DType::F32.onnx()))]),
+        }
+    }
+
+    /// A number in single precision.
+    fn number(&mut self, value: f32) -> String {
         let name = self.edit.patch.fresh(self.edit.graph, "number");
         let tensor = Tensor::F32(ndarray::arr0(value).into_dyn());
-        self.edit.patch.constant(from_tensor(&name, &tensor.cast_float(dtype).unwrap_or(tensor)));
+        self.edit.patch.constant(from_tensor(&name, &tensor));
         name
     }
 
@@ -197,7 +204,7 @@ impl Merging<'_> {
                 let leading = n.op("Gather", &[&shape, &leading]);
                 let shape = n.with("Concat", &[&leading, &one], &[("axis", 0)]);
                 let ones = n.op("ConstantOfShape", &[&shape]);
-                let number = n.number(1.0, DType::F32);
+                let number = n.number(1.0);
                 let ones = n.op("Add", &[&ones, &number]);
                 let to = [("to", i64::from(dtype.onnx()))];
                 (if dtype == DType::F32 { ones } else { n.with("Cast", &[&ones], &to) }, free.clone())
@@ -208,32 +215,33 @@ impl Merging<'_> {
         let r = n.op("Div", &[&r, &parts]);
         let merged = n.op("Mul", &[&r, &two]);
         let (x_free, s_free) = (n.slice(&x, &p, &count, 1), n.slice(&sizes, &p, &count, 1));
-        // Likeness.
-        let squares = n.op("Mul", &[&x_free, &x_free]);
+        // Likeness, in single precision.
+        let x_single = n.single(&x_free, dtype);
+        let squares = n.op("Mul", &[&x_single, &x_single]);
         let norm = n.sum(&squares);
         let norm = n.op("Sqrt", &[&norm]);
-        let tiny = n.number(1e-6, dtype);
+        let tiny = n.number(1e-6);
         let norm = n.op("Max", &[&norm, &tiny]);
-        let unit = n.op("Div", &[&x_free, &norm]);
+        let unit = n.op("Div", &[&x_single, &norm]);
         let across = n.transpose(&unit, &[0, 2, 1]);
         let likeness = n.op("MatMul", &[&unit, &across]);
         let places = n.range(&free);
         let (row, column) = (n.op("Unsqueeze", &[&places, &zero]), n.op("Unsqueeze", &[&places, &one]));
         let diagonal = n.op("Equal", &[&row, &column]);
-        let diagonal = n.with("Cast", &[&diagonal], &[("to", i64::from(dtype.onnx()))]);
-        let never = n.number(if dtype == DType::F16 { 6e4 } else { NEVER }, dtype);
+        let diagonal = n.with("Cast", &[&diagonal], &[("to", i64::from(DType::F32.onnx()))]);
+        let never = n.number(NEVER);
         let diagonal = n.op("Mul", &[&diagonal, &never]);
         let likeness = n.op("Sub", &[&likeness, &diagonal]);
         let likeness = match real {
             None => likeness,
             Some(real) => {
                 let real = n.slice(&real, &p, &count, 1);
-                n.padding_first(&likeness, &real, dtype)
+                n.padding_first(&likeness, &real)
             }
         };
         let nearest = n.largest_value(&likeness);
-        let nearest = n.by_pair(&likeness, &nearest, &places, &free, dtype);
-        let order = n.largest(&nearest, &free);
+        let keys = n.keys(&likeness, &nearest, &places, &free);
+        let order = n.largest(&keys, &free);
         let last = n.ints(&[-1]);
         let order = n.op("Unsqueeze", &[&order, &last]);
         // In that order: pairs first.
@@ -363,14 +371,14 @@ impl Merging<'_> {
 
 impl Nodes<'_, '_> {
     /// Likeness `[batch, n, n]` that lets padding merge first, and with padding alone. `real` `[batch, n]` has ones elsewhere.
-    fn padding_first(&mut self, likeness: &str, real: &str, dtype: DType) -> String {
-        let real = self.with("Cast", &[real], &[("to", i64::from(dtype.onnx()))]);
-        let (one, last) = (self.number(1.0, dtype), self.ints(&[-1]));
+    fn padding_first(&mut self, likeness: &str, real: &str) -> String {
+        let real = self.with("Cast", &[real], &[("to", i64::from(DType::F32.onnx()))]);
+        let (one, last) = (self.number(1.0), self.ints(&[-1]));
         let padded = self.op("Sub", &[&one, &real]);
         let padded = self.op("Unsqueeze", &[&padded, &last]);
         let across = self.transpose(&padded, &[0, 2, 1]);
         // Cosines lie between -1 and 1: two apart, no real pair is below a mixed one, nor above one of padding.
-        let (apart, both) = (self.number(4.0, dtype), self.number(12.0, dtype));
+        let (apart, both) = (self.number(4.0), self.number(12.0));
         let either = self.op("Add", &[&padded, &across]);
         let either = self.op("Mul", &[&either, &apart]);
         let pairs = self.op("MatMul", &[&padded, &across]);
@@ -379,17 +387,20 @@ impl Nodes<'_, '_> {
         self.op("Add", &[&likeness, &pairs])
     }
 
-    /// How near the nearest is, less a little that is the same for nearest neighbours of each other and differs among pairs: those
-    /// of which several are equally near, as where features repeat, stand side by side all the same.
-    fn by_pair(&mut self, likeness: &str, nearest: &str, places: &str, count: &str, dtype: DType) -> String {
+    /// Whole numbers by which positions are ordered, no two alike: how near the nearest is; then the same for nearest neighbours of each
+    /// other, so that those of several pairs that are equally near stand side by side; then the place. Runtimes differ
+    /// in the last place of likeness, and in the order of what is equal.
+    fn keys(&mut self, likeness: &str, nearest: &str, places: &str, count: &str) -> String {
+        let steps = self.number(STEPS);
+        let steps = self.op("Mul", &[nearest, &steps]);
+        let steps = self.op("Floor", &[&steps]);
+        let steps = self.with("Cast", &[&steps], &[("to", i64::from(DType::I64.onnx()))]);
         let other = self.with("ArgMax", &[likeness], &[("axis", -1), ("keepdims", 0)]);
         let first = self.op("Min", &[&other, places]);
-        let to = [("to", i64::from(dtype.onnx()))];
-        let (first, count) = (self.with("Cast", &[&first], &to), self.with("Cast", &[count], &to));
-        let share = self.op("Div", &[&first, &count]);
-        let little = self.number(APART, dtype);
-        let apart = self.op("Mul", &[&share, &little]);
-        self.op("Sub", &[nearest, &apart])
+        let by_pair = self.op("Mul", &[&steps, count]);
+        let by_pair = self.op("Sub", &[&by_pair, &first]);
+        let by_place = self.op("Mul", &[&by_pair, count]);
+        self.op("Sub", &[&by_place, places])
     }
 
     /// The largest entry of the last axis, which goes.
