@@ -171,14 +171,17 @@ impl<'a> Gatekeeper<'a> {
             let found = session.run(&run.feed)?;
             self.compare(model, &run.outputs, &found, &at.join(", "))?;
         }
-        drop(session);
-        let costs = self.count(model, file_bytes, planned)?;
-        bounds.check(&costs)?;
+        let mut sessions = [session];
         let distance = if judged_on.is_empty() {
             None
         } else {
-            recover::distances(self.engine, self.view, said_outputs, &[model], judged_on)?.first().copied()
+            let (engine, view) = (self.engine, self.view);
+            recover::distances_of(engine, view, said_outputs, &mut sessions, judged_on)?.first().copied()
         };
+        // Before the next is loaded.
+        drop(sessions);
+        let costs = self.count(model, file_bytes, planned)?;
+        bounds.check(&costs)?;
         Ok(Gate {
             batches: self.dense.batches(),
             extents: self.dense.extents(),

@@ -167,11 +167,23 @@ fn dense_outputs(
 }
 
 /// How far the outputs of each of some models lie from the dense model's, over some batches, as [`output_distance`] has it.
-pub(crate) fn distances(
+fn distances(
     engine: &dyn Engine,
     view: ModelView<'_>,
     said_outputs: &[SaidOutput],
     others: &[&ModelProto],
+    batches: &[Range<usize>],
+) -> Result<Vec<f64>, RecoverError> {
+    let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
+    distances_of(engine, view, said_outputs, &mut others, batches)
+}
+
+/// The same, of models that are loaded already.
+pub(crate) fn distances_of(
+    engine: &dyn Engine,
+    view: ModelView<'_>,
+    said_outputs: &[SaidOutput],
+    others: &mut [Box<dyn Session>],
     batches: &[Range<usize>],
 ) -> Result<Vec<f64>, RecoverError> {
     let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, said_outputs)
@@ -179,12 +191,11 @@ pub(crate) fn distances(
         .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
         .collect();
     let mut dense = None;
-    let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
     let mut totals = vec![0.0; others.len()];
     for range in batches {
         let feed = view.samples.batch(range.start, range.end)?;
         let dense = dense_outputs(engine, view, &mut dense, range, &feed)?;
-        for (total, other) in totals.iter_mut().zip(&mut others) {
+        for (total, other) in totals.iter_mut().zip(others.iter_mut()) {
             let other = other.run(&feed)?;
             let pairs = places.iter().filter_map(|(i, output)| {
                 let (a, b) = (dense.get(*i)?.to_f32()?, other.get(*i)?.to_f32()?);
