@@ -20,8 +20,9 @@ use crate::{
 /// A similarity below all that there are.
 const NEVER: f32 = 1e6;
 
-/// Likeness is told apart in steps of one in so many.
-const STEPS: f32 = 1e6;
+/// Likeness is told apart in steps of one in so many: far more than single precision errs by, and few enough for the numbers that
+/// are made of them to fit 32 bits, to which some runtimes cut integers.
+const STEPS: f32 = 1e5;
 
 /// Rates are in parts of so many.
 pub(super) const PARTS: i64 = 1 << 16;
@@ -387,9 +388,9 @@ impl Nodes<'_, '_> {
         self.op("Add", &[&likeness, &pairs])
     }
 
-    /// Whole numbers by which positions are ordered, no two alike: how near the nearest is; then the same for nearest neighbours of each
-    /// other, so that those of several pairs that are equally near stand side by side; then the place. Runtimes differ
-    /// in the last place of likeness, and in the order of what is equal.
+    /// Whole numbers by which positions are ordered: how near the nearest is, and then one that nearest neighbours of each other have
+    /// in common and no other pair has, so that those of several pairs that are equally near stand side by side. Runtimes
+    /// differ in the last places of likeness, and in the order of what is equal.
     fn keys(&mut self, likeness: &str, nearest: &str, places: &str, count: &str) -> String {
         let steps = self.number(STEPS);
         let steps = self.op("Mul", &[nearest, &steps]);
@@ -397,10 +398,13 @@ impl Nodes<'_, '_> {
         let steps = self.with("Cast", &[&steps], &[("to", i64::from(DType::I64.onnx()))]);
         let other = self.with("ArgMax", &[likeness], &[("axis", -1), ("keepdims", 0)]);
         let first = self.op("Min", &[&other, places]);
-        let by_pair = self.op("Mul", &[&steps, count]);
-        let by_pair = self.op("Sub", &[&by_pair, &first]);
-        let by_place = self.op("Mul", &[&by_pair, count]);
-        self.op("Sub", &[&by_place, places])
+        let steps = self.op("Mul", &[&steps, count]);
+        let by_pair = self.op("Sub", &[&steps, &first]);
+        // Of a pair the first comes first.
+        let leads = self.op("Equal", &[&first, places]);
+        let leads = self.with("Cast", &[&leads], &[("to", i64::from(DType::I64.onnx()))]);
+        let twice = self.op("Add", &[&by_pair, &by_pair]);
+        self.op("Add", &[&twice, &leads])
     }
 
     /// The largest entry of the last axis, which goes.
