@@ -106,6 +106,17 @@ impl Cancellable {
     pub fn new(engine: Box<dyn Engine>, cancel: Cancel) -> Self {
         Self { engine, cancel }
     }
+
+    fn session(
+        &self,
+        load: impl FnOnce(&dyn Engine) -> Result<Box<dyn Session>, RuntimeError>,
+    ) -> Result<Box<dyn Session>, RuntimeError> {
+        if self.cancel.is_cancelled() {
+            return Err(RuntimeError::Cancelled);
+        }
+        let session = load(&*self.engine)?;
+        Ok(Box::new(CancellableSession { session, cancel: self.cancel.clone() }))
+    }
 }
 
 impl Engine for Cancellable {
@@ -114,11 +125,11 @@ impl Engine for Cancellable {
     }
 
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
-        if self.cancel.is_cancelled() {
-            return Err(RuntimeError::Cancelled);
-        }
-        let session = self.engine.load(model)?;
-        Ok(Box::new(CancellableSession { session, cancel: self.cancel.clone() }))
+        self.session(|engine| engine.load(model))
+    }
+
+    fn load_as_deployed(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.session(|engine| engine.load_as_deployed(model))
     }
 
     fn spill_weights(&self, model: &mut ModelProto) {

@@ -353,8 +353,10 @@ fn leave_out_unread(
     clock: &Clock,
     monitor: &Monitor,
 ) -> Result<(Typed, Option<Unread>), Error> {
-    let narrowed = unread::narrowed(typed.view()).filter(|_| !settings.keep_unread);
-    let Some(model) = narrowed else { return Ok((typed, None)) };
+    if settings.keep_unread {
+        return Ok((typed, None));
+    }
+    let Some(model) = unread::narrowed(typed.view()) else { return Ok((typed, None)) };
     monitor.tell(Progress::Stage("unread"));
     let difference = clock.time("unread", || unread::difference(engine, typed.view(), &model));
     // What does not run or gives something else stays as it is: nothing is lost by it but operations.
