@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    graph::{Facts, Graph, NodeId},
+    graph::{Facts, Graph, NodeId, ValueId},
     model::ModelView,
     onnx::is_float,
     ops::{self, Linear, NodeCx},
@@ -81,6 +81,18 @@ pub(super) struct Layer {
     pub biased: bool,
     /// Entries summed over, per group.
     pub entries: usize,
+}
+
+impl Layer {
+    /// What the layer reads in the pruned model; `None` where the layer is gone.
+    pub fn read_value(&self, graph: &Graph) -> Option<ValueId> {
+        graph.node(graph.producer(graph.find(&self.result)?)?).input(self.operand.0)
+    }
+
+    /// What stays of an axis of the dense waypoint; `None`: all of it.
+    pub fn kept_of(&self, axis: usize) -> Option<&Vec<usize>> {
+        self.kept.get(axis).and_then(Option::as_ref)
+    }
 }
 
 /// The layers that pruning touches, in the order of the pruned network, each with the reason if it is to be left: those that

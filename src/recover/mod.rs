@@ -9,10 +9,12 @@ mod judge;
 mod layer;
 mod layer_probe;
 mod layerwise;
+mod measured;
 mod pass;
 mod recovery;
 mod refit;
 mod ridge;
+mod siblings;
 mod stream;
 mod write;
 

@@ -1,23 +1,25 @@
 //! The walk through the network, layer by layer.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
 use ndarray::Array2;
 
 use super::{
     LayerRecovery, Outcome, RecoverContext, RecoverError,
     layer::{Layer, LeftReason},
-    layer_probe::{LayerProbe, Positions, choose},
+    layer_probe::{LayerProbe, choose, positions, targets},
+    measured::{Measured, Sums},
     ridge::{Chosen, Form, choose_form, fit},
-    stream::{Stream, Wanted},
+    stream::{Piece, Stream, Wanted},
     write,
 };
 use crate::{
     graph::{Facts, Graph, NodeId, Value, ValueId},
     memory::{Bytes, MemoryBudget},
+    model::ModelView,
     onnx::proto::ModelProto,
     stats::{Correction, RegressionStats},
-    tensor::DType,
+    tensor::{DType, Tensor},
     trajectory::{Padding, padding},
 };
 
@@ -29,6 +31,9 @@ const FEWEST_POSITIONS: usize = 8192;
 
 /// The part of the memory that measured positions of one batch may take: one in so many.
 const POSITIONS_SHARE: u64 = 4;
+
+/// The part of the memory that the moments of layers may take that are measured together: one in so many.
+const FAMILY_SHARE: u64 = 4;
 
 /// The largest Gram matrix, in rows; layers that sum over more have their bias corrected alone.
 const MOST_ENTRIES: usize = 4608;
@@ -60,16 +65,8 @@ pub(super) struct Pass<'a> {
     settled: Option<String>,
     /// Layers of which fewer positions were measured than there are, for want of memory, and how many of each batch.
     tight: BTreeMap<String, usize>,
-}
-
-/// What was measured of a layer.
-struct Measured {
-    /// Of the samples that are not held out.
-    training: RegressionStats,
-    /// Of those that are.
-    held_out: RegressionStats,
-    /// Sum of squares of the dense waypoint about its mean, on samples that are held out.
-    variance: f64,
+    /// What was measured of layers whose turn has not come, by their results.
+    ahead: BTreeMap<String, Option<Measured>>,
 }
 
 impl<'a> Pass<'a> {
@@ -93,6 +90,7 @@ impl<'a> Pass<'a> {
             graph: Graph::new(pruned),
             settled: None,
             tight: BTreeMap::new(),
+            ahead: BTreeMap::new(),
         }
     }
 
@@ -123,14 +121,20 @@ impl<'a> Pass<'a> {
         self.pruned.restart();
     }
 
-    /// Chooses how a layer is corrected by its error on samples that are held out, and corrects it by the others.
-    pub fn choose(&mut self, layer: &Layer, number: usize) -> Result<LayerRecovery, RecoverError> {
+    /// Chooses how a layer is corrected by its error on samples that are held out, and corrects it by the others. `siblings` may be
+    /// measured with it.
+    pub fn choose(
+        &mut self,
+        layer: &Layer,
+        siblings: &[&Layer],
+        number: usize,
+    ) -> Result<LayerRecovery, RecoverError> {
         let name = layer.name.clone();
         if self.cx.samples.batches().len() < 2 {
             return Ok(LayerRecovery::left(name, LeftReason::Samples));
         }
         let Some(Measured { training, held_out, variance }) =
-            self.measure(layer, self.entries(layer), number)?
+            self.measured(layer, siblings, self.entries(layer), number)?
         else {
             return Ok(LayerRecovery::left(name, LeftReason::Positions));
         };
@@ -149,10 +153,16 @@ impl<'a> Pass<'a> {
         Ok(LayerRecovery { name, entries: layer.entries, positions, before, after, outcome })
     }
 
-    /// Corrects a layer in the form that was chosen, by all samples.
-    pub fn apply(&mut self, layer: &Layer, number: usize, form: Form) -> Result<(), RecoverError> {
+    /// Corrects a layer in the form that was chosen, by all samples. `siblings` may be measured with it.
+    pub fn apply(
+        &mut self,
+        layer: &Layer,
+        siblings: &[&Layer],
+        number: usize,
+        form: Form,
+    ) -> Result<(), RecoverError> {
         let entries = if form == Form::Bias { 0 } else { self.entries(layer) };
-        let measured = self.measure(layer, entries, number)?;
+        let measured = self.measured(layer, siblings, entries, number)?;
         let total = measured.map(|m| m.training.plus(&m.held_out));
         let correction = total.and_then(|total| fit(&total, form, self.is_biased(layer)));
         let correction = correction.filter(Correction::is_finite);
@@ -180,76 +190,127 @@ impl<'a> Pass<'a> {
         layer.biased || self.cx.grow
     }
 
-    /// Moments with so many entries (none: of the errors alone); `None` where positions vary among batches.
-    fn measure(
+    /// What is known of a layer, with so many entries (none: of the errors alone); `None` where positions vary among batches. What
+    /// is not known yet is measured, of as many of its siblings as well as there is memory for.
+    fn measured(
         &mut self,
         layer: &Layer,
+        siblings: &[&Layer],
         entries: usize,
         number: usize,
     ) -> Result<Option<Measured>, RecoverError> {
+        if let Some(known) = self.ahead.remove(&layer.result) {
+            return Ok(known);
+        }
+        let refit = |sibling: &&&Layer| self.entries(sibling) == self.entries(layer);
+        let family = family(layer, siblings.iter().filter(refit).copied(), self.cx.memory);
+        let mut found = self.measure(&family, entries, number)?.into_iter();
+        let own = found.next().flatten();
+        let others = family.iter().skip(1).map(|sibling| sibling.result.clone());
+        self.ahead.extend(others.zip(found));
+        Ok(own)
+    }
+
+    /// Measures layers that read the same, with so many entries.
+    fn measure(
+        &mut self,
+        layers: &[&Layer],
+        entries: usize,
+        number: usize,
+    ) -> Result<Vec<Option<Measured>>, RecoverError> {
+        let none = || Ok(layers.iter().map(|_| None).collect());
         let types = &self.types;
-        let probe = LayerProbe::new(&self.graph, layer, entries > 0, |name| types.get(name).copied());
-        let Some(mut probe) = probe else { return Ok(None) };
+        let probe = LayerProbe::new(&self.graph, layers, entries > 0, |name| types.get(name).copied());
+        let dense = self.cx.view.graph;
+        let waypoints = layers.iter().map(|layer| dense.find(&layer.waypoint.0));
+        let waypoints: Option<Vec<ValueId>> = waypoints.collect();
+        let (Some(mut probe), Some(waypoints)) = (probe, waypoints) else { return none() };
+        let Some(first) = layers.first() else { return none() };
         let settled = self.settled.as_deref();
-        let places = self.places(&self.graph, settled, layer);
+        let places = self.places(&self.graph, settled, first);
         let wanted = std::mem::take(&mut probe.wanted);
         let mut piece = self.pruned.piece(&self.model, &self.graph, &[], wanted, places)?;
-        let dense = self.cx.view.graph;
-        let Some(waypoint) = dense.find(&layer.waypoint.0) else { return Ok(None) };
-        let places = self.places(dense, settled, layer);
-        let values = self.cx.view.values;
-        let mut reference = if values.has_all(&layer.waypoint.0, self.cx.samples.batches()) {
-            None
-        } else {
-            let model = self.cx.view.model;
-            Some(self.dense.piece(model, dense, &[waypoint], Wanted::default(), places)?)
-        };
-        let (groups, features) = (layer.linear.groups, layer.gain.len());
-        let wanted =
-            (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(self.cx.samples.batches().len());
-        // What positions read is there as gathered, by group, extended, and transposed; what they lack, three times.
-        let position = (4 * (groups * entries) + 3 * features) * size_of::<f32>();
-        let count = wanted.min(self.cx.memory.share(POSITIONS_SHARE).count(position as u64));
-        let zero = RegressionStats::zero(groups, entries, features / groups);
-        let mut measured = Measured { training: zero.clone(), held_out: zero, variance: 0.0 };
-        let mut spread = Spread::new(features);
-        let mut steady = true;
+        let mut reference = self.reference(first, &waypoints)?;
+        let count = self.count(layers, entries);
+        let mut sums: Vec<Sums> = layers.iter().map(|layer| Sums::new(layer, entries)).collect();
         for (batch, range) in self.cx.samples.batches().iter().enumerate() {
-            let found = match &mut reference {
-                None => values.get(&layer.waypoint.0, range),
-                Some(piece) => {
-                    let found = self.dense.run(piece, batch, range, Vec::new())?.into_iter().next();
-                    found.map(|found| values.keep(&layer.waypoint.0, range, found))
-                }
-            };
-            steady &= found.as_ref().is_some_and(|f| self.is_steady(waypoint, f.shape(), range.len()));
-            let real = self.real_positions(waypoint, range)?;
+            let found = self.dense_values(&mut reference, &waypoints, batch, range)?;
+            let real = self.real_positions(waypoints[0], range)?;
             let seed = self.cx.seed ^ ((number as u64) << 32) ^ batch as u64;
-            let found = found.filter(|_| steady);
-            let chosen = found.and_then(|f| choose(layer, &f, real.as_deref(), count, seed));
-            steady &= chosen.is_some();
-            // The pieces have to run through all batches, whatever becomes of this layer.
-            let chosen = chosen.unwrap_or_else(|| Positions::first(features));
-            if count < wanted && chosen.rows.len() == count {
-                self.tight.insert(layer.name.clone(), count);
+            let shape = found.first().and_then(Option::as_ref).map(|found| found.shape());
+            let positions = shape.map_or(1, |shape| positions(first, shape));
+            let rows = choose(positions, real.as_deref(), count.affordable, seed);
+            if rows.len() == count.affordable && count.affordable < count.wanted {
+                self.tight.insert(first.name.clone(), count.affordable);
             }
-            let feed = probe.feed(layer, &chosen);
+            let targets = layers.iter().zip(found).zip(&mut sums).map(|((layer, found), sums)| {
+                let target = found.and_then(|found| targets(layer, &found, positions, &rows));
+                sums.steady &= target.is_some();
+                // The pieces have to run through all batches, whatever becomes of this layer.
+                target.unwrap_or_else(|| Array2::zeros((rows.len(), layer.gain.len())))
+            });
+            let targets: Vec<Array2<f32>> = targets.collect();
+            let held_out = self.cx.samples.contains(batch);
+            if held_out {
+                sums.iter_mut().zip(&targets).for_each(|(sums, target)| sums.spread.add(target));
+            }
+            let feed = probe.feed(first, &rows, targets);
             let results = self.pruned.run(&mut piece, batch, range, feed)?;
-            let part = match self.cx.samples.contains(batch) {
-                true => {
-                    spread.add(&chosen.target);
-                    &mut measured.held_out
-                }
-                false => &mut measured.training,
-            };
-            steady &= probe.collect(&results, part).is_some();
+            let parts = sums.iter_mut().map(|sums| sums.part(held_out));
+            let collected = probe.collect(&results, parts).is_some();
+            sums.iter_mut().for_each(|sums| sums.steady &= collected);
         }
         if let Some(reference) = reference {
             self.dense.advance(reference);
         }
         self.pruned.advance(piece);
-        measured.variance = spread.total();
-        Ok(Some(measured).filter(|_| steady))
+        Ok(sums.into_iter().map(Sums::measured).collect())
+    }
+
+    /// The piece of the dense model that computes waypoints; `None` where their values are known.
+    fn reference(&self, first: &Layer, waypoints: &[ValueId]) -> Result<Option<Piece>, RecoverError> {
+        let ModelView { model, graph, values, .. } = self.cx.view;
+        let known = |v: &ValueId| values.has_all(&graph.value(*v).name, self.cx.samples.batches());
+        if waypoints.iter().all(known) {
+            return Ok(None);
+        }
+        let places = self.places(graph, self.settled.as_deref(), first);
+        self.dense.piece(model, graph, waypoints, Wanted::default(), places).map(Some)
+    }
+
+    /// What the dense model has at waypoints, for the samples of one batch; nothing where it has not the positions that were
+    /// observed.
+    fn dense_values(
+        &mut self,
+        reference: &mut Option<Piece>,
+        waypoints: &[ValueId],
+        batch: usize,
+        range: &Range<usize>,
+    ) -> Result<Vec<Option<Rc<Tensor>>>, RecoverError> {
+        let ModelView { graph, values, .. } = self.cx.view;
+        let names = waypoints.iter().map(|v| graph.value(*v).name.as_str());
+        let found: Vec<Option<Rc<Tensor>>> = match reference {
+            None => names.map(|name| values.get(name, range)).collect(),
+            Some(piece) => {
+                let mut found = self.dense.run(piece, batch, range, Vec::new())?.into_iter();
+                names.map(|name| found.next().map(|found| values.keep(name, range, found))).collect()
+            }
+        };
+        let steady = waypoints.iter().zip(found);
+        let steady = steady.map(|(v, found)| found.filter(|x| self.is_steady(*v, x.shape(), range.len())));
+        Ok(steady.collect())
+    }
+
+    /// How many positions of a batch are measured.
+    fn count(&self, layers: &[&Layer], entries: usize) -> Count {
+        let batches = self.cx.samples.batches().len();
+        let wanted = (POSITIONS_PER_ENTRY * entries).max(FEWEST_POSITIONS).div_ceil(batches);
+        let groups = layers.first().map_or(1, |layer| layer.linear.groups);
+        let features: usize = layers.iter().map(|layer| layer.gain.len()).sum();
+        // What positions read is there as gathered, by group, extended, and transposed; what they lack, three times.
+        let position = (4 * (groups * entries) + 3 * features) * size_of::<f32>();
+        let room = self.cx.memory.share(POSITIONS_SHARE).count(position as u64);
+        Count { wanted, affordable: wanted.min(room) }
     }
 
     /// Positions among the nodes of `graph` from behind the last layer to this one, where the model may be cut.
@@ -276,6 +337,12 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// How many positions of a batch are to be measured, and for how many of them there is memory.
+struct Count {
+    wanted: usize,
+    affordable: usize,
+}
+
 /// Why the weights of a layer cannot be refitted, if its matrices are too large for that.
 pub(super) fn too_large(layer: &Layer, memory: MemoryBudget) -> Option<String> {
     let bytes = moments_of(layer);
@@ -293,36 +360,26 @@ fn moments_of(layer: &Layer) -> u64 {
     RegressionStats::bytes(groups, layer.entries, layer.gain.len() / groups.max(1))
 }
 
-/// Bytes of moments that are there at a time while some layers are recovered.
-pub(super) fn largest<'a>(layers: impl Iterator<Item = &'a Layer>, memory: MemoryBudget) -> u64 {
-    layers.filter(|layer| too_large(layer, memory).is_none()).map(moments_of).max().unwrap_or(0)
+/// A layer and as many of its siblings as there is memory for the moments of.
+pub(super) fn family<'l>(
+    layer: &'l Layer,
+    siblings: impl Iterator<Item = &'l Layer>,
+    memory: MemoryBudget,
+) -> Vec<&'l Layer> {
+    let room = memory.share(FAMILY_SHARE);
+    let mut moments = moments_of(layer);
+    let fits = |sibling: &&Layer| {
+        moments = moments.saturating_add(moments_of(sibling));
+        room.holds(moments)
+    };
+    std::iter::once(layer).chain(siblings.take_while(fits)).collect()
 }
 
-/// Sums that give a variance.
-struct Spread {
-    rows: f64,
-    sums: Vec<f64>,
-    squares: f64,
-}
-
-impl Spread {
-    fn new(features: usize) -> Self {
-        Self { rows: 0.0, sums: vec![0.0; features], squares: 0.0 }
-    }
-
-    fn add(&mut self, rows: &Array2<f32>) {
-        self.rows += rows.nrows() as f64;
-        for row in rows.outer_iter() {
-            for (sum, x) in self.sums.iter_mut().zip(row) {
-                *sum += f64::from(*x);
-                self.squares += f64::from(*x).powi(2);
-            }
-        }
-    }
-
-    /// Sum of squares about the mean.
-    fn total(&self) -> f64 {
-        let means: f64 = self.sums.iter().map(|s| s * s / self.rows.max(1.0)).sum();
-        (self.squares - means).max(0.0)
-    }
+/// Bytes of moments that are there at a time while families of layers are recovered.
+pub(super) fn largest<'l>(families: impl Iterator<Item = Vec<&'l Layer>>, memory: MemoryBudget) -> u64 {
+    let refitted = |layer: &&&Layer| too_large(layer, memory).is_none();
+    families
+        .map(|family| family.iter().filter(refitted).map(|layer| moments_of(layer)).sum())
+        .max()
+        .unwrap_or(0)
 }

@@ -3,7 +3,9 @@
 mod dense;
 mod gram;
 mod regression;
+mod strips;
 
 pub use dense::DenseValues;
 pub(crate) use gram::{GramStats, Sum, measure, square};
 pub use regression::{Correction, RegressionStats};
+pub(crate) use strips::strips;

@@ -43,15 +43,15 @@ impl RegressionStats {
         }
     }
 
-    /// Adds `XᵀX` and `EᵀX` of some positions, `[groups, …, …]`, both about the means of `X` `[groups, 1, entries]` and of `E`,
-    /// and their errors `[positions, groups · features]`. The means are put back here, in double precision: in single, there
+    /// Adds `XᵀX`, in [`strips`](super::strips), and `EᵀX` of some positions, `[groups, …, …]`, both about the means of `X`
+    /// `[groups, 1, entries]` and of `E`, and their errors `[positions, groups · features]`. The means are put back here, in double precision: in single, there
     /// are no digits left for deviations where means are large against them.
     ///
-    /// Rows of these products are columns of the sums, as `XᵀX` is symmetric: all are read as they lie in memory, half of `XᵀX`
-    /// not at all.
+    /// Rows of these products are columns of the sums, as `XᵀX` is symmetric: all are read as they lie in memory. Of a row of
+    /// `XᵀX`, what is right of the diagonal is read, which is there in whole rows as well as in strips.
     pub fn add_products(
         &mut self,
-        gram: ArrayView3<'_, f32>,
+        gram: &[ArrayView3<'_, f32>],
         cross: ArrayView3<'_, f32>,
         means: ArrayView3<'_, f32>,
         errors: ArrayView2<'_, f32>,
@@ -62,14 +62,17 @@ impl RegressionStats {
         let sums = errors.axis_iter(Axis(1)).map(|column| column.iter().map(|e| f64::from(*e)).sum::<f64>());
         let mut sums = sums.collect::<Vec<_>>().into_iter();
         let totals = self.gram.iter_mut().zip(&mut self.cross);
-        let products = gram.outer_iter().zip(cross.outer_iter()).zip(means.outer_iter());
-        for ((gram_total, cross_total), ((gram, cross), means)) in totals.zip(products) {
+        let products = cross.outer_iter().zip(means.outer_iter());
+        for (group, ((gram_total, cross_total), (cross, means))) in totals.zip(products).enumerate() {
             let means: Vec<f64> = means.iter().map(|m| f64::from(*m)).collect();
             gram_total[(means.len(), means.len())] += rows;
-            let columns = gram_total.col_iter_mut().zip(gram.outer_iter()).zip(&means);
+            let strips: Vec<_> = gram.iter().map(|strip| strip.index_axis(Axis(0), group)).collect();
+            let gram = strips.iter().flat_map(|strip| strip.outer_iter());
+            let columns = gram_total.col_iter_mut().zip(gram).zip(&means);
             for (entry, ((total, row), mean)) in columns.enumerate() {
                 let (_, total) = total.split_at_row_mut(entry);
-                add_column(total, row.slice(s![entry..]), &means[entry..], rows * mean);
+                let right = (row.len() + entry).saturating_sub(means.len());
+                add_column(total, row.slice(s![right..]), &means[entry..], rows * mean);
             }
             for (total, row) in cross_total.col_iter_mut().zip(cross.outer_iter()) {
                 // `n x̄ ē`, of which the sum of the errors is `n ē`.
@@ -184,7 +187,7 @@ mod tests {
         let group = |m: Array2<f32>| m.insert_axis(Axis(0));
         let (gram, cross) = (group(centred.t().dot(&centred)), group(errors.t().dot(&centred)));
         let mut moments = RegressionStats::zero(1, x.ncols(), e.ncols());
-        moments.add_products(gram.view(), cross.view(), group(means).view(), e.view());
+        moments.add_products(&[gram.view()], cross.view(), group(means).view(), e.view());
         moments
     }
 
@@ -207,6 +210,26 @@ mod tests {
         let biases = Correction(vec![biases]);
         let (found, expected) = (moments.error_of_biases(&biases), moments.error(&biases));
         assert!((found - expected).abs() < 1e-9 * expected, "{found} for {expected}");
+    }
+
+    #[test]
+    fn strips_hold_what_whole_rows_do() {
+        let x = Array2::from_shape_fn((9, 5), |(i, j)| ((7 * i + 3 * j) % 11) as f32 - 4.0);
+        let e = Array2::from_shape_fn((9, 2), |(i, j)| ((2 * i + 3 * j) % 5) as f32 - 1.0);
+        let mean = |m: &Array2<f32>| m.mean_axis(Axis(0)).unwrap().insert_axis(Axis(0));
+        let (means, x, errors) = (mean(&x), &x - &mean(&x), &e - &mean(&e));
+        let group = |m: Array2<f32>| m.insert_axis(Axis(0));
+        let (gram, cross) = (x.t().dot(&x), group(errors.t().dot(&x)));
+        let strips =
+            [(0, 2), (2, 4), (4, 5)].map(|(from, to)| group(gram.slice(s![from..to, from..]).to_owned()));
+        let moments = |gram: &[ArrayView3<'_, f32>]| {
+            let mut moments = RegressionStats::zero(1, 5, 2);
+            moments.add_products(gram, cross.view(), group(means.clone()).view(), e.view());
+            moments
+        };
+        let whole = moments(&[group(gram.clone()).view()]);
+        let found = moments(&strips.each_ref().map(|strip| strip.view()));
+        assert_eq!((&found.gram, &found.cross), (&whole.gram, &whole.cross));
     }
 
     #[test]
