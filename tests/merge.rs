@@ -46,6 +46,18 @@ fn layer(number: usize, x: &str, masked: bool) -> String {
 
 /// Two layers. Shapes are computed from those of `x` where `computed`, and else left to the runtime.
 fn encoder(inputs: &str, masked: bool, computed: bool, before: &str, head: &str) -> ModelProto {
+    encoder_to("float[N, 5] y", inputs, masked, computed, before, head)
+}
+
+/// The same with other outputs.
+fn encoder_to(
+    outputs: &str,
+    inputs: &str,
+    masked: bool,
+    computed: bool,
+    before: &str,
+    head: &str,
+) -> ModelProto {
     let weights: Vec<String> = (1..=2)
         .flat_map(|l| {
             let square = ["wq", "wk", "wv", "wo"].map(|w| format!("float[8, 8] {w}{l} = random"));
@@ -64,8 +76,8 @@ fn encoder(inputs: &str, masked: bool, computed: bool, before: &str, head: &str)
     };
     let constants = if computed { "" } else { "int64[4] split = {0, 0, 2, 4}, int64[3] join = {0, 0, 8}," };
     let graph = format!(
-        "encoder (float[N, T, 8] x{inputs}) => (float[N, 5] y)
-        <{}, float[8] scale = random, float[8] shift = random, float[8, 5] out = random, {constants}
+        "encoder (float[N, T, 8] x{inputs}) => ({outputs})
+        <{}, float[8] scale = random, float[8] shift = random, float[8, 5] out = random, float[5, 8, 3] kernel = random, {constants}
          int64 zero = {{0}}, int64[1] first = {{0}}, int64[1] second = {{1}}, int64[1] third = {{2}}, int64[1] heads = {{2}},
          int64[1] dim = {{4}}, int64[1] last = {{-1}}, int64[2] middle = {{1, 2}},
          int64[1] end = {{9223372036854775807}}, float big = {{10000.0}}, float unit = {{1.0}}>
@@ -96,10 +108,16 @@ fn rows(samples: [&[u32]; 2]) -> Tensor {
 }
 
 fn assert_same(engine: &dyn Engine, model: &ModelProto, merged: &ModelProto, feed: &[(String, Tensor)]) {
-    let run = |model| engine.load(model).unwrap().run(feed).unwrap()[0].to_f32().unwrap();
+    let run = |model| engine.load(model).unwrap().run(feed).unwrap();
     let (expected, found) = (run(model), run(merged));
-    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
-    assert!(expected.iter().zip(&found).all(|(a, b)| (a - b).abs() <= 1e-5 * largest), "{expected} {found}");
+    assert_eq!(expected.len(), found.len());
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!(expected.shape(), found.shape());
+        let (expected, found) = (expected.to_f32().unwrap(), found.to_f32().unwrap());
+        let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let same = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * largest;
+        assert!(expected.iter().zip(&found).all(same), "{expected} {found}");
+    }
 }
 
 /// The model with so many of the positions that were observed merged behind its first layer, and none behind its second.
@@ -177,11 +195,54 @@ fn padding_is_merged_with_padding_alone() {
 }
 
 #[test]
+fn outputs_have_all_positions_again() {
+    let engine = engine(RuntimeChoice::Auto);
+    // What is returned is read by another node as well.
+    let head = "y = MatMul (x2, out)\n z = ReduceMean <keepdims = 0> (y, second)";
+    for outputs in ["float[N, T, 5] y, float[N, 5] z", "float[N, T, 8] x1, float[N, T, 5] y, float[N, 5] z"] {
+        let model = encoder_to(outputs, "", false, true, "", head);
+        let subject = subject(&*engine, model.clone());
+        let plan = Plan::of(subject.view(2)).unwrap();
+        let quarter = observed(&subject) / 4;
+        let x = rows([&[1, 2, 1, 3, 2, 3, 1, 2], &[3, 4, 3, 4, 4, 3, 4, 3]]);
+        let feed = [("x".to_owned(), x)];
+        for pairs in [[quarter, 0], [quarter, quarter]] {
+            let merged = plan.with_pairs(subject.view(2), &pairs).unwrap();
+            assert_same(&*engine, &model, &merged, &feed);
+        }
+        // Too few to merge any.
+        let merged = plan.with_pairs(subject.view(2), &[quarter, quarter]).unwrap();
+        assert_same(&*engine, &model, &merged, &[("x".to_owned(), rows([&[1], &[2]]))]);
+    }
+}
+
+#[test]
+fn a_window_behind_the_layers_slides_over_all_positions() {
+    let engine = engine(RuntimeChoice::Auto);
+    let head = "grid = Transpose <perm = [0, 2, 1]> (x2)
+        y = Conv <kernel_shape = [3], pads = [1, 1]> (grid, kernel)";
+    let others =
+        "c = Gather <axis = 1> (x2, zero)\n z = MatMul (c, out)\n others = Slice (x2, second, end, second)
+        grid = Transpose <perm = [0, 2, 1]> (others)
+        y = Conv <kernel_shape = [3], pads = [1, 1]> (grid, kernel)";
+    let x = rows([&[1, 2, 1, 3, 2, 3, 1, 2], &[3, 4, 3, 4, 4, 3, 4, 3]]);
+    for (outputs, head) in [("float[N, 5, T] y", head), ("float[N, 5] z, float[N, 5, U] y", others)] {
+        let model = encoder_to(outputs, "", false, true, "", head);
+        let subject = subject(&*engine, model.clone());
+        let plan = Plan::of(subject.view(2)).unwrap();
+        let quarter = observed(&subject) / 4;
+        let merged = plan.with_pairs(subject.view(2), &[quarter, quarter]).unwrap();
+        assert_same(&*engine, &model, &merged, &[("x".to_owned(), x.clone())]);
+    }
+}
+
+#[test]
 fn what_goes_by_places_is_refused() {
     let engine = engine(RuntimeChoice::Auto);
     let refusal = |model| Plan::of(subject(&*engine, model).view(2)).unwrap_err();
-    let returned = "c = MatMul (x2, out)\n y = ReduceMax <keepdims = 0> (c, second)";
-    assert!(matches!(refusal(encoder("", false, true, "", returned)), MergeRefusal::Mixed { .. }));
+    let returned = "y = MatMul (p2, vh2)";
+    let returned = encoder_to("float[N, 2, T, T] p2, float[N, 2, T, 4] y", "", false, true, "", returned);
+    assert!(matches!(refusal(returned), MergeRefusal::Output { .. }));
     let pairs = "bias0 = MatMul (x, back)\n bias = Unsqueeze (bias0, second)";
     let pairs = format!("back = Transpose <perm = [0, 2, 1]> (x)\n {pairs}");
     assert!(matches!(refusal(encoder("", true, true, &pairs, MEAN)), MergeRefusal::Pairwise { .. }));

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::region::{Region, Site};
+use super::region::{Region, Restored, Site};
 use crate::{
     graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
     onnx::{int_attribute, ints_attribute, proto::NodeProto, tensor::from_tensor},
@@ -49,6 +49,12 @@ pub(super) fn patch(
         merging.site(*site, *rate);
     }
     let first = sites.first()?;
+    for output in &region.outputs {
+        merging.restore_output(output)?;
+    }
+    for operand in &region.restored {
+        merging.restore(operand)?;
+    }
     for pool in &region.pools {
         merging.weigh(pool.at, pool.kind, pool.rank, pool.skip, pool.stage)?;
     }
@@ -80,6 +86,8 @@ struct Stage {
     sizes: String,
     /// Which of the positions before the site stay, in order `[batch, positions, 1]`.
     stay: String,
+    /// For each position before the first site, by which of these it is represented `[batch, positions, 1]`; where that is asked for.
+    owners: Option<String>,
 }
 
 struct Merging<'a> {
@@ -192,6 +200,8 @@ impl Merging<'_> {
         let x = graph.value(site.value).name.clone();
         let real = self.padding.and_then(|mask| self.picked_at(mask, 1, self.stages.len()));
         let before = self.stages.last().map(|stage| (stage.sizes.clone(), stage.all.clone()));
+        let owned = self.stages.last().and_then(|stage| stage.owners.clone());
+        let restores = self.region.restores();
         let n = &mut Nodes { edit: &mut self.edit, at };
         let (p, zero, one, two) = (n.ints(&[protected]), n.ints(&[0]), n.ints(&[1]), n.ints(&[2]));
         // Numbers of positions.
@@ -259,8 +269,8 @@ impl Merging<'_> {
         let across = n.transpose(&unit_b, &[0, 2, 1]);
         let pairs = n.op("MatMul", &[&unit_a, &across]);
         let single = n.op("Min", &[&r, &one]);
-        let into = n.largest(&pairs, &single);
-        let into = n.transpose(&into, &[0, 2, 1]);
+        let nearest = n.largest(&pairs, &single);
+        let into = n.transpose(&nearest, &[0, 2, 1]);
         let slots = n.range(&r);
         let slots = n.op("Unsqueeze", &[&slots, &one]);
         let goes = n.op("Equal", &[&into, &slots]);
@@ -284,13 +294,71 @@ impl Merging<'_> {
             let head = if protected == 0 { String::new() } else { n.first_places(&x, protected) };
             join(n, [&head, &rest, &b])
         };
+        let owners = restores.then(|| {
+            let sorted =
+                Sorted { order: &order, into: &nearest, first: &p, free: &free, merged: &merged, pairs: &r };
+            let own = n.owners(&sorted);
+            let head = if protected == 0 { String::new() } else { n.first_places(&x, protected) };
+            let parts: Vec<&str> =
+                [head.as_str(), &own].into_iter().skip(usize::from(protected == 0)).collect();
+            let own = n.with("Concat", &parts, &[("axis", 1)]);
+            owned.map_or(own.clone(), |owned| n.gather(&own, &owned))
+        });
         let count = n.op("Sub", &[&count, &r]);
-        self.stages.push(Stage { at, count, all, sizes, stay: places });
+        self.stages.push(Stage { at, count, all, sizes, stay: places, owners });
         for at in graph.uses(site.value) {
             if !self.region.shapes.iter().any(|(id, ..)| *id == at.node) {
                 self.edit.patch.rewire(*at, x_new.clone());
             }
         }
+    }
+
+    /// Which entries of axis 1 the positions before the first site are represented by, those left out at the beginning not counted.
+    fn owners(&mut self, at: NodeId, stage: usize, skip: usize) -> Option<String> {
+        let owners = self.stages.get(stage - 1)?.owners.clone()?;
+        if skip == 0 {
+            return Some(owners);
+        }
+        let n = &mut Nodes { edit: &mut self.edit, at };
+        let (skip, end) = (n.ints(&[skip as i64]), n.ints(&[i64::MAX]));
+        let owners = n.slice(&owners, &skip, &end, 1);
+        Some(n.op("Sub", &[&owners, &skip]))
+    }
+
+    /// Gives an operand all positions again: each has what it is represented by.
+    fn restore(&mut self, Restored { at, axis, skip, stage }: &Restored<Use>) -> Option<()> {
+        let graph = self.edit.graph;
+        let value = graph.node(at.node).input(at.slot)?;
+        let rank = self.edit.facts.get(value)?.shape.len() as i64;
+        let name = self.edit.patch.rewired(*at).unwrap_or(&graph.value(value).name).to_owned();
+        let owners = self.owners(at.node, *stage, *skip)?;
+        let n = &mut Nodes { edit: &mut self.edit, at: at.node };
+        let restored = n.along(&name, *axis, rank, |n, x| n.gather(x, &owners));
+        self.edit.patch.rewire(*at, restored);
+        Some(())
+    }
+
+    /// Gives an output all positions again. Nodes that read it go on with those that there are.
+    fn restore_output(&mut self, Restored { at, skip, stage, .. }: &Restored<ValueId>) -> Option<()> {
+        let graph = self.edit.graph;
+        let (producer, name) = (graph.producer(*at)?, graph.value(*at).name.clone());
+        let owners = self.owners(producer, *stage, *skip)?;
+        let merged = self.edit.patch.fresh(graph, "merged");
+        let node = NodeProto {
+            name: Some(self.edit.patch.fresh(graph, "restored")),
+            op_type: Some("GatherND".to_owned()),
+            input: vec![merged.clone(), owners],
+            output: vec![name],
+            attribute: vec![int_attribute("batch_dims", 1)],
+            ..Default::default()
+        };
+        self.edit.patch.insert_after(producer, node, merged.clone());
+        for at in graph.uses(*at) {
+            if self.edit.patch.rewired(*at).is_none() {
+                self.edit.patch.rewire(*at, merged.clone());
+            }
+        }
+        Some(())
     }
 
     /// Lets attention count a position as often as it stands for.
@@ -359,18 +427,79 @@ impl Merging<'_> {
             let producer = graph.producer(value).map_or(0, |id| id.index() as u32 + 1);
             let (place, stay) = (NodeId(producer.max(at.index() as u32)), stay.clone());
             let n = &mut Nodes { edit: &mut self.edit, at: place };
-            let mut perm: Vec<i64> = (0..rank).collect();
-            perm.swap(1, axis);
-            let moved = if axis == 1 { name } else { n.transpose(&name, &perm) };
-            let picked = n.gather(&moved, &stay);
-            name = if axis == 1 { picked } else { n.transpose(&picked, &perm) };
+            name = n.along(&name, axis, rank, |n, x| n.gather(x, &stay));
             self.picked.insert((value, axis, stage), name.clone());
         }
         Some(name)
     }
 }
 
+/// Positions in the order of their likeness, and what becomes of them.
+struct Sorted<'n> {
+    /// Their places, those that are left alone not counted `[batch, free, 1]`.
+    order: &'n str,
+    /// Of each pair, which one it goes into `[batch, pairs, 1]`, or `[batch, 0, 0]`.
+    into: &'n str,
+    /// How many are left alone, how many are not, how many of these are in pairs, and how many pairs there are.
+    first: &'n str,
+    free: &'n str,
+    merged: &'n str,
+    pairs: &'n str,
+}
+
 impl Nodes<'_, '_> {
+    /// Does something to a value along axis 1, to which another is moved, and back.
+    fn along(
+        &mut self,
+        x: &str,
+        axis: usize,
+        rank: i64,
+        work: impl FnOnce(&mut Self, &str) -> String,
+    ) -> String {
+        if axis == 1 {
+            return work(self, x);
+        }
+        let mut perm: Vec<i64> = (0..rank).collect();
+        perm.swap(1, axis);
+        let moved = self.transpose(x, &perm);
+        let done = work(self, &moved);
+        self.transpose(&done, &perm)
+    }
+
+    /// By which position each is represented of those that are not left alone `[batch, free, 1]`: by itself, or by what it was merged
+    /// into.
+    fn owners(&mut self, Sorted { order, into, first, free, merged, pairs }: &Sorted<'_>) -> String {
+        let (zero, one, last) = (self.ints(&[0]), self.ints(&[1]), self.ints(&[-1]));
+        let number = self.edit.constant("number", &Tensor::int(0));
+        // First those that are alone, then pairs.
+        let rest = self.op("Sub", &[free, merged]);
+        let pairs_from = self.op("Add", &[&rest, first]);
+        let column = self.ints(&[0, 0, 1]);
+        let into = self.op("Reshape", &[into, &column]);
+        let by_a = self.op("Add", &[&into, &pairs_from]);
+        let places = self.range(pairs);
+        let places = self.op("Unsqueeze", &[&places, &one]);
+        let same = self.op("Mul", &[&into, &number]);
+        let by_b = self.op("Add", &[&same, &places]);
+        let by_b = self.op("Add", &[&by_b, &pairs_from]);
+        let both = self.with("Concat", &[&by_a, &by_b], &[("axis", -1)]);
+        let shape = self.with("Concat", &[&zero, merged, &one], &[("axis", 0)]);
+        let of_pairs = self.op("Reshape", &[&both, &shape]);
+        let alone = self.slice(order, merged, free, 1);
+        let same = self.op("Mul", &[&alone, &number]);
+        let places = self.range(&rest);
+        let places = self.op("Unsqueeze", &[&places, &one]);
+        let of_rest = self.op("Add", &[&same, &places]);
+        let of_rest = self.op("Add", &[&of_rest, first]);
+        let sorted = self.with("Concat", &[&of_pairs, &of_rest], &[("axis", 1)]);
+        // From the order of likeness back to their own.
+        let places = self.op("Squeeze", &[order, &last]);
+        let places = self.op("Neg", &[&places]);
+        let back = self.largest(&places, free);
+        let back = self.op("Unsqueeze", &[&back, &last]);
+        self.gather(&sorted, &back)
+    }
+
     /// Likeness `[batch, n, n]` that lets padding merge first, and with padding alone. `real` `[batch, n]` has ones elsewhere.
     fn padding_first(&mut self, likeness: &str, real: &str) -> String {
         let real = self.with("Cast", &[real], &[("to", i64::from(DType::F32.onnx()))]);

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    graph::{Node, NodeId, Use, ValueId},
+    graph::{Graph, Node, NodeId, Use, ValueId},
     model::ModelView,
     ops::{self, AxisFlow, NodeCx, Operator, Pooling},
     widths::Width,
@@ -23,7 +23,7 @@ pub enum MergeRefusal {
     NoAttention,
     /// The operator set is too old for the operators that merge.
     OperatorSet { version: i64 },
-    /// An output holds something for each position.
+    /// An output holds something for each position, and cannot be given all of them again.
     Output { output: String },
     /// There are too few positions.
     Few,
@@ -44,7 +44,10 @@ impl fmt::Display for MergeRefusal {
             Self::OperatorSet { version } => {
                 write!(f, "merging needs operator set {OLDEST} or newer, and the model has {version}")
             }
-            Self::Output { output } => write!(f, "the output `{output}` holds something for each position"),
+            Self::Output { output } => write!(
+                f,
+                "the output `{output}` holds something for each pair of positions, or in a form that cannot be restored"
+            ),
             Self::Few => f.write_str("there are too few of them"),
             Self::Mixed { node, op } => write!(f, "{node} ({op}) goes by where positions are"),
             Self::Positional { node, op } => {
@@ -87,6 +90,17 @@ pub(super) struct Pool {
     pub stage: usize,
 }
 
+/// Where all positions are needed again, behind the last site: by an operand, or by those who get an output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restored<T> {
+    pub at: T,
+    /// The axis of positions.
+    pub axis: usize,
+    /// Positions at the beginning that are left out.
+    pub skip: usize,
+    pub stage: usize,
+}
+
 /// What is behind the first of some sites. A stage is the number of sites that came before.
 #[derive(Debug, Default)]
 pub(super) struct Region {
@@ -98,8 +112,41 @@ pub(super) struct Region {
     pub extents: Vec<(Use, usize, usize)>,
     /// Nodes that read extents, and of which value with positions along which axis.
     pub shapes: Vec<(NodeId, ValueId, usize)>,
+    /// Operands of nodes that go by where positions are.
+    pub restored: Vec<Restored<Use>>,
+    /// Outputs that hold something for each position.
+    pub outputs: Vec<Restored<ValueId>>,
     /// Positions at the beginning that are read by their place.
     pub protected: usize,
+}
+
+/// How much a region held at some time.
+struct Mark {
+    lengths: [usize; 5],
+    protected: usize,
+}
+
+impl Region {
+    /// Whether all positions are needed again somewhere.
+    pub fn restores(&self) -> bool {
+        !(self.restored.is_empty() && self.outputs.is_empty())
+    }
+
+    fn mark(&self) -> Mark {
+        let Self { scores, crossings, pools, extents, shapes, protected, .. } = self;
+        let lengths = [scores.len(), crossings.len(), pools.len(), extents.len(), shapes.len()];
+        Mark { lengths, protected: *protected }
+    }
+
+    /// Forgets what was added since.
+    fn reset(&mut self, Mark { lengths: [scores, crossings, pools, extents, shapes], protected }: Mark) {
+        self.scores.truncate(scores);
+        self.crossings.truncate(crossings);
+        self.pools.truncate(pools);
+        self.extents.truncate(extents);
+        self.shapes.truncate(shapes);
+        self.protected = protected;
+    }
 }
 
 /// The axes of a value that positions lie along.
@@ -182,38 +229,118 @@ impl Region {
     /// What is behind the first of `sites`.
     pub fn of(view: ModelView<'_>, sites: &[Site]) -> Result<Self, MergeRefusal> {
         let Some(first) = sites.first() else { return Err(MergeRefusal::NoAttention) };
-        let dynamic = view.graph.dynamic();
-        let mut walk = Walk { view, sites, region: Self::default(), carried: BTreeMap::new(), dynamic };
+        let mut walk = Walk {
+            view,
+            sites,
+            leading: leading(view.graph, sites),
+            region: Self::default(),
+            carried: BTreeMap::new(),
+            whole: BTreeSet::new(),
+            dynamic: view.graph.dynamic(),
+        };
         let start = Carried { axes: BTreeSet::from([1]), normalised: BTreeSet::new(), skip: 0, stage: 1 };
         walk.keep(first.value, start)?;
         for (id, node) in view.graph.nodes().filter(|(id, _)| *id > first.node) {
-            walk.visit(id, node)?;
+            walk.follow(id, node)?;
         }
         Ok(walk.region)
     }
 }
 
+/// The nodes that a site depends on.
+fn leading(graph: &Graph, sites: &[Site]) -> BTreeSet<NodeId> {
+    let mut found = BTreeSet::new();
+    let mut stack: Vec<NodeId> = sites.iter().map(|site| site.node).collect();
+    while let Some(id) = stack.pop() {
+        if found.insert(id) {
+            let node = graph.node(id);
+            let read = node.inputs.iter().flatten().chain(&node.captures);
+            stack.extend(read.filter_map(|value| graph.producer(*value)));
+        }
+    }
+    found
+}
+
 struct Walk<'a> {
     view: ModelView<'a>,
     sites: &'a [Site],
+    /// Nodes that a site depends on: merged positions must get through these.
+    leading: BTreeSet<NodeId>,
     region: Region,
     carried: BTreeMap<ValueId, Carried>,
+    /// Values that are made of all positions again.
+    whole: BTreeSet<ValueId>,
     /// For each value, whether it depends on an input.
     dynamic: Vec<bool>,
+}
+
+/// How all positions are had again of a value that has them along one axis; `None` where it has them along several, or what it
+/// holds are shares of a sum over them.
+fn restored<T>(at: T, carried: &Carried) -> Option<Restored<T>> {
+    let &Carried { skip, stage, .. } = carried;
+    let axis = carried.axes.first().copied().filter(|_| carried.axes.len() == 1)?;
+    (axis > 0 && carried.normalised.is_empty()).then_some(Restored { at, axis, skip, stage })
 }
 
 impl Walk<'_> {
     /// Notes that a value has positions.
     fn keep(&mut self, value: ValueId, carried: Carried) -> Result<(), MergeRefusal> {
         let graph = self.view.graph;
-        if graph.outputs().contains(&value) {
-            return Err(MergeRefusal::Output { output: graph.value(value).name.clone() });
-        }
         if graph.is_captured(value) {
             return Err(MergeRefusal::Output { output: format!("{} of a branch", graph.value(value).name) });
         }
+        if graph.outputs().contains(&value) {
+            let restored = self.output(value, &carried);
+            let refused = || MergeRefusal::Output { output: graph.value(value).name.clone() };
+            self.region.outputs.extend(restored.ok_or_else(refused)?);
+        }
         self.carried.insert(value, carried);
         Ok(())
+    }
+
+    /// How an output gets all positions again: not at all where it comes before positions are merged. `None` where it cannot.
+    fn output(&self, value: ValueId, carried: &Carried) -> Option<Option<Restored<ValueId>>> {
+        let graph = self.view.graph;
+        // What is merged behind a site is not its own value.
+        let site = self.sites.iter().any(|site| site.value == value);
+        let stage = carried.stage - usize::from(site);
+        if stage == 0 {
+            return Some(None);
+        }
+        let first = graph.node(graph.producer(value)?).outputs.first().copied().flatten();
+        let restored = restored(value, &Carried { stage, ..carried.clone() })?;
+        (first == Some(value) && restored.axis == 1).then_some(Some(restored))
+    }
+
+    /// Follows positions through a node. Where they cannot be merged for it, it gets all of them again, if no site depends on it.
+    fn follow(&mut self, id: NodeId, node: &Node) -> Result<(), MergeRefusal> {
+        let mark = self.region.mark();
+        let read = || node.inputs.iter().flatten();
+        let refusal = if read().any(|value| self.whole.contains(value)) {
+            None
+        } else {
+            let Err(refusal) = self.visit(id, node) else { return Ok(()) };
+            Some(refusal)
+        };
+        self.region.reset(mark);
+        let operands = node.inputs.iter().enumerate();
+        let operands = operands
+            .filter_map(|(slot, value)| Some((Use { node: id, slot }, self.carried.get(value.as_ref()?)?)));
+        let again: Option<Vec<_>> = operands.map(|(at, carried)| restored(at, carried)).collect();
+        match (again.filter(|_| !self.leading.contains(&id)), refusal) {
+            (Some(again), _) => {
+                self.region.restored.extend(again);
+                for value in node.outputs.iter().flatten() {
+                    self.carried.remove(value);
+                    self.whole.insert(*value);
+                }
+                Ok(())
+            }
+            (None, Some(refusal)) => Err(refusal),
+            (None, None) => {
+                Err(MergeRefusal::Mixed { node: node.label().to_owned(), op: node.op_type().to_owned() })
+            }
+        }
     }
 
     fn visit(&mut self, id: NodeId, node: &Node) -> Result<(), MergeRefusal> {
