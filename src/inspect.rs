@@ -15,6 +15,7 @@ use crate::{
     model::{SampleInput, Typed},
     onnx,
     plan::{COST_MODELS, Costs, Limits, PerCost},
+    positions::merge::Mergeable,
     report::{Block, Cell, Detail, Document, Holds, PinReason, PinnedAxis, Reportable, Section, Table},
     runtime::{self, RuntimeOptions},
     typing::{self, Dimension, Granularity, Kind},
@@ -95,6 +96,8 @@ pub struct Inspection {
     pub costs: PerCost<Reach>,
     /// What can be pruned, in the order of the network.
     pub prunable: Vec<Prunable>,
+    /// Where positions can be merged, or why they cannot.
+    pub tokens: Mergeable,
     /// What cannot be pruned, with every reason.
     pub pinned: Vec<PinnedAxis>,
     /// Operators that pin all they touch, for want of a rule.
@@ -126,6 +129,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
         synthetic: typed.is_synthetic(),
         costs: dense.zip(&least, |&total, &minimum| Reach { total, minimum }),
         prunable: prunable(&costs, &typed.dimensions.prunable, &options.limits),
+        tokens: Mergeable::of(typed.view()),
         pinned: typed.dimensions.pinned.iter().map(Into::into).collect(),
         unsupported: unsupported(typing::unsupported(&typed.graph)),
     })
@@ -184,6 +188,7 @@ impl Reportable for Inspection {
                 },
             ),
             brief("totals", Block::Table(self.totals())),
+            brief("tokens", Block::paragraph(self.tokens())),
         ];
         if !self.pinned.is_empty() {
             sections.push(brief("not prunable", Block::Table(self.not_prunable())));
@@ -240,6 +245,22 @@ impl Inspection {
             totals.push([cost.name().into(), (*total).into(), (*minimum).into(), share.into()]);
         }
         totals
+    }
+
+    fn tokens(&self) -> String {
+        match &self.tokens {
+            Mergeable::Behind { places, positions, protected } => {
+                let alone = match protected {
+                    0 => String::new(),
+                    count => format!("; the first {count} are left alone"),
+                };
+                format!(
+                    "tokens: {positions} positions, which can be merged behind {} layers{alone}",
+                    places.len()
+                )
+            }
+            Mergeable::Not { because } => format!("tokens: positions cannot be merged: {because}"),
+        }
     }
 
     fn not_prunable(&self) -> Table {

@@ -52,6 +52,9 @@ impl Report {
             table.push([d.name.clone().into(), d.kind.to_string().into(), d.kept.into(), d.size.into()]);
             points.push((place as f64, d.kept as f64 / d.size.max(1) as f64));
         }
+        for (place, left, positions) in self.merging.iter().flat_map(Merging::left) {
+            table.push([place.into(), "token".into(), left.into(), positions.into()]);
+        }
         let series = Series {
             name: "what stays of each layer".to_owned(),
             x: "place in the network".to_owned(),

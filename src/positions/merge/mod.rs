@@ -50,6 +50,51 @@ pub struct Merging {
     pub protected: usize,
 }
 
+impl Merging {
+    /// Each place, how many positions are left behind it, and how many there were before the first.
+    pub fn left(&self) -> impl Iterator<Item = (String, usize, usize)> {
+        let left = self.pairs.iter().scan(self.positions, |left, pairs| {
+            *left = left.saturating_sub(*pairs);
+            Some(*left)
+        });
+        self.places.iter().cloned().zip(left).map(|(place, left)| (place, left, self.positions))
+    }
+}
+
+/// Where positions can be merged, or why they cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Mergeable {
+    /// Behind these values.
+    Behind {
+        /// Their names, in the order of the network.
+        places: Vec<String>,
+        /// Positions of a sample before the first.
+        positions: usize,
+        /// Positions at the beginning that are left alone, as they are read by their place.
+        protected: usize,
+    },
+    /// Nowhere.
+    Not {
+        /// Why, as a sentence.
+        because: String,
+    },
+}
+
+impl Mergeable {
+    /// Of a typed model.
+    pub fn of(view: ModelView<'_>) -> Self {
+        match Plan::of(view) {
+            Ok(plan) if plan.most() > 0 => {
+                let Merging { places, positions, protected, .. } = plan.report(view, 0);
+                Self::Behind { places, positions, protected }
+            }
+            Ok(_) => Self::Not { because: MergeRefusal::Few.to_string() },
+            Err(reason) => Self::Not { because: reason.to_string() },
+        }
+    }
+}
+
 /// A model with merged positions, what it costs, and what was done.
 pub(crate) struct Merged {
     pub model: ModelProto,
