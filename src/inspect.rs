@@ -129,7 +129,7 @@ pub fn inspect(options: &Options) -> Result<Inspection, Error> {
         synthetic: typed.is_synthetic(),
         costs: dense.zip(&least, |&total, &minimum| Reach { total, minimum }),
         prunable: prunable(&costs, &typed.dimensions.prunable, &options.limits),
-        tokens: Mergeable::of(typed.view()),
+        tokens: Mergeable::of(&*engine, typed.view()),
         pinned: typed.dimensions.pinned.iter().map(Into::into).collect(),
         unsupported: unsupported(typing::unsupported(&typed.graph)),
     })

@@ -121,8 +121,8 @@ fn assert_same(engine: &dyn Engine, model: &ModelProto, merged: &ModelProto, fee
 }
 
 /// The model with so many of the positions that were observed merged behind its first layer, and none behind its second.
-fn merged(subject: &Subject, pairs: usize) -> ModelProto {
-    let plan = Plan::of(subject.view(2)).unwrap();
+fn merged(engine: &dyn Engine, subject: &Subject, pairs: usize) -> ModelProto {
+    let plan = Plan::of(engine, subject.view(2)).unwrap();
     assert_eq!(plan.places(), 2);
     plan.with_pairs(subject.view(2), &[pairs, 0]).unwrap()
 }
@@ -139,7 +139,7 @@ fn equal_positions_are_merged_without_loss() {
         let subject = subject(&*engine, model.clone());
         // A third of the positions is merged into others.
         let observed = observed(&subject);
-        let merged = merged(&subject, observed / 3);
+        let merged = merged(&*engine, &subject, observed / 3);
         // Of nine positions then three: of each sample, the equal ones.
         let x = rows([&[1, 2, 1, 3, 2, 4, 5, 6, 3], &[7, 7, 1, 2, 3, 8, 3, 8, 5]]);
         assert_same(&*engine, &model, &merged, &[("x".to_owned(), x)]);
@@ -151,7 +151,7 @@ fn sizes_add_up_where_several_go_to_one() {
     let engine = engine(RuntimeChoice::Auto);
     let model = encoder("", false, false, "", MEAN);
     let subject = subject(&*engine, model.clone());
-    let plan = Plan::of(subject.view(2)).unwrap();
+    let plan = Plan::of(&*engine, subject.view(2)).unwrap();
     let third = observed(&subject) / 4;
     let merged = plan.with_pairs(subject.view(2), &[third, third]).unwrap();
     let x = rows([&[1, 1, 1, 1, 2, 2, 2, 2], &[3, 4, 3, 4, 4, 3, 4, 3]]);
@@ -166,7 +166,7 @@ fn positions_that_are_read_by_their_place_are_left_alone() {
         m = ReduceMean <keepdims = 0> (others, second)\n d = Add (c, m)\n y = MatMul (d, out)";
     let model = encoder("", false, true, "", head);
     let subject = subject(&*engine, model.clone());
-    let merged = merged(&subject, (observed(&subject) - 1) / 3);
+    let merged = merged(&*engine, &subject, (observed(&subject) - 1) / 3);
     // The first is like another, and stays.
     let x = rows([&[1, 1, 2, 2, 3, 3, 4], &[5, 6, 5, 6, 7, 8, 8]]);
     assert_same(&*engine, &model, &merged, &[("x".to_owned(), x)]);
@@ -175,23 +175,30 @@ fn positions_that_are_read_by_their_place_are_left_alone() {
 #[test]
 fn padding_is_merged_with_padding_alone() {
     let engine = engine(RuntimeChoice::Auto);
-    let before =
+    let row =
         "wide = Unsqueeze (attention_mask, middle)\n real = Cast <to = 1> (wide)\n none = Sub (unit, real)
-        far = Mul (none, big)\n bias = Neg (far)";
-    let head =
+        far = Mul (none, big)";
+    // For each that is attended to, or spread over pairs.
+    let spread =
+        "square = Concat <axis = 0> (n0, second, t0, t0)\n low = Neg (far)\n bias = Expand (low, square)";
+    for before in [format!("{row}\n bias = Neg (far)"), format!("{row}\n {spread}")] {
+        let head =
         "cells = Unsqueeze (attention_mask, third)\n real2 = Cast <to = 1> (cells)\n kept = Mul (x2, real2)
         sum = ReduceSum <keepdims = 0> (kept, second)\n count = ReduceSum <keepdims = 0> (real2, second)
         c = Div (sum, count)\n y = MatMul (c, out)";
-    let model = encoder(", int64[N, T] attention_mask", true, true, before, head);
-    let subject = subject(&*engine, model.clone());
-    let merged = merged(&subject, observed(&subject) / 3);
-    // The second has three positions of padding, which are like real ones, and a pair of equal ones.
-    let x = rows([&[1, 2, 1, 3, 2, 3], &[7, 8, 8, 7, 9, 7]]);
-    let mask = Tensor::I64(
-        ndarray::Array2::from_shape_vec((2, 6), vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]).unwrap().into_dyn(),
-    );
-    let feed = [("x".to_owned(), x), ("attention_mask".to_owned(), mask)];
-    assert_same(&*engine, &model, &merged, &feed);
+        let model = encoder(", int64[N, T] attention_mask", true, true, &before, head);
+        let subject = subject(&*engine, model.clone());
+        let merged = merged(&*engine, &subject, observed(&subject) / 3);
+        // The second has three positions of padding, which are like real ones, and a pair of equal ones.
+        let x = rows([&[1, 2, 1, 3, 2, 3], &[7, 8, 8, 7, 9, 7]]);
+        let mask = Tensor::I64(
+            ndarray::Array2::from_shape_vec((2, 6), vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0])
+                .unwrap()
+                .into_dyn(),
+        );
+        let feed = [("x".to_owned(), x), ("attention_mask".to_owned(), mask)];
+        assert_same(&*engine, &model, &merged, &feed);
+    }
 }
 
 #[test]
@@ -202,7 +209,7 @@ fn outputs_have_all_positions_again() {
     for outputs in ["float[N, T, 5] y, float[N, 5] z", "float[N, T, 8] x1, float[N, T, 5] y, float[N, 5] z"] {
         let model = encoder_to(outputs, "", false, true, "", head);
         let subject = subject(&*engine, model.clone());
-        let plan = Plan::of(subject.view(2)).unwrap();
+        let plan = Plan::of(&*engine, subject.view(2)).unwrap();
         let quarter = observed(&subject) / 4;
         let x = rows([&[1, 2, 1, 3, 2, 3, 1, 2], &[3, 4, 3, 4, 4, 3, 4, 3]]);
         let feed = [("x".to_owned(), x)];
@@ -229,7 +236,7 @@ fn a_window_behind_the_layers_slides_over_all_positions() {
     for (outputs, head) in [("float[N, 5, T] y", head), ("float[N, 5] z, float[N, 5, U] y", others)] {
         let model = encoder_to(outputs, "", false, true, "", head);
         let subject = subject(&*engine, model.clone());
-        let plan = Plan::of(subject.view(2)).unwrap();
+        let plan = Plan::of(&*engine, subject.view(2)).unwrap();
         let quarter = observed(&subject) / 4;
         let merged = plan.with_pairs(subject.view(2), &[quarter, quarter]).unwrap();
         assert_same(&*engine, &model, &merged, &[("x".to_owned(), x.clone())]);
@@ -239,7 +246,7 @@ fn a_window_behind_the_layers_slides_over_all_positions() {
 #[test]
 fn what_goes_by_places_is_refused() {
     let engine = engine(RuntimeChoice::Auto);
-    let refusal = |model| Plan::of(subject(&*engine, model).view(2)).unwrap_err();
+    let refusal = |model| Plan::of(&*engine, subject(&*engine, model).view(2)).unwrap_err();
     let returned = "y = MatMul (p2, vh2)";
     let returned = encoder_to("float[N, 2, T, T] p2, float[N, 2, T, 4] y", "", false, true, "", returned);
     assert!(matches!(refusal(returned), MergeRefusal::Output { .. }));

@@ -373,7 +373,7 @@ fn leave_out_unread(
 
 /// What merging positions can be relied on to leave of the FLOPs, or why they cannot be merged.
 fn reach_of_merging(engine: &dyn Engine, typed: &Typed) -> Result<Result<f64, MergeRefusal>, Error> {
-    let plan = match merge::Plan::of(typed.view()) {
+    let plan = match merge::Plan::of(engine, typed.view()) {
         Ok(plan) => plan,
         Err(reason) => return Ok(Err(reason)),
     };

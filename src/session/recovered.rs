@@ -267,7 +267,8 @@ impl Desk<'_> {
         let pruner = scored.pruner;
         let typed = pruner.typed.clone().replaced(&*pruner.engine, model.clone(), &pruner.clock)?;
         let refused = |reason| GateError::Merge { reason };
-        let plan = merge::Plan::of(typed.view()).map_err(|reason| refused(reason.to_string()))?;
+        let plan =
+            merge::Plan::of(&*pruner.engine, typed.view()).map_err(|reason| refused(reason.to_string()))?;
         let flops = bounds.at_most(Flops.id()).unwrap_or(u64::MAX);
         let file_bytes = |model: &ModelProto| file_bytes(scored, budgets, model);
         let merged =

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::region::{Region, Restored, Site};
+use super::region::{Pairwise, Region, Restored, Site};
 use crate::{
     graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
     onnx::{int_attribute, ints_attribute, proto::NodeProto, tensor::from_tensor},
@@ -43,6 +43,7 @@ pub(super) fn patch(
         dtype,
         padding,
         picked: BTreeMap::new(),
+        rows: BTreeMap::new(),
         stages: Vec::new(),
     };
     for (site, rate) in sites.iter().zip(rates) {
@@ -63,6 +64,9 @@ pub(super) fn patch(
     }
     for crossing in &region.crossings {
         merging.pick(crossing.at, crossing.axis, crossing.stage)?;
+    }
+    for pairwise in &region.pairwise {
+        merging.pick_columns(pairwise)?;
     }
     for (at, place, stage) in &region.extents {
         let extent = Extent::Computed(merging.stages.get(stage - 1)?.count.clone());
@@ -98,6 +102,8 @@ struct Merging<'a> {
     padding: Option<ValueId>,
     /// What values are called of which the positions of a stage were picked.
     picked: BTreeMap<(ValueId, usize, usize), String>,
+    /// What one position has of values that are the same for all that attend.
+    rows: BTreeMap<ValueId, String>,
     stages: Vec<Stage>,
 }
 
@@ -412,11 +418,35 @@ impl Merging<'_> {
         Some(())
     }
 
+    /// Gives all pairs of positions what those have that are attended to: it is the same for all that attend, of which one will do.
+    fn pick_columns(&mut self, Pairwise { at, value, rows, columns, stage }: &Pairwise) -> Option<()> {
+        let graph = self.edit.graph;
+        let one = match self.rows.get(value) {
+            Some(one) => one.clone(),
+            None => {
+                let place = NodeId(graph.producer(*value).map_or(0, |id| id.index() as u32 + 1));
+                let n = &mut Nodes { edit: &mut self.edit, at: place };
+                let (first, axis) = (n.ints(&[0]), *rows as i64);
+                let one = n.with("Gather", &[&graph.value(*value).name, &first], &[("axis", axis)]);
+                self.rows.insert(*value, one.clone());
+                one
+            }
+        };
+        let name = self.picked_of(one, *value, *columns, *stage)?;
+        self.edit.patch.rewire(*at, name);
+        Some(())
+    }
+
     /// A value of which the positions of a stage were picked.
     fn picked_at(&mut self, value: ValueId, axis: usize, stage: usize) -> Option<String> {
+        let name = self.edit.graph.value(value).name.clone();
+        self.picked_of(name, value, axis, stage)
+    }
+
+    /// The same of what is made of a value, under a name.
+    fn picked_of(&mut self, mut name: String, value: ValueId, axis: usize, stage: usize) -> Option<String> {
         let graph = self.edit.graph;
         let rank = self.edit.facts.get(value)?.shape.len() as i64;
-        let mut name = graph.value(value).name.clone();
         for stage in 0..stage {
             if let Some(picked) = self.picked.get(&(value, axis, stage)) {
                 name.clone_from(picked);

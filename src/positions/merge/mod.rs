@@ -1,6 +1,7 @@
 //! Positions that say the same are merged, layer by layer, by operators that are part of the model.
 
 mod edit;
+mod pairwise;
 mod region;
 
 use serde::{Deserialize, Serialize};
@@ -83,8 +84,8 @@ pub enum Mergeable {
 
 impl Mergeable {
     /// Of a typed model.
-    pub fn of(view: ModelView<'_>) -> Self {
-        match Plan::of(view) {
+    pub fn of(engine: &dyn Engine, view: ModelView<'_>) -> Self {
+        match Plan::of(engine, view) {
             Ok(plan) if plan.most() > 0 => {
                 let Merging { places, positions, protected, .. } = plan.report(view, 0);
                 Self::Behind { places, positions, protected }
@@ -112,16 +113,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Of a typed model.
+    /// Of a typed model. What pairs of positions are given is looked at on its samples.
     ///
     /// # Errors
     /// Why its positions cannot be merged.
-    pub fn of(view: ModelView<'_>) -> Result<Self, MergeRefusal> {
+    pub fn of(engine: &dyn Engine, view: ModelView<'_>) -> Result<Self, MergeRefusal> {
         let all = sites(view)?;
         // Behind the last attention nothing is left that many positions would be dear for, but its own layer.
         let count = all.len().min(SITES);
         let sites: Vec<Site> = (0..count).filter_map(|i| all.get(i * all.len() / count).copied()).collect();
         let region = Region::of(view, &sites)?;
+        pairwise::check(engine, view, &region.pairwise)?;
         let positions = |site: &Site| view.facts.get(site.value)?.shape.get(1).copied();
         let positions = sites.first().and_then(positions).unwrap_or_default();
         Ok(Self { free: positions.saturating_sub(region.protected), sites, region })

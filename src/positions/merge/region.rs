@@ -79,6 +79,18 @@ pub(super) struct Crossing {
     pub stage: usize,
 }
 
+/// Something that each pair of positions is given from elsewhere, such as a mask of padding. It must not depend on who attends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pairwise {
+    pub at: Use,
+    pub value: ValueId,
+    /// Its axis of those that attend.
+    pub rows: usize,
+    /// Its axis of those that are attended to.
+    pub columns: usize,
+    pub stage: usize,
+}
+
 /// A mean or sum over positions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pool {
@@ -107,6 +119,7 @@ pub(super) struct Region {
     /// Attention scores, before their softmax.
     pub scores: Vec<(Use, usize)>,
     pub crossings: Vec<Crossing>,
+    pub pairwise: Vec<Pairwise>,
     pub pools: Vec<Pool>,
     /// Operands and places that say how many positions there are.
     pub extents: Vec<(Use, usize, usize)>,
@@ -122,7 +135,7 @@ pub(super) struct Region {
 
 /// How much a region held at some time.
 struct Mark {
-    lengths: [usize; 5],
+    lengths: [usize; 6],
     protected: usize,
 }
 
@@ -133,15 +146,20 @@ impl Region {
     }
 
     fn mark(&self) -> Mark {
-        let Self { scores, crossings, pools, extents, shapes, protected, .. } = self;
-        let lengths = [scores.len(), crossings.len(), pools.len(), extents.len(), shapes.len()];
+        let Self { scores, crossings, pairwise, pools, extents, shapes, protected, .. } = self;
+        let lengths =
+            [scores.len(), crossings.len(), pairwise.len(), pools.len(), extents.len(), shapes.len()];
         Mark { lengths, protected: *protected }
     }
 
     /// Forgets what was added since.
-    fn reset(&mut self, Mark { lengths: [scores, crossings, pools, extents, shapes], protected }: Mark) {
+    fn reset(
+        &mut self,
+        Mark { lengths: [scores, crossings, pairwise, pools, extents, shapes], protected }: Mark,
+    ) {
         self.scores.truncate(scores);
         self.crossings.truncate(crossings);
+        self.pairwise.truncate(pairwise);
         self.pools.truncate(pools);
         self.extents.truncate(extents);
         self.shapes.truncate(shapes);
@@ -482,23 +500,30 @@ impl Walk<'_> {
         let (op, node) = (cx.op_type().to_owned(), cx.label().to_owned());
         for slot in (0..cx.input_count()).filter(|slot| cx.has(*slot)) {
             let own = operands.iter().find(|(at, _)| at.slot == slot).map(|(_, carried)| &carried.axes);
-            let mut foreign = Vec::new();
+            let mut foreign: Vec<(usize, usize)> = Vec::new();
             for axis in &result.axes {
                 match flow(slot, *axis) {
                     None => return Err(MergeRefusal::Mixed { node, op }),
                     Some(AxisFlow::Along(along)) if own.is_none_or(|own| !own.contains(&along)) => {
-                        foreign.push(along);
+                        foreign.push((*axis, along));
                     }
                     Some(_) => {}
                 }
             }
-            let Some(axis) = foreign.first().copied() else { continue };
-            if foreign.len() > 1 || own.is_some() {
-                return Err(MergeRefusal::Pairwise { node, op });
-            }
+            let Some((_, axis)) = foreign.first().copied() else { continue };
             let by_sample = cx.shape(slot).is_ok_and(|shape| shape.first() == Some(&self.view.facts.samples));
-            let dynamic = cx.input(slot).is_some_and(|value| self.dynamic[value.index()]);
-            if axis == 0 || !by_sample || !dynamic {
+            let value = cx.input(slot).filter(|value| self.dynamic[value.index()]);
+            let from_samples = value.filter(|_| by_sample && foreign.iter().all(|(_, along)| *along > 0));
+            if foreign.len() > 1 || own.is_some() {
+                let (at, stage) = (Use { slot, ..operands[0].0 }, result.stage);
+                let refused = || MergeRefusal::Pairwise { node: node.clone(), op: op.clone() };
+                let [(_, rows), (last, columns)] = *foreign else { return Err(refused()) };
+                let scores = own.is_none() && cx.result_shape(0).is_ok_and(|shape| last + 1 == shape.len());
+                let value = from_samples.filter(|_| scores).ok_or_else(refused)?;
+                self.region.pairwise.push(Pairwise { at, value, rows, columns, stage });
+                continue;
+            }
+            if from_samples.is_none() {
                 return Err(MergeRefusal::Positional { node, op });
             }
             let at = Use { slot, ..operands[0].0 };
