@@ -52,3 +52,33 @@ pub(crate) const fn folded_bytes(constants: u128) -> u128 {
 pub(crate) const fn stated_bytes(constants: u128) -> u128 {
     (1 << 32) + constants
 }
+
+/// Bytes that the pixels of one image may take once decoded: 89 million pixels in colour. Files of a few bytes can say more.
+pub(crate) const IMAGE_BYTES: u64 = 1 << 28;
+
+/// Columns or rows of an image.
+pub(crate) const IMAGE_SIDE: u32 = 1 << 16;
+
+/// Images that are looked for in a folder. Calibration needs some hundred.
+pub(crate) const IMAGES: usize = 1 << 20;
+
+/// Bytes of pixels, as the model reads them, that are kept so that images are decoded once.
+pub(crate) const KEPT_PIXELS: usize = 1 << 28;
+
+/// Bytes of a configuration of preprocessing, which has some lines.
+pub(crate) const CONFIG_BYTES: u64 = 1 << 20;
+
+/// Bytes of a text that are read for calibration, which needs some hundred sentences.
+pub(crate) const TEXT_BYTES: u64 = 1 << 24;
+
+/// Samples that are read of a text.
+pub(crate) const TEXTS: usize = 1 << 16;
+
+/// Bytes of one sample of text: a book has half of that.
+pub(crate) const TEXT_SAMPLE: usize = 1 << 20;
+
+/// Bytes of the description of a tokenizer. The largest vocabularies take some 40 MiB.
+pub(crate) const TOKENIZER_BYTES: u64 = 1 << 28;
+
+/// Bytes of the description of the tensors in a file of safetensors, as its own library bounds it.
+pub(crate) const SAFETENSORS_HEADER: u64 = 100_000_000;

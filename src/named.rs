@@ -91,6 +91,7 @@ mod tests {
     use super::*;
     use crate::{
         WarningCode,
+        calibration::{ChannelOrder, Filter, Fit, Layout, Preset},
         runtime::{Provider, RuntimeChoice},
         typing::Granularity,
     };
@@ -120,6 +121,11 @@ mod tests {
         agrees::<Granularity>(2);
         agrees::<RuntimeChoice>(3);
         agrees::<Provider>(3);
-        agrees::<WarningCode>(9);
+        agrees::<WarningCode>(10);
+        agrees::<Fit>(3);
+        agrees::<Filter>(4);
+        agrees::<ChannelOrder>(2);
+        agrees::<Layout>(2);
+        agrees::<Preset>(5);
     }
 }

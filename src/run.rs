@@ -92,7 +92,7 @@ impl Options {
     /// All that is read and written.
     fn paths(&self) -> Paths {
         let data = match self.calibration.data(Some(&self.input)) {
-            Some(Origin::File(path) | Origin::TestData(path)) => Some((Role::Calibration, path)),
+            Some(Origin::File(path) | Origin::Folder(path)) => Some((Role::Calibration, path)),
             _ => None,
         };
         let scores = self.scores.iter().map(|saved| (Role::Scores, saved.path.clone()));

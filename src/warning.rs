@@ -29,6 +29,8 @@ pub enum WarningCode {
     RecoveryFailed,
     /// Positions were to be merged and cannot be.
     PositionsNotMerged,
+    /// Nothing said how images are preprocessed, and a guess was made.
+    AssumedPreprocessing,
 }
 
 named!(
@@ -44,6 +46,7 @@ named!(
         (FrozenDimension, "frozen-dimension", "A dimension could not be pruned after all."),
         (RecoveryFailed, "recovery-failed", "Layers could not be refitted."),
         (PositionsNotMerged, "positions-not-merged", "Positions were to be merged and cannot be."),
+        (AssumedPreprocessing, "assumed-preprocessing", "Nothing said how images are preprocessed."),
     ]
 );
 

@@ -159,7 +159,14 @@ fn from(model: &ModelProto, calib: &Path) -> Result<Samples, CalibrationError> {
 
 fn synthetic(model: &ModelProto, shapes: &[(&str, &[usize])], samples: Option<usize>, seed: u64) -> Samples {
     let shapes = shapes.iter().map(|(name, shape)| ((*name).into(), shape.to_vec())).collect();
-    let options = CalibrationOptions { calib: None, shapes, samples, seed, synthetic: Synthetic::Always };
+    let options = CalibrationOptions {
+        calib: None,
+        shapes,
+        samples,
+        seed,
+        synthetic: Synthetic::Always,
+        ..Default::default()
+    };
     load(model, Some(Path::new("absent/m.onnx")), &options).unwrap()
 }
 
@@ -251,7 +258,7 @@ fn test_data_sets_are_joined_in_numeric_order() {
     let samples = from(&image(), dir.path()).unwrap();
     let values = fed(&samples)[0].1.to_f32().unwrap();
     assert_eq!(values.iter().step_by(6).copied().collect::<Vec<_>>(), [9.0, 10.0, 10.0]);
-    assert_eq!(*samples.origin(), Origin::TestData(dir.path().into()));
+    assert_eq!(*samples.origin(), Origin::Folder(dir.path().into()));
 }
 
 #[test]
@@ -344,7 +351,7 @@ fn damaged_files_are_refused() {
     assert!(
         matches!(from(&image(), &path), Err(CalibrationError::ArrayType { found, .. }) if found == "|O8")
     );
-    let path = dir.path().join("c.csv");
+    let path = dir.path().join("c.dat");
     std::fs::write(&path, "1,2").unwrap();
     assert!(matches!(from(&image(), &path), Err(CalibrationError::UnknownFormat { .. })));
 }
@@ -497,7 +504,7 @@ fn data_beside_the_model_are_found() {
     let path = Npz::create(&dir, "m.calib.npz").add("x", counting(2)).finish();
     assert_eq!(origin(), Origin::File(path));
     write_set(&dir.path().join("test_data_set_0"), &[floats("x", &[1, 2, 3])]);
-    assert_eq!(origin(), Origin::TestData(dir.path().into()));
+    assert_eq!(origin(), Origin::Folder(dir.path().into()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use zip::result::ZipError;
 
 use crate::{
-    calibration::{NpyError, Origin},
+    calibration::{NpyError, Origin, PreprocessError},
     onnx::OnnxError,
     tensor::DType,
 };
@@ -61,6 +61,9 @@ pub enum CalibrationError {
     /// The file is no NumPy archive.
     #[error("cannot read `{path}` as a NumPy archive: {problem} ({source})")]
     Npz { path: PathBuf, problem: &'static str, source: ZipError },
+    /// The file is no collection of tensors.
+    #[error("cannot read `{path}` as safetensors: {problem}")]
+    Safetensors { path: PathBuf, problem: String },
     /// An array is damaged.
     #[error("cannot read the array `{array}` of `{path}`: {source}")]
     Array { path: PathBuf, array: String, source: NpyError },
@@ -79,6 +82,39 @@ pub enum CalibrationError {
     /// No `input_I.pb` where they were looked for.
     #[error("the folder `{path}` holds neither test_data_set_N folders nor input_I.pb files")]
     NoTestData { path: PathBuf },
+    /// Nothing can be made of images for this model.
+    #[error(
+        "`{path}` holds images, and {problem}: the model has the inputs {inputs}; give arrays, in a .npz file made by \
+         numpy.savez"
+    )]
+    NotForImages { path: PathBuf, problem: &'static str, inputs: String },
+    /// Images cannot be preprocessed as was said.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// An image is damaged, too large, or of another format.
+    #[error("cannot read the image `{path}`: {source}; remove or replace it")]
+    Image { path: PathBuf, source: image::ImageError },
+    /// A folder with more files than anybody calibrates with.
+    #[error("`{path}` holds more than {most} images: give a folder with fewer")]
+    TooManyImages { path: PathBuf, most: usize },
+    /// Lines that are no samples of text.
+    #[error("cannot read `{path}`: line {line} {problem}")]
+    Text { path: PathBuf, line: u64, problem: String },
+    /// Nothing splits texts into tokens.
+    #[error(
+        "`{path}` holds text, and there is no tokenizer.json beside the model or the text: put the model's tokenizer there, or \
+         name it"
+    )]
+    NoTokenizer { path: PathBuf },
+    /// A tokenizer that cannot be read or used.
+    #[error("cannot use the tokenizer `{path}`: {problem}")]
+    Tokenizer { path: PathBuf, problem: String },
+    /// An input that text does not tell how to fill.
+    #[error(
+        "`{path}` holds text, which does not tell how to fill the model input {input}: {problem}; give arrays, in a .npz file made \
+         by numpy.savez"
+    )]
+    NotForText { path: PathBuf, input: String, problem: &'static str },
     /// The file is no serialized tensor.
     #[error("cannot read `{path}` as a TensorProto: {source}")]
     Protobuf { path: PathBuf, source: prost::DecodeError },
@@ -185,7 +221,7 @@ impl CalibrationError {
                 | Self::LessThanABatch { .. }
         );
         match origin {
-            Origin::File(_) | Origin::TestData(_) | Origin::Synthetic if contents => {
+            Origin::File(_) | Origin::Folder(_) | Origin::Synthetic if contents => {
                 Self::Unsuitable { origin: origin.clone(), problem: Box::new(self) }
             }
             _ => self,

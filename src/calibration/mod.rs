@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod note;
 mod npy;
+mod preprocess;
 mod readers;
 mod roles;
 mod samples;
@@ -17,16 +18,15 @@ mod source;
 mod spec;
 mod survey;
 mod synthetic;
+mod tokens;
 mod warnings;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 pub use error::{CalibrationError, SetTensor};
 pub use note::{Note, Origin};
 pub use npy::NpyError;
+pub use preprocess::{ChannelOrder, Filter, Fit, Layout, Preprocess, PreprocessError, Preprocessing, Preset};
 pub use readers::{accepted, formats};
 pub use roles::{InputRole, input_roles};
 pub use samples::{Input, Samples};
@@ -35,7 +35,7 @@ pub use warnings::Variation;
 
 use crate::onnx::proto::ModelProto;
 use arrays::Arrays;
-use readers::{Opened, test_data};
+use readers::{Opened, Request, test_data};
 use samples::Choice;
 use spec::InputSpecs;
 
@@ -54,18 +54,25 @@ pub enum Synthetic {
 /// What the user says about calibration data.
 #[derive(Clone, Debug, Default)]
 pub struct CalibrationOptions {
-    /// A `.npz` file (arrays by input name), a `.npy` file (for a model with one input), or a folder with
-    /// `test_data_set_N/input_I.pb` or just `input_I.pb`: what [`accepted`] lists. The leading axis counts samples.
+    /// A file or a folder in one of the formats that [`accepted`] lists, such as a `.npz` file (arrays by input name, samples
+    /// along the first axis) or a folder of images.
     pub calib: Option<PathBuf>,
     /// Extents for dynamic axes by input name. The extent of a dynamic batch axis is not
     /// used.
     pub shapes: Vec<(String, Vec<usize>)>,
-    /// How many samples to use; all of a file, or 8 synthetic ones, by default.
+    /// How many samples to use; by default all arrays of a file, 256 images or texts, or 8 synthetic ones.
     pub samples: Option<usize>,
     /// Seed of all random choices.
     pub seed: u64,
     /// When inputs are made up.
     pub synthetic: Synthetic,
+    /// What becomes of images. `None`: what a `preprocessor_config.json` beside the model or the images says, or else, with a
+    /// warning, what most classifiers were trained with.
+    pub preprocess: Option<Preprocessing>,
+    /// The `tokenizer.json` that splits text. `None`: one beside the model or the text.
+    pub tokenizer: Option<PathBuf>,
+    /// The most tokens of a text. `None`: as many as the model is fixed to, or else 128.
+    pub max_length: Option<usize>,
 }
 
 impl CalibrationOptions {
@@ -83,7 +90,7 @@ impl CalibrationOptions {
     pub fn data(&self, model_path: Option<&Path>) -> Option<Origin> {
         match &self.calib {
             _ if self.synthetic == Synthetic::Always => None,
-            Some(path) if path.is_dir() => Some(Origin::TestData(path.clone())),
+            Some(path) if path.is_dir() => Some(Origin::Folder(path.clone())),
             Some(path) => Some(Origin::File(path.clone())),
             None => beside(model_path?),
         }
@@ -114,28 +121,43 @@ pub fn load(
         None => Origin::Synthetic,
     };
     let opened = match &origin {
-        Origin::File(path) | Origin::TestData(path) => readers::open(path, &specs),
+        Origin::File(path) | Origin::Folder(path) => {
+            let beside = model_path.map(folder);
+            readers::open(path, &Request { specs: &specs, beside, options })
+        }
         Origin::Synthetic | Origin::Memory | Origin::Source => made_up(&specs, options),
     };
-    let opened = opened.map_err(|error| error.found_in(&origin))?;
-    let choice = options.samples.filter(|_| origin != Origin::Synthetic);
-    let choice = choice.map(|at_most| Choice { at_most, seed: options.seed });
+    let mut opened = opened.map_err(|error| error.found_in(&origin))?;
+    let at_most = options.samples.or_else(|| enough(&mut opened)).filter(|_| origin != Origin::Synthetic);
+    let choice = at_most.map(|at_most| Choice { at_most, seed: options.seed });
     Samples::assemble(&specs, opened, origin, choice)
 }
 
 fn made_up(specs: &InputSpecs, options: &CalibrationOptions) -> Result<Opened, CalibrationError> {
-    let arrays = Arrays::held(specs, synthetic::draw(specs, options.samples, options.seed)?)?;
-    Ok(Opened { source: Arc::new(arrays), notes: Vec::new() })
+    Ok(Opened::new(Arrays::held(specs, synthetic::draw(specs, options.samples, options.seed)?)?))
+}
+
+/// How many samples do where nobody says how many, if that is fewer than there are; with a note.
+fn enough(opened: &mut Opened) -> Option<usize> {
+    let of = opened.source.len();
+    let used = opened.enough.filter(|used| *used < of)?;
+    opened.notes.push(Note::Enough { used, of });
+    Some(used)
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// The data that lie beside the model.
 fn beside(model_path: &Path) -> Option<Origin> {
-    let folder = match model_path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder(model_path);
     if test_data::sets(folder).is_ok_and(|sets| !sets.is_empty()) {
-        return Some(Origin::TestData(folder.into()));
+        return Some(Origin::Folder(folder.into()));
     }
     let file = calibration_file(model_path);
     file.is_file().then_some(Origin::File(file))

@@ -7,10 +7,10 @@ use crate::tensor::DType;
 /// Where samples come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A `.npz` or `.npy` file.
+    /// A file.
     File(PathBuf),
-    /// A folder in the layout of the ONNX model zoo: `test_data_set_N/input_I.pb`, or one such set.
-    TestData(PathBuf),
+    /// A folder: of images, or in the layout of the ONNX model zoo, `test_data_set_N/input_I.pb`.
+    Folder(PathBuf),
     /// Drawn at random.
     Synthetic,
     /// Arrays of the caller of the library.
@@ -22,7 +22,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) | Self::TestData(path) => path.display().fmt(f),
+            Self::File(path) | Self::Folder(path) => path.display().fmt(f),
             Self::Synthetic => f.write_str("synthetic inputs"),
             Self::Memory => f.write_str("given arrays"),
             Self::Source => f.write_str("given source of samples"),
@@ -38,6 +38,14 @@ pub enum Note {
     Ignored { array: String },
     /// The only array is that of the only input, whatever its name.
     Renamed { array: String, input: String },
+    /// What was made of images.
+    Preprocessed { input: String, how: String, said_by: String },
+    /// What was made of text.
+    Tokenized { tokenizer: PathBuf, length: usize, cut: usize },
+    /// Only the beginning of a text is read.
+    FirstTexts { read: usize },
+    /// Nobody said how many samples to use, and there are more than are needed.
+    Enough { used: usize, of: usize },
     /// There are fewer samples than were asked for.
     Fewer { asked: usize, used: usize },
     /// The array was not of the type of the input.
@@ -56,6 +64,26 @@ impl fmt::Display for Note {
             }
             Self::Renamed { array, input } => {
                 write!(f, "the array `{array}` is taken for the only input of the model, `{input}`")
+            }
+            Self::Preprocessed { input, how, said_by } => {
+                write!(f, "images for input `{input}`: {how} ({said_by})")
+            }
+            Self::Tokenized { tokenizer, length, cut } => {
+                let tokenizer = tokenizer.display();
+                write!(f, "texts were split into tokens by `{tokenizer}` and padded to {length}")?;
+                match cut {
+                    0 => Ok(()),
+                    _ => write!(f, "; {cut} of them are longer and were cut"),
+                }
+            }
+            Self::FirstTexts { read } => {
+                write!(
+                    f,
+                    "only the first {read} texts of the file are read, as calibration needs some hundred"
+                )
+            }
+            Self::Enough { used, of } => {
+                write!(f, "{used} of {of} samples are used, chosen at random: that many are enough")
             }
             Self::Fewer { asked, used } => {
                 write!(f, "{asked} samples were asked for, and there are {used}: all are used")

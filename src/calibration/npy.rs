@@ -110,6 +110,15 @@ impl Rows {
         Ok(Some(Self { start: offset.saturating_add(header.length), row, header }))
     }
 
+    /// Elements of this type in row-major order, from `start` on in a file. `None` if there are no rows.
+    pub fn plain(descriptor: &str, shape: &[usize], start: u64) -> Result<Option<Self>, NpyError> {
+        let shape: Vec<u64> = shape.iter().map(|extent| *extent as u64).collect();
+        let header = Header { length: 0, descriptor: descriptor.to_owned(), fortran: false, shape };
+        let bytes = header.bytes(header.element()?, u64::MAX)?;
+        let rows = header.shape.first().filter(|_| !header.shape.contains(&0));
+        Ok(rows.map(|rows| bytes / rows).map(|row| Self { header, start, row }))
+    }
+
     /// Extent of every axis, none of them zero.
     pub fn shape(&self) -> Vec<usize> {
         self.header.shape.iter().map(|extent| *extent as usize).collect()

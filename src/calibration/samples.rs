@@ -16,6 +16,7 @@ use crate::{
     },
     onnx::proto::ModelProto,
     tensor::{DType, Tensor},
+    warning::Warning,
 };
 
 /// Tensors by the names of inputs.
@@ -71,6 +72,8 @@ pub struct Samples {
     fixed_batch: Option<usize>,
     origin: Origin,
     notes: Vec<Note>,
+    /// What was to be said before any sample was looked at.
+    warnings: Vec<Warning>,
 }
 
 impl Samples {
@@ -84,7 +87,7 @@ impl Samples {
     pub fn new(model: &ModelProto, arrays: Vec<(String, Tensor)>) -> Result<Self, CalibrationError> {
         let specs = InputSpecs::new(model, &[])?;
         let source = Arc::new(Arrays::held(&specs, arrays)?);
-        Self::assemble(&specs, Opened { source, notes: Vec::new() }, Origin::Memory, None)
+        Self::assemble(&specs, Opened::of(source), Origin::Memory, None)
     }
 
     /// Reads all samples of `source` once, a few at a time, and checks them as [`Self::new`] does.
@@ -93,7 +96,7 @@ impl Samples {
     /// When the source fails, and when its samples do not suit the model or are not of one shape.
     pub fn from_source(model: &ModelProto, source: Arc<dyn Source>) -> Result<Self, CalibrationError> {
         let specs = InputSpecs::new(model, &[])?;
-        Self::assemble(&specs, Opened { source, notes: Vec::new() }, Origin::Source, None)
+        Self::assemble(&specs, Opened::of(source), Origin::Source, None)
     }
 
     /// Samples that are chosen first and looked at then: of those that are not used, but the first is ever read.
@@ -115,7 +118,7 @@ impl Samples {
 
     /// What the first sample tells.
     fn open(specs: &InputSpecs, opened: Opened, origin: Origin) -> Result<Self, CalibrationError> {
-        let Opened { source, mut notes } = opened;
+        let Opened { source, mut notes, warnings, .. } = opened;
         let names = source.names();
         check_names(specs, &names, &notes)?;
         if source.len() == 0 {
@@ -135,7 +138,7 @@ impl Samples {
         notes.extend(ignored.map(|array| Note::Ignored { array }));
         let count = if slots.iter().any(|slot| slot.spec.batched) { source.len() } else { 1 };
         let (numbers, fixed_batch) = ((0..count).collect(), specs.fixed_batch);
-        Ok(Self { source, slots, numbers, seen: Vec::new(), fixed_batch, origin, notes })
+        Ok(Self { source, slots, numbers, seen: Vec::new(), fixed_batch, origin, notes, warnings })
     }
 
     /// The inputs of the model, in graph order.
@@ -255,6 +258,11 @@ impl Samples {
             self.notes.push(Note::Remainder { dropped, batch });
         }
         Ok(())
+    }
+
+    /// What was to be said before any sample was looked at.
+    pub(super) fn said(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// What was seen of each sample.

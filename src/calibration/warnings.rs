@@ -21,7 +21,7 @@ impl Samples {
                            calibration samples";
             return vec![Warning::new(WarningCode::SyntheticData, message)];
         }
-        let mut warnings = Vec::new();
+        let mut warnings = self.said().to_vec();
         if self.len() < FEW {
             let n = self.len();
             let samples = if n == 1 { "sample" } else { "samples" };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Options,
-    calibration::{self, CalibrationOptions, Synthetic},
+    calibration::{self, CalibrationOptions, Preprocessing, Synthetic},
     memory::MemoryBudget,
     plan::Limits,
     positions::Reduce,
@@ -129,6 +129,16 @@ pub(super) struct DataFlags {
     // What the readers say of themselves.
     #[arg(long, value_name = "PATH", help = format!("Calibration samples: {}", calibration::accepted()))]
     calib: Option<PathBuf>,
+    /// How images become the model's input: a preset (imagenet, clip, inception, yolo, raw), a preprocessor_config.json, or
+    /// settings such as size=224,fit=crop,mean=0.5/0.5/0.5,std=0.5,scale=1/255,order=rgb; those behind a preset go before it.
+    #[arg(long, value_name = "HOW", value_parser = parse::preprocessing)]
+    preprocess: Option<Preprocessing>,
+    /// The tokenizer.json that splits text [default: the one beside the model or the text].
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The most tokens of a text [default: the model's length, or 128].
+    #[arg(long, value_name = "N", value_parser = parse::count, allow_negative_numbers = true)]
+    max_length: Option<usize>,
     /// Make inputs up. They are good for shapes alone: scores of them mean nothing.
     #[arg(long, conflicts_with = "calib")]
     synthetic: bool,
@@ -159,6 +169,9 @@ impl DataFlags {
             shapes: self.shape.clone(),
             samples: self.samples,
             seed: self.seed.unwrap_or_default(),
+            preprocess: self.preprocess.clone(),
+            tokenizer: self.tokenizer.clone(),
+            max_length: self.max_length,
             synthetic: if self.synthetic { Synthetic::Always } else { Synthetic::Never },
         }
     }

@@ -46,6 +46,9 @@ pub(super) fn of_warning(code: WarningCode) -> Option<&'static str> {
             Some("--calib FILE and --samples N give samples; --probes N draws more probes")
         }
         WarningCode::RecoveryFailed => Some("--recover off does without recovery"),
+        WarningCode::AssumedPreprocessing => Some(
+            "--preprocess imagenet says that it is right; --preprocess size=224,mean=0.5,std=0.5,scale=1/255 says another",
+        ),
         _ => None,
     }
 }
@@ -59,6 +62,11 @@ fn of_calibration(error: &CalibrationError) -> Option<String> {
         CalibrationError::TooLarge { .. } => {
             Some("--samples N asks for fewer samples, --shape NAME=1x3x224x224 for a smaller shape".into())
         }
+        CalibrationError::Preprocess(_) => Some(
+            "--preprocess imagenet,size=224 gives a preset and settings, --preprocess FILE a configuration"
+                .into(),
+        ),
+        CalibrationError::NoTokenizer { .. } => Some("--tokenizer FILE names one".into()),
         CalibrationError::Unsuitable { problem, .. } => of_calibration(problem),
         _ => None,
     }
@@ -162,7 +170,7 @@ fn of_saved(error: &SavedError) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Larger, cli::command};
+    use crate::{Larger, calibration::Preprocessing, cli::command};
 
     /// The flags that a text names.
     fn flags(text: &str) -> Vec<String> {
@@ -190,6 +198,8 @@ mod tests {
         let mut errors: Vec<Error> = vec![
             CalibrationError::NoData { inputs: String::new(), beside: None }.into(),
             CalibrationError::UnknownRank { input: "x".into() }.into(),
+            CalibrationError::NoTokenizer { path: "t".into() }.into(),
+            CalibrationError::Preprocess("size=0".parse::<Preprocessing>().unwrap_err()).into(),
             RuntimeError::CudaOnTract.into(),
             RuntimeError::OperatorOnTract { op: "Relu".into() }.into(),
             TypeError::Synthetic { fed: String::new(), source: RuntimeError::CudaOnTract }.into(),

@@ -4,7 +4,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use regex::Regex;
 
 pub(super) use crate::settings::count;
-use crate::{Named, UnknownName};
+use crate::{
+    Named, UnknownName,
+    calibration::{PreprocessError, Preprocessing},
+};
 
 /// One of the choices that the library has a table of.
 pub(super) fn named<T>() -> impl TypedValueParser<Value = T>
@@ -23,6 +26,11 @@ pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let sizes =
         sizes.split(['x', 'X', ',']).map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
     Ok((name.to_owned(), sizes))
+}
+
+/// What becomes of images.
+pub(super) fn preprocessing(text: &str) -> Result<Preprocessing, PreprocessError> {
+    text.parse()
 }
 
 /// A share as `0.5` or `50%`.

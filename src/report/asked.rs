@@ -89,6 +89,15 @@ pub struct Asked {
     pub provider: Option<Provider>,
     /// Threads, 0 for all cores; absent where the caller gave an engine.
     pub threads: Option<usize>,
+    /// How images are made the input, where that was said.
+    #[serde(default)]
+    pub preprocess: Option<String>,
+    /// The tokenizer that splits text, where it was named.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
+    /// The most tokens of a text, where that was said.
+    #[serde(default)]
+    pub max_length: Option<usize>,
 }
 
 impl Asked {
@@ -114,6 +123,9 @@ impl Asked {
             runtime: None,
             provider: None,
             threads: None,
+            preprocess: None,
+            tokenizer: None,
+            max_length: None,
         }
     }
 
@@ -124,6 +136,9 @@ impl Asked {
             runtime: Some(engine.runtime),
             provider: Some(engine.provider),
             threads: Some(engine.threads),
+            preprocess: calibration.preprocess.as_ref().map(ToString::to_string),
+            tokenizer: calibration.tokenizer.as_ref().map(|path| path.display().to_string()),
+            max_length: calibration.max_length,
             ..self
         }
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .runtime/, a Python environment that gives the tests ONNX Runtime's library, the onnx checker
+# Makes .runtime/, a Python environment that gives the tests ONNX Runtime's library, the onnx checker, Pillow, tokenizers
 # and a validator of JSON Schema.
 # Does nothing when the environment already holds the pinned packages. PYTHON chooses the interpreter (3.11 or later).
 set -euo pipefail

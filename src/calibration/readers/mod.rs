@@ -1,24 +1,29 @@
 //! Formats of calibration data: one file per reader, and [`READERS`] lists them.
 
+mod images;
 mod npy;
 mod npz;
+mod safetensors;
 pub(super) mod test_data;
+mod text;
 
 use std::{
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
 use super::{
-    CalibrationError, Note, Source,
+    CalibrationError, CalibrationOptions, Note, Source,
     arrays::{Array, Filed, array_error},
     npy::Rows,
     spec::InputSpecs,
 };
+use crate::warning::Warning;
 
 /// All formats that are read, in the order in which they are tried.
-pub(super) static READERS: &[&dyn Reader] = &[&npz::Npz, &npy::Npy, &test_data::TestData];
+pub(super) static READERS: &[&dyn Reader] =
+    &[&npz::Npz, &npy::Npy, &safetensors::Safetensors, &test_data::TestData, &images::Images, &text::Text];
 
 /// A format of calibration data.
 pub(super) trait Reader: Sync {
@@ -31,12 +36,29 @@ pub(super) trait Reader: Sync {
     /// Whether what is at `path` is of this format, by its name and, of a folder, by the names in it.
     fn accepts(&self, path: &Path) -> bool;
 
-    /// Opens what is at `path` for a model with the inputs `specs`. What is large is read by the source, batch by batch.
+    /// Opens what is at `path` for a model, as the request says. What is large is read by the source, batch by batch.
     ///
     /// # Errors
     /// When it is damaged, or cannot belong to such a model. Whether its samples suit the model is checked later, for all
     /// formats alike.
-    fn open(&self, path: &Path, specs: &InputSpecs) -> Result<Opened, CalibrationError>;
+    fn open(&self, path: &Path, request: &Request<'_>) -> Result<Opened, CalibrationError>;
+}
+
+/// What samples are wanted.
+pub(super) struct Request<'a> {
+    /// The inputs of the model.
+    pub specs: &'a InputSpecs,
+    /// The folder of the model, if it is in one. What belongs to a model is looked for there.
+    pub beside: Option<&'a Path>,
+    /// What else is said of them.
+    pub options: &'a CalibrationOptions,
+}
+
+impl Request<'_> {
+    /// The file `name` beside the model, or else in the folder `data`.
+    fn companion(&self, name: &str, data: &Path) -> Option<PathBuf> {
+        self.beside.into_iter().chain([data]).map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
 }
 
 /// Calibration data that have been opened.
@@ -45,12 +67,28 @@ pub(super) struct Opened {
     pub source: Arc<dyn Source>,
     /// What their owner may want to know of.
     pub notes: Vec<Note>,
+    /// What their owner has to know.
+    pub warnings: Vec<Warning>,
+    /// How many are used where nobody says how many; `None`: all.
+    pub enough: Option<usize>,
+}
+
+impl Opened {
+    /// Samples of which there is nothing to say, and of which all are used.
+    pub fn new(source: impl Source + 'static) -> Self {
+        Self::of(Arc::new(source))
+    }
+
+    /// The same, of a source that is shared.
+    pub fn of(source: Arc<dyn Source>) -> Self {
+        Self { source, notes: Vec::new(), warnings: Vec::new(), enough: None }
+    }
 }
 
 /// Opens what is at `path` by the first reader that accepts it.
-pub(super) fn open(path: &Path, specs: &InputSpecs) -> Result<Opened, CalibrationError> {
+pub(super) fn open(path: &Path, request: &Request<'_>) -> Result<Opened, CalibrationError> {
     if let Some(reader) = READERS.iter().find(|reader| reader.accepts(path)) {
-        return reader.open(path, specs);
+        return reader.open(path, request);
     }
     if path.is_dir() {
         // A folder that may not be looked into holds nothing known either, for another reason.

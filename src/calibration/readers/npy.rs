@@ -1,14 +1,13 @@
 //! Single arrays of NumPy: `numpy.save`.
 
-use std::{io::BufReader, path::Path, sync::Arc};
+use std::{io::BufReader, path::Path};
 
-use super::{Opened, Reader, file_bytes, filed, has_extension, open_file};
+use super::{Opened, Reader, Request, file_bytes, filed, has_extension, open_file};
 use crate::{
     calibration::{
         CalibrationError,
         arrays::{Array, Arrays, array_error},
         npy,
-        spec::InputSpecs,
     },
     limits,
 };
@@ -29,7 +28,8 @@ impl Reader for Npy {
         has_extension(path, "npy")
     }
 
-    fn open(&self, path: &Path, specs: &InputSpecs) -> Result<Opened, CalibrationError> {
+    fn open(&self, path: &Path, request: &Request<'_>) -> Result<Opened, CalibrationError> {
+        let specs = request.specs;
         let [input] = specs.inputs.as_slice() else {
             return Err(CalibrationError::Unnamed { path: path.into(), inputs: specs.names() });
         };
@@ -41,7 +41,6 @@ impl Reader for Npy {
                 Array::Held(tensor.map_err(|source| array_error(path, &input.name, source))?)
             }
         };
-        let arrays = Arrays::new(specs, vec![(input.name.clone(), array)])?;
-        Ok(Opened { source: Arc::new(arrays), notes: Vec::new() })
+        Ok(Opened::new(Arrays::new(specs, vec![(input.name.clone(), array)])?))
     }
 }

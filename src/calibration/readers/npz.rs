@@ -3,18 +3,16 @@
 use std::{
     io::{self, BufReader, Read},
     path::Path,
-    sync::Arc,
 };
 
 use zip::{CompressionMethod, ZipArchive, read::ZipFile};
 
-use super::{Opened, Reader, file_bytes, filed, has_extension, open_file};
+use super::{Opened, Reader, Request, file_bytes, filed, has_extension, open_file};
 use crate::{
     calibration::{
         CalibrationError, Note, NpyError,
         arrays::{Array, Arrays, array_error},
         npy,
-        spec::InputSpecs,
     },
     limits,
 };
@@ -36,7 +34,8 @@ impl Reader for Npz {
         has_extension(path, "npz")
     }
 
-    fn open(&self, path: &Path, specs: &InputSpecs) -> Result<Opened, CalibrationError> {
+    fn open(&self, path: &Path, request: &Request<'_>) -> Result<Opened, CalibrationError> {
+        let specs = request.specs;
         let damaged = |source| CalibrationError::Npz { path: path.into(), problem: problem(path), source };
         let mut archive = ZipArchive::new(BufReader::new(open_file(path)?)).map_err(damaged)?;
         // As NumPy names them.
@@ -61,7 +60,7 @@ impl Reader for Npz {
                 }
             }
         }
-        Ok(Opened { source: Arc::new(Arrays::new(specs, arrays)?), notes })
+        Ok(Opened { notes, ..Opened::new(Arrays::new(specs, arrays)?) })
     }
 }
 

@@ -3,12 +3,11 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use prost::Message;
 
-use super::{Opened, Reader, open_file};
+use super::{Opened, Reader, Request, open_file};
 use crate::{
     calibration::{
         CalibrationError, SetTensor,
@@ -39,9 +38,9 @@ impl Reader for TestData {
         holds("test_data_set_", "") || holds("input_", ".pb")
     }
 
-    fn open(&self, path: &Path, specs: &InputSpecs) -> Result<Opened, CalibrationError> {
-        let arrays = Arrays::held(specs, joined(path, specs)?)?;
-        Ok(Opened { source: Arc::new(arrays), notes: Vec::new() })
+    fn open(&self, path: &Path, request: &Request<'_>) -> Result<Opened, CalibrationError> {
+        let specs = request.specs;
+        Ok(Opened::new(Arrays::held(specs, joined(path, specs)?)?))
     }
 }
 
