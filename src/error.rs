@@ -2,6 +2,7 @@
 
 use crate::{
     calibration::CalibrationError,
+    compare::CompareError,
     gate::GateError,
     model::TypeError,
     onnx::OnnxError,
@@ -68,6 +69,9 @@ pub enum Error {
     /// An output is named that the model does not have.
     #[error("`{name}` is no output of the model; its outputs are {}", outputs.join(", "))]
     NoOutput { name: String, outputs: Vec<String> },
+    /// Two models cannot be held against each other.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     /// The caller asked to stop.
     #[error("cancelled; nothing was written")]
     Cancelled,
@@ -85,6 +89,7 @@ impl Error {
             | Self::Calibration(_)
             | Self::Plan(_)
             | Self::Paths(_)
+            | Self::Compare(_)
             | Self::Saved(_) => false,
             Self::Score(_)
             | Self::Rotate(_)

@@ -41,6 +41,10 @@ pub struct Gate {
     /// Distance of the outputs from the dense model's on the samples that recovery held out when it judged; absent without
     /// recovery.
     pub distance: Option<f64>,
+    /// The share of these samples, or of their positions, to which both models give the same class; absent for models without
+    /// classes too.
+    #[serde(default)]
+    pub agreement: Option<f64>,
     /// Nodes that choose between branches by computed conditions: only the branches that the samples lead to were run.
     pub branches: Vec<String>,
 }
@@ -172,11 +176,11 @@ impl<'a> Gatekeeper<'a> {
             self.compare(model, &run.outputs, &found, &at.join(", "))?;
         }
         let mut sessions = [session];
-        let distance = if judged_on.is_empty() {
+        let nearness = if judged_on.is_empty() {
             None
         } else {
             let (engine, view) = (self.engine, self.view);
-            recover::distances_of(engine, view, said_outputs, &mut sessions, judged_on)?.first().copied()
+            recover::nearness_of(engine, view, said_outputs, &mut sessions, judged_on)?.first().copied()
         };
         // Before the next is loaded.
         drop(sessions);
@@ -188,7 +192,8 @@ impl<'a> Gatekeeper<'a> {
             fixed: self.dense.fixed.clone(),
             outputs: model.graph.as_ref().map_or(0, |graph| graph.output.len()),
             costs,
-            distance,
+            distance: nearness.map(|nearness| nearness.distance),
+            agreement: nearness.and_then(|nearness| nearness.agreement),
             branches: branches(model),
         })
     }

@@ -51,6 +51,7 @@ pub mod catalog;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod clock;
+pub mod compare;
 mod error;
 pub mod fold;
 pub mod gate;
@@ -82,6 +83,7 @@ pub mod session;
 pub mod settings;
 pub mod staging;
 pub mod stats;
+pub mod sweep;
 pub mod tensor;
 mod ties;
 pub mod trajectory;

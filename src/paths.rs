@@ -140,6 +140,8 @@ fn check_target(role: Role, path: &Path) -> Result<(), PathError> {
         _ if fs::metadata(path).map_or(true, |found| found.len() == 0) => return Ok(()),
         Role::Output if onnx::is_model(path) => return Ok(()),
         Role::Output => "an ONNX model",
+        Role::Report if is_page(path) => return Ok(()),
+        Role::Report if ends_as_page(path) => "an HTML page",
         _ if is_json(path).unwrap_or(false) => return Ok(()),
         _ => "a JSON object",
     };
@@ -182,6 +184,18 @@ fn is_json(path: &Path) -> io::Result<bool> {
     let mut start = Vec::new();
     fs::File::open(path)?.take(64).read_to_end(&mut start)?;
     Ok(start.trim_ascii_start().first() == Some(&b'{'))
+}
+
+/// Whether the name is that of an HTML page.
+fn ends_as_page(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("html"))
+}
+
+/// Whether the file is an HTML page by its name and its beginning.
+fn is_page(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start));
+    ends_as_page(path) && read.is_ok() && start.to_ascii_lowercase().starts_with(b"<!doctype html")
 }
 
 /// Whether both paths lead to one file, links resolved and hard links told; or would, once it is there.

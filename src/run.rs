@@ -10,9 +10,9 @@ use crate::{
     plan::{Budgets, Limits},
     positions::Reduce,
     recover::{Mode, RecoverOptions},
-    report::Report,
+    report::{self, Report},
     runtime::{self, RuntimeOptions},
-    score::{self, Method, SavedError, SavedScores, ScoreOptions},
+    score::{self, Method, SavedError, SavedScores, ScoreOptions, Scores},
     session::{Cancel, Progress, Pruner, Scored, Settings},
     settings::SettingValues,
     staging::StagedFile,
@@ -28,8 +28,10 @@ pub struct Options {
     pub output: Option<PathBuf>,
     /// Whether the pruned model may replace the dense one.
     pub in_place: bool,
-    /// Where the report goes, as JSON.
+    /// Where the report goes: as HTML if the name ends so, or else as JSON.
     pub report: Option<PathBuf>,
+    /// The command that was given, for the report; `None`: none was.
+    pub command: Option<String>,
     /// What the pruned model may cost.
     pub budgets: Budgets,
     /// Calibration data.
@@ -65,6 +67,7 @@ impl Default for Options {
             output: None,
             in_place: false,
             report: None,
+            command: None,
             budgets: Budgets::default(),
             calibration: CalibrationOptions::default(),
             runtime: RuntimeOptions::default(),
@@ -90,7 +93,7 @@ impl Options {
     }
 
     /// All that is read and written.
-    fn paths(&self) -> Paths {
+    pub(crate) fn paths(&self) -> Paths {
         let data = match self.calibration.data(Some(&self.input)) {
             Some(Origin::File(path) | Origin::Folder(path)) => Some((Role::Calibration, path)),
             _ => None,
@@ -120,7 +123,7 @@ impl Options {
         }
     }
 
-    fn recovery(&self) -> Option<RecoverOptions<'_>> {
+    pub(crate) fn recovery(&self) -> Option<RecoverOptions<'_>> {
         Some(RecoverOptions {
             said_outputs: &self.score.said_outputs,
             mode: self.recover?,
@@ -144,8 +147,9 @@ pub fn run(
     let (mut report, model) = prune_file(options, cancel, listener)?;
     report.asked = report.asked.with(&options.calibration, &options.runtime);
     report.seeds.data = Some(options.calibration.seed);
+    report.command = options.command.clone();
     // Both are complete before either replaces what was there.
-    let file = options.report.as_ref().map(|path| report.stage(path)).transpose()?;
+    let file = options.report.as_ref().map(|path| report::stage(&report, path)).transpose()?;
     model.map(Staged::publish).transpose()?;
     file.map(StagedFile::publish).transpose()?;
     Ok(report)
@@ -158,26 +162,9 @@ fn prune_file(
     listener: impl FnMut(Progress) + 'static,
 ) -> Result<(Report, Option<Staged>), Error> {
     options.paths().check()?;
-    let saved = options.scores.as_ref().map(|saved| Ok::<_, SavedError>((saved, saved.read()?)));
-    let saved = saved.transpose()?;
-    let method = saved.as_ref().map_or(options.score.method, |(_, scores)| scores.made.score);
-    let engine = runtime::open(&options.runtime)?;
-    let pruner = Pruner::builder(engine)
-        .settings(options.settings())
-        .on_progress(listener)
-        .cancel(cancel.clone())
-        .open(options.input.as_path(), options.data(method))?;
-    pruner.check(&options.budgets)?;
-    let scored = match saved {
-        Some((saved, scores)) => {
-            saved.check(&scores.made, &pruner.provenance(&options.score, true), pruner.is_rotated())?;
-            pruner.with_scores(scores)
-        }
-        None => pruner.score(&options.score)?,
-    };
-    if let Some(path) = &options.save_scores {
-        save_scores(&pruner, &scored, options, path)?;
-    }
+    let opened = Opened::new(options, cancel, listener)?;
+    opened.pruner.check(&options.budgets)?;
+    let scored = opened.score(options)?;
     let planned = scored.plan(&options.budgets)?;
     let Some(output) = &options.output else { return Ok((planned.report(), None)) };
     let applied = planned.apply()?;
@@ -189,13 +176,45 @@ fn prune_file(
     Ok((report, Some(staged)))
 }
 
-/// Saves scores, with the hash of the data that they were made of.
-fn save_scores(
-    pruner: &Pruner,
-    scored: &Scored<'_>,
-    options: &Options,
-    path: &std::path::Path,
-) -> Result<(), Error> {
-    let made = pruner.provenance(&options.score, true);
-    Ok(score::save(&score::Scores { made, ..scored.scores().clone() }, path)?)
+/// A session of a file, and the scores that were saved for it.
+pub(crate) struct Opened {
+    pub pruner: Pruner,
+    saved: Option<Scores>,
+}
+
+impl Opened {
+    /// Opens the model, and reads saved scores where there are to be any.
+    pub fn new(
+        options: &Options,
+        cancel: &Cancel,
+        listener: impl FnMut(Progress) + 'static,
+    ) -> Result<Self, Error> {
+        let saved = options.scores.as_ref().map(|saved| Ok::<_, SavedError>((saved, saved.read()?)));
+        let saved = saved.transpose()?;
+        let method = saved.as_ref().map_or(options.score.method, |(_, scores)| scores.made.score);
+        let engine = runtime::open(&options.runtime)?;
+        let pruner = Pruner::builder(engine)
+            .settings(options.settings())
+            .on_progress(listener)
+            .cancel(cancel.clone())
+            .open(options.input.as_path(), options.data(method))?;
+        if let Some((saved, scores)) = &saved {
+            saved.check(&scores.made, &pruner.provenance(&options.score, true), pruner.is_rotated())?;
+        }
+        Ok(Self { pruner, saved: saved.map(|(_, scores)| scores) })
+    }
+
+    /// The scores that were saved, or new ones, which are saved where that is asked for.
+    pub fn score(&self, options: &Options) -> Result<Scored<'_>, Error> {
+        let scored = match &self.saved {
+            Some(scores) => self.pruner.with_scores(scores.clone()),
+            None => self.pruner.score(&options.score)?,
+        };
+        if let Some(path) = &options.save_scores {
+            // With the hash of the data that they were made of.
+            let made = self.pruner.provenance(&options.score, true);
+            score::save(&Scores { made, ..scored.scores().clone() }, path)?;
+        }
+        Ok(scored)
+    }
 }

@@ -9,8 +9,10 @@ use std::{
 };
 
 use optin_onnx::{
+    compare::Comparison,
     inspect::Inspection,
     report::{Detail, RENDERERS, Report, Reportable, text},
+    sweep::Sweep,
 };
 
 fn root() -> &'static Path {
@@ -85,4 +87,26 @@ fn inspections_are_as_their_schema_says() {
         files.push(file);
     }
     validate("inspect", &files);
+}
+
+#[test]
+fn comparisons_and_sweeps_are_as_their_schemas_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = run(
+        folder.path(),
+        "vit.onnx",
+        "sweep MODEL --budgets 0.8,0.5,0.01 --calib CALIB --samples 32 -o d --json",
+    );
+    let read: Sweep = serde_json::from_str(&said).unwrap();
+    assert_eq!(read.json().unwrap(), said.trim_end());
+    let file = folder.path().join("sweep.json");
+    fs::write(&file, said).unwrap();
+    validate("sweep", &[file]);
+    let said =
+        run(folder.path(), "vit.onnx", "compare MODEL d/vit-50.onnx --calib CALIB --samples 32 --json");
+    let read: Comparison = serde_json::from_str(&said).unwrap();
+    assert_eq!(read.json().unwrap(), said.trim_end());
+    let file = folder.path().join("compare.json");
+    fs::write(&file, said).unwrap();
+    validate("compare", &[file]);
 }

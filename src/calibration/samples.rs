@@ -270,8 +270,8 @@ impl Samples {
         &self.seen
     }
 
-    /// The number in the source of every sample.
-    pub(super) fn numbers(&self) -> &[usize] {
+    /// The number in the source of every sample, from 0 on.
+    pub fn numbers(&self) -> &[usize] {
         &self.numbers
     }
 

@@ -28,9 +28,9 @@ const DATA: &str = "Calibration data";
 const LIMITS: &str = "What may go";
 const SCORES: &str = "Scores";
 const RECOVERY: &str = "Recovery";
-const FILES: &str = "Files";
+pub(super) const FILES: &str = "Files";
 const ENGINE: &str = "Runtime";
-const TOLD: &str = "What is said";
+pub(super) const TOLD: &str = "What is said";
 
 /// What the pruning of a model is told.
 #[derive(Debug, Args)]
@@ -46,24 +46,13 @@ pub(super) struct Prune {
     #[command(flatten)]
     budgets: BudgetFlags,
     #[command(flatten)]
-    data: DataFlags,
-    #[command(flatten)]
-    limits: LimitFlags,
-    #[command(flatten)]
-    scoring: ScoreFlags,
-    #[command(flatten)]
-    recovery: RecoverFlags,
+    session: SessionFlags,
     /// Plan, but write no model.
     #[arg(long, help_heading = FILES)]
     dry_run: bool,
     /// Allow the output to replace the input.
     #[arg(long, help_heading = FILES)]
     in_place: bool,
-    /// Write a report as JSON.
-    #[arg(long, value_name = "FILE", help_heading = FILES)]
-    report: Option<PathBuf>,
-    #[command(flatten)]
-    engine: RuntimeFlags,
     /// Print the time of each stage.
     #[arg(long, help_heading = TOLD)]
     pub(super) timings: bool,
@@ -75,21 +64,31 @@ pub(super) struct Prune {
     pub(super) verbose: bool,
 }
 
-impl Prune {
-    /// What was asked for, or why it is not enough.
-    pub(super) fn options(&self) -> Result<Options, &'static str> {
-        let input = self.input.clone().ok_or("name a model: optin-onnx in.onnx out.onnx --flops 0.5")?;
-        let output = match self.output.as_ref().or(self.output_flag.as_ref()) {
-            _ if self.dry_run => None,
-            Some(output) => Some(output.clone()),
-            None => return Err("name the output file, or say --dry-run"),
-        };
-        Ok(Options {
+/// What a session is told, however many budgets there are.
+#[derive(Debug, Args)]
+pub(super) struct SessionFlags {
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
+    #[command(flatten)]
+    scoring: ScoreFlags,
+    #[command(flatten)]
+    recovery: RecoverFlags,
+    /// Write a report: a page to look at if the name ends in .html, else JSON.
+    #[arg(long, value_name = "FILE", help_heading = FILES)]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    engine: RuntimeFlags,
+}
+
+impl SessionFlags {
+    /// What was asked of a model, but for what becomes of it.
+    pub(super) fn options(&self, input: PathBuf) -> Options {
+        Options {
             input,
-            output,
-            in_place: self.in_place,
             report: self.report.clone(),
-            budgets: self.budgets.0.clone(),
+            command: Some(parse::command(std::env::args())),
             calibration: self.data.options(),
             runtime: self.engine.options(),
             score: self.scoring.options(self.data.seed.unwrap_or_default()),
@@ -102,6 +101,25 @@ impl Prune {
             granularity: self.limits.granularity,
             keep_unread: self.limits.keep_unread,
             reduce: self.limits.reduce,
+            ..Options::default()
+        }
+    }
+}
+
+impl Prune {
+    /// What was asked for, or why it is not enough.
+    pub(super) fn options(&self) -> Result<Options, &'static str> {
+        let input = self.input.clone().ok_or("name a model: optin-onnx in.onnx out.onnx --flops 0.5")?;
+        let output = match self.output.as_ref().or(self.output_flag.as_ref()) {
+            _ if self.dry_run => None,
+            Some(output) => Some(output.clone()),
+            None => return Err("name the output file, or say --dry-run"),
+        };
+        Ok(Options {
+            output,
+            in_place: self.in_place,
+            budgets: self.budgets.0.clone(),
+            ..self.session.options(input)
         })
     }
 }
@@ -156,7 +174,7 @@ pub(super) struct DataFlags {
         value_parser = parse::count,
         allow_negative_numbers = true
     )]
-    batch: usize,
+    pub(super) batch: usize,
     /// Seed of every random choice [default: 0].
     #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -189,12 +207,8 @@ struct ScoreFlags {
     /// Memory that each stage may take beside the model; batches are cut down to fit.
     #[arg(long, default_value_t = MemoryBudget::default(), value_name = "BYTES", allow_hyphen_values = true)]
     memory: MemoryBudget,
-    /// This output holds logits (class scores before a softmax), where the model does not tell.
-    #[arg(long, value_name = "NAME")]
-    logits: Vec<String>,
-    /// This output holds an embedding, though it looks like logits: its values are compared, not classes by them.
-    #[arg(long, value_name = "NAME")]
-    embedding: Vec<String>,
+    #[command(flatten)]
+    outputs: OutputFlags,
     /// Plan from the scores of an earlier run.
     #[arg(long, value_name = "FILE", conflicts_with = "save_scores")]
     scores: Option<PathBuf>,
@@ -215,22 +229,35 @@ impl ScoreFlags {
             settings: self.settings.given.clone(),
             seed,
             memory: self.memory,
-            said_outputs: self.said_outputs(),
+            said_outputs: self.outputs.said(),
         }
-    }
-
-    /// What outputs are said to hold.
-    fn said_outputs(&self) -> Vec<SaidOutput> {
-        let of = |names: &[String], kind| -> Vec<SaidOutput> {
-            names.iter().map(|name| SaidOutput { name: name.clone(), kind }).collect()
-        };
-        [of(&self.logits, OutputKind::Logits), of(&self.embedding, OutputKind::Embedding)].concat()
     }
 
     /// The scores that are read, and what is said of them.
     fn saved(&self, seed: Option<u64>) -> Option<SavedScores> {
         let path = self.scores.clone()?;
         Some(SavedScores { path, method: self.method(), seed, settings: self.settings.given.clone() })
+    }
+}
+
+/// What outputs hold.
+#[derive(Debug, Args)]
+pub(super) struct OutputFlags {
+    /// This output holds logits (class scores before a softmax), where the model does not tell.
+    #[arg(long, value_name = "NAME")]
+    logits: Vec<String>,
+    /// This output holds an embedding, though it looks like logits: its values are compared, not classes by them.
+    #[arg(long, value_name = "NAME")]
+    embedding: Vec<String>,
+}
+
+impl OutputFlags {
+    /// What outputs are said to hold.
+    pub(super) fn said(&self) -> Vec<SaidOutput> {
+        let of = |names: &[String], kind| -> Vec<SaidOutput> {
+            names.iter().map(|name| SaidOutput { name: name.clone(), kind }).collect()
+        };
+        [of(&self.logits, OutputKind::Logits), of(&self.embedding, OutputKind::Embedding)].concat()
     }
 }
 

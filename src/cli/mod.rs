@@ -1,11 +1,13 @@
 //! The command line: what is run, what is printed, and how it ends.
 
 mod budgets;
+mod compare;
 mod declared;
 mod flags;
 mod hints;
 mod inspect;
 mod parse;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ use flags::Prune;
 const EXAMPLES: &str = "\
 Examples:
   optin-onnx in.onnx out.onnx --flops 0.5 --calib samples.npz
+  optin-onnx in.onnx out.onnx --calib images/ --preprocess imagenet --report out.html
+  optin-onnx in.onnx out.onnx --calib texts.txt --tokenizer tokenizer.json
   optin-onnx in.onnx -o out.onnx                with in.calib.npz or test_data_set_0/ beside in.onnx
   optin-onnx inspect in.onnx";
 
@@ -30,6 +34,16 @@ Examples:
   optin-onnx inspect in.onnx
   optin-onnx inspect in.onnx --max-prune 50% --align 32
   optin-onnx inspect in.onnx --json > in.json   as docs/inspect.schema.json says";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  optin-onnx compare in.onnx out.onnx --calib samples.npz
+  optin-onnx compare in.onnx out.onnx --calib images/ --preprocess imagenet --report compared.html";
+
+const SWEEP_EXAMPLES: &str = "\
+Examples:
+  optin-onnx sweep in.onnx --budgets 0.9,0.7,0.5 --calib samples.npz
+  optin-onnx sweep in.onnx --budgets 0.9..0.3 --calib samples.npz -o pruned/ --report sweep.html";
 
 /// Prune a trained ONNX model to a FLOPs budget: no retraining, no labels, no PyTorch.
 #[derive(Debug, Parser)]
@@ -55,6 +69,12 @@ enum Command {
     /// Show what a model could lose, and why it could not lose the rest.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(Box<inspect::Inspect>),
+    /// Hold one model against another: how often they agree, how far apart their outputs are, and what each costs.
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(Box<compare::Compare>),
+    /// Prune a model to many budgets, with a table of what is lost at each.
+    #[command(after_help = SWEEP_EXAMPLES)]
+    Sweep(Box<sweep::Sweep>),
     /// Show or install ONNX Runtime.
     Runtime {
         #[command(subcommand)]
@@ -76,6 +96,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Prune(prune)) => prune_command(&prune),
         Some(Command::Inspect(inspect)) => inspect.run(),
+        Some(Command::Compare(compare)) => compare.run(),
+        Some(Command::Sweep(sweep)) => sweep.run(),
         Some(Command::Runtime { action }) => runtime_command(action),
         None => prune_command(&cli.prune),
     };
@@ -132,10 +154,27 @@ fn runtime_command(action: RuntimeAction) -> Result<(), Failure> {
 
 fn prune_command(prune: &Prune) -> Result<(), Failure> {
     let options = prune.options().map_err(usage)?;
-    let spinner = if prune.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let spinner = spinner(prune.quiet);
+    let report = crate::run(&options, &Cancel::default(), listener(&spinner, prune.quiet));
+    spinner.finish_and_clear();
+    let report = report?;
+    if !prune.quiet {
+        print_report(prune, &report);
+    }
+    Ok(())
+}
+
+/// What turns while the work goes on.
+fn spinner(quiet: bool) -> ProgressBar {
+    let spinner = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
-    let (shown, quiet) = (spinner.clone(), prune.quiet);
-    let report = crate::run(&options, &Cancel::default(), move |event| match event {
+    spinner
+}
+
+/// Shows how the work goes on.
+fn listener(spinner: &ProgressBar, quiet: bool) -> impl FnMut(Progress) + 'static {
+    let shown = spinner.clone();
+    move |event| match event {
         Progress::Stage(stage) => shown.set_message(stage),
         Progress::Units { done, total } => shown.set_message(format!("score {done}/{total}")),
         Progress::Layers { done, total } => shown.set_message(format!("recover {done}/{total}")),
@@ -145,13 +184,7 @@ fn prune_command(prune: &Prune) -> Result<(), Failure> {
             print_note(&warning.to_string());
             print_hint(hints::of_warning(warning.code));
         }),
-    });
-    spinner.finish_and_clear();
-    let report = report?;
-    if !prune.quiet {
-        print_report(prune, &report);
     }
-    Ok(())
 }
 
 /// Prints the report with as much detail as was asked for.

@@ -7,6 +7,7 @@ pub(super) use crate::settings::count;
 use crate::{
     Named, UnknownName,
     calibration::{PreprocessError, Preprocessing},
+    plan::{Budget, Flops},
 };
 
 /// One of the choices that the library has a table of.
@@ -26,6 +27,38 @@ pub(super) fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let sizes =
         sizes.split(['x', 'X', ',']).map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
     Ok((name.to_owned(), sizes))
+}
+
+/// A command as a shell takes it.
+pub(super) fn command(words: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,%+@".contains(c);
+    let quoted = words.map(|word| match !word.is_empty() && word.chars().all(plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// Budgets of FLOPs: `0.9,0.7,50%`, or every tenth of `0.9..0.3`.
+pub(super) fn budgets(text: &str) -> Result<Vec<Budget>, String> {
+    let one = |text: &str| Budget::of(&Flops, text).map_err(|error| error.to_string());
+    if text.contains("..") && text.contains(',') {
+        return Err(format!("`{text}` is neither a list such as 0.9,0.7,0.5 nor a range such as 0.9..0.3"));
+    }
+    let Some((from, to)) = text.split_once("..") else { return text.split(',').map(one).collect() };
+    let tenths = |text| match one(text)? {
+        Budget::Share(share) => Ok((10.0 * share).round() as u32),
+        Budget::Absolute(_) => {
+            Err(format!("`{text}` is not a share such as 0.9: name such budgets one by one"))
+        }
+    };
+    let (from, to) = (tenths(from)?, tenths(to)?);
+    let steps: Vec<u32> = if from >= to { (to..=from).rev().collect() } else { (from..=to).collect() };
+    Ok(steps
+        .into_iter()
+        .filter(|tenth| (1..10).contains(tenth))
+        .map(|tenth| Budget::Share(f64::from(tenth) / 10.0))
+        .collect())
 }
 
 /// What becomes of images.
@@ -92,6 +125,22 @@ mod tests {
         }
         assert_eq!(shape("a:0=2").unwrap(), ("a:0".to_owned(), vec![2]));
         assert!(shape("image").is_err() && shape("image=1x-3").is_err());
+    }
+
+    #[test]
+    fn commands_are_as_shells_take_them() {
+        let words = ["a", "--keep", "head.*", "it's", ""].map(str::to_owned);
+        assert_eq!(command(words.into_iter()), r"a --keep 'head.*' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn budgets_are_a_list_or_every_tenth() {
+        let shares =
+            |text: &str| -> Vec<String> { budgets(text).unwrap().iter().map(ToString::to_string).collect() };
+        assert_eq!(shares("0.9,50%,4G"), ["90%", "50%", "4000000000"]);
+        assert_eq!(shares("0.9..0.6"), ["90%", "80%", "70%", "60%"]);
+        assert_eq!(shares("0.3..0.5"), ["30%", "40%", "50%"]);
+        assert!(["", "0.9,", "0.9..0.3,", "0.9..4G", "0.9..", "2"].iter().all(|text| budgets(text).is_err()));
     }
 
     #[test]

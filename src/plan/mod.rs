@@ -205,6 +205,9 @@ pub enum PlanError {
     /// A plan of another model, or of other settings.
     #[error("the plan is of other dimensions than the model has: plan anew")]
     Unfit,
+    /// A sweep over no budget.
+    #[error("no budget was given")]
+    NoBudgets,
     /// Nothing in the model can be pruned.
     #[error("nothing in this model can be pruned: {0}")]
     Nothing(String),

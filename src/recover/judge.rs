@@ -11,7 +11,7 @@ use crate::{
     runtime::{Engine, Session},
     settings::SettingValues,
     tensor::Tensor,
-    trajectory::{Output, SaidOutput, output_distance, outputs},
+    trajectory::{Output, SaidOutput, agreement, output_distance, outputs},
     typing::observe,
     widths::Kept,
 };
@@ -117,9 +117,9 @@ pub fn recover(
     let trial = mode.run(&cx, &options.settings, Fit::Trial, &mut |done, total| progress(done, 2 * total))?;
     let Corrected { model: tried, mut layers, notes } = trial;
     let held_out = samples.ranges();
-    let judged = distances(engine, view, options.said_outputs, &[pruned, &tried], &held_out)?;
+    let judged = nearness(engine, view, options.said_outputs, &[pruned, &tried], &held_out)?;
     drop(tried);
-    let (before, after) = (judged[0], judged[1]);
+    let (before, after) = (judged[0].distance, judged[1].distance);
     // A distance that is no number is no improvement.
     let undone = after.partial_cmp(&before).is_none_or(std::cmp::Ordering::is_gt);
     let mut model = None;
@@ -166,44 +166,65 @@ fn dense_outputs(
     Ok(outputs.map(|(name, output)| view.values.keep(&name, range, output)).collect())
 }
 
-/// How far the outputs of each of some models lie from the dense model's, over some batches, as [`output_distance`] has it.
-fn distances(
+/// How near the outputs of a model are to the dense model's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Nearness {
+    /// As [`output_distance`] has it, all outputs together.
+    pub distance: f64,
+    /// The share of samples, or of their positions, to which both give the same class, on the average of the outputs with classes.
+    pub agreement: Option<f64>,
+}
+
+/// How near the outputs of each of some models are to the dense model's, over some batches.
+fn nearness(
     engine: &dyn Engine,
     view: ModelView<'_>,
     said_outputs: &[SaidOutput],
     others: &[&ModelProto],
     batches: &[Range<usize>],
-) -> Result<Vec<f64>, RecoverError> {
+) -> Result<Vec<Nearness>, RecoverError> {
     let mut others = others.iter().map(|model| engine.load(model)).collect::<Result<Vec<_>, _>>()?;
-    distances_of(engine, view, said_outputs, &mut others, batches)
+    nearness_of(engine, view, said_outputs, &mut others, batches)
 }
 
 /// The same, of models that are loaded already.
-pub(crate) fn distances_of(
+pub(crate) fn nearness_of(
     engine: &dyn Engine,
     view: ModelView<'_>,
     said_outputs: &[SaidOutput],
     others: &mut [Box<dyn Session>],
     batches: &[Range<usize>],
-) -> Result<Vec<f64>, RecoverError> {
+) -> Result<Vec<Nearness>, RecoverError> {
     let places: Vec<(usize, Output)> = outputs(view.graph, view.facts, said_outputs)
         .into_iter()
         .filter_map(|output| Some((view.graph.outputs().iter().position(|o| *o == output.value)?, output)))
         .collect();
     let mut dense = None;
-    let mut totals = vec![0.0; others.len()];
+    let mut totals = vec![Nearness::default(); others.len()];
     for range in batches {
         let feed = view.samples.batch(range.start, range.end)?;
         let dense = dense_outputs(engine, view, &mut dense, range, &feed)?;
         for (total, other) in totals.iter_mut().zip(others.iter_mut()) {
             let other = other.run(&feed)?;
-            let pairs = places.iter().filter_map(|(i, output)| {
-                let (a, b) = (dense.get(*i)?.to_f32()?, other.get(*i)?.to_f32()?);
-                Some(output_distance(*output, a.view(), b.view()))
-            });
-            *total += pairs.sum::<f64>() * range.len() as f64;
+            let (mut distance, mut agreements) = (0.0, Vec::new());
+            for (i, output) in &places {
+                let pair = dense.get(*i).and_then(|a| a.to_f32()).zip(other.get(*i).and_then(|b| b.to_f32()));
+                let Some((a, b)) = pair else { continue };
+                distance += output_distance(*output, a.view(), b.view());
+                agreements.extend(agreement(*output, a.view(), b.view()));
+            }
+            let samples = range.len() as f64;
+            total.distance += distance * samples;
+            if !agreements.is_empty() {
+                let mean = agreements.iter().sum::<f64>() / agreements.len() as f64;
+                *total.agreement.get_or_insert(0.0) += mean * samples;
+            }
         }
     }
     let samples = batches.iter().map(ExactSizeIterator::len).sum::<usize>().max(1) as f64;
-    Ok(totals.into_iter().map(|total| total / samples).collect())
+    let mean = |total: Nearness| Nearness {
+        distance: total.distance / samples,
+        agreement: total.agreement.map(|agreement| agreement / samples),
+    };
+    Ok(totals.into_iter().map(mean).collect())
 }

@@ -19,7 +19,7 @@ mod stream;
 mod write;
 
 pub use bias::BIAS;
-pub(crate) use judge::distances_of;
+pub(crate) use judge::nearness_of;
 pub use judge::{HeldOut, RecoverOptions, recover};
 pub use layer::LeftReason;
 pub use recovery::{Corrected, Fit, Mode, RecoverContext, Recovery};

@@ -2,6 +2,7 @@
 
 mod asked;
 mod document;
+mod html;
 mod json;
 mod reasons;
 mod render;
@@ -15,7 +16,7 @@ pub use document::{Block, Cell, Column, Detail, Document, Holds, Section, Series
 pub use reasons::{
     LayerReport, LeftDimension, PinReason, PinnedAxis, Reason, RecoveryReport, RotationReport,
 };
-pub use render::{RENDERERS, Renderer, Reportable};
+pub use render::{RENDERERS, Renderer, Reportable, renderer_of};
 #[cfg(feature = "cli")]
 pub use text::text;
 
@@ -80,6 +81,9 @@ pub struct Report {
     pub schema_version: u32,
     /// Name and version of this program.
     pub tool: String,
+    /// The command that was given; absent where there was none.
+    #[serde(default)]
+    pub command: Option<String>,
     /// The budgets that were asked for.
     pub budgets: Vec<AskedBudget>,
     /// What else was asked for.
@@ -135,17 +139,18 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-impl Report {
-    /// Writes the report as JSON beside `path`, to be put there by [`StagedFile::publish`].
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn stage(&self, path: &Path) -> Result<StagedFile, WriteError> {
-        let failed = |error| WriteError::Io { path: path.into(), source: io::Error::other(error) };
-        let text = (json::JSON.render)(self, Detail::Full).map_err(failed)?;
-        staging::stage(path, text.as_bytes())
-    }
+/// Writes what is reported beside `path`, to be put there by [`StagedFile::publish`]: as the renderer of which `path` has the name
+/// at its end, such as `.html`, or else as JSON.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn stage(what: &dyn Reportable, path: &Path) -> Result<StagedFile, WriteError> {
+    let failed = |error| WriteError::Io { path: path.into(), source: io::Error::other(error) };
+    let text = (renderer_of(path).render)(what, Detail::Measured).map_err(failed)?;
+    staging::stage(path, text.as_bytes())
+}
 
+impl Report {
     /// Kept and total units per dimension.
     pub fn dimensions_of(plan: &Plan) -> Vec<DimensionReport> {
         let rows = plan.dimensions.iter();

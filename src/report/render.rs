@@ -1,5 +1,7 @@
 //! Renderers: each makes text of what is reported. A new one is a file beside this one and a line in [`RENDERERS`].
 
+use std::path::Path;
+
 use super::{Detail, Document, json};
 
 /// Something that can be reported, to people and to programs.
@@ -23,9 +25,17 @@ pub struct Renderer {
     pub render: fn(&dyn Reportable, Detail) -> serde_json::Result<String>,
 }
 
+/// The renderer that writes the file at `path`, whose name ends in its name; that of JSON, if none does.
+pub fn renderer_of(path: &Path) -> Renderer {
+    let named =
+        |renderer: &&Renderer| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(renderer.name));
+    RENDERERS.iter().find(named).copied().unwrap_or(json::JSON)
+}
+
 /// All renderers that there are.
 pub const RENDERERS: &[Renderer] = &[
     json::JSON,
+    super::html::HTML,
     #[cfg(feature = "cli")]
     super::text::TEXT,
 ];

@@ -29,6 +29,9 @@ impl Reportable for Report {
             sections.push(words("notes", notes.join("\n")));
         }
         sections.push(self.stages());
+        sections.extend(self.command.as_ref().map(|command| {
+            Section::new("command", Detail::Full, vec![Block::paragraph(format!("command: {command}"))])
+        }));
         Document { title: format!("{} report", self.tool), sections }
     }
 
@@ -209,6 +212,9 @@ fn gate_text(gate: &Gate) -> String {
     );
     if let Some(far) = gate.distance {
         text += &format!("; distance of its outputs on the same samples: {}", distance(far));
+    }
+    if let Some(agreement) = gate.agreement {
+        text += &format!("; they give {:.1} % of these the class that the original gives", 100.0 * agreement);
     }
     if !gate.fixed.is_empty() {
         let fixed = gate.fixed.join(", ");

@@ -284,6 +284,16 @@ impl Pruner {
         &self.typed
     }
 
+    /// What runs models.
+    pub(crate) fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    /// Tells whoever listens how the work goes on.
+    pub(crate) fn tell(&self, event: Progress) {
+        self.monitor.tell(event);
+    }
+
     /// Whether budgets can be met at all: before anything is scored, which takes the time. Tells how far they reach.
     ///
     /// # Errors

@@ -335,6 +335,7 @@ pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimens
     let made = &scored.scores.made;
     Report {
         schema_version: report::SCHEMA_VERSION,
+        command: None,
         budgets: AskedBudget::list(budgets, &costs),
         asked: Asked::of(&pruner.settings, made),
         seeds: Seeds { score: made.seed, recovery: None, data: None },

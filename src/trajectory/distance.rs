@@ -103,6 +103,25 @@ pub fn divergence(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<
     }
 }
 
+/// The share of rows of classes in which both give the same class the highest score; `None` for outputs without classes.
+pub fn agreement(output: Output, dense: ArrayViewD<'_, f32>, other: ArrayViewD<'_, f32>) -> Option<f64> {
+    if output.kind == OutputKind::Embedding {
+        return None;
+    }
+    let (dense, other) = (classes_last(output, dense), classes_last(output, other));
+    let last = Axis(dense.ndim().checked_sub(1)?);
+    let pairs = dense.lanes(last).into_iter().zip(other.lanes(last));
+    let (same, all) =
+        pairs.fold((0, 0), |(same, all), (a, b)| (same + usize::from(highest(a) == highest(b)), all + 1));
+    (all > 0).then(|| same as f64 / all as f64)
+}
+
+/// The place of the largest number, the first of several.
+fn highest(row: ArrayView1<'_, f32>) -> usize {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    row.iter().position(|x| *x == largest).unwrap_or_default()
+}
+
 /// The output with its classes on the last axis.
 fn classes_last(output: Output, mut x: ArrayViewD<'_, f32>) -> ArrayViewD<'_, f32> {
     if let Some(last) = x.ndim().checked_sub(1).filter(|last| output.classes < *last) {
@@ -158,6 +177,19 @@ mod tests {
         let w = array![[1.0f32, 2.0, 0.0]].into_dyn();
         assert_eq!(kullback_leibler(z.view(), z.view(), false), 0.0);
         assert!(kullback_leibler(z.view(), w.view(), false) > 0.1);
+    }
+
+    #[test]
+    fn models_agree_where_the_largest_is_the_same() {
+        let output = |kind, classes| Output { value: crate::graph::ValueId(0), kind, classes };
+        // Two samples of three classes at two positions: [N, C, P].
+        let a =
+            array![[[1.0f32, 5.0], [2.0, 4.0], [0.0, 9.0]], [[7.0, 7.0], [7.0, 1.0], [0.0, 0.0]]].into_dyn();
+        let mut b = a.clone();
+        b[[0, 1, 0]] = -1.0;
+        assert_eq!(agreement(output(OutputKind::Logits, 1), a.view(), a.view()), Some(1.0));
+        assert_eq!(agreement(output(OutputKind::Logits, 1), a.view(), b.view()), Some(0.75));
+        assert_eq!(agreement(output(OutputKind::Embedding, 1), a.view(), b.view()), None);
     }
 
     #[test]

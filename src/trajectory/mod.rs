@@ -6,7 +6,7 @@ mod padding;
 mod waypoint;
 
 pub use cotangents::{RandomCotangents, Trajectory};
-pub use distance::{divergence, manifold, output_distance, relative_l2, unit_gram};
+pub use distance::{agreement, divergence, manifold, output_distance, relative_l2, unit_gram};
 pub use padding::{Padding, padding};
 pub use waypoint::{
     Addend, Output, OutputKind, Path, SaidOutput, Waypoint, after_residual, outputs, waypoints,
