@@ -27,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Stage,
     gate::Gate,
-    plan::{PerCost, Plan},
+    plan::{CostModel, Costs, Flops, PerCost, Plan},
     positions::{merge::Merging, unread::Unread},
-    score::Stability,
+    score::{Scores, Stability},
     staging::{self, StagedFile, WriteError},
     typing::Kind,
     verify::Proof,
@@ -72,6 +72,12 @@ pub struct DimensionReport {
     pub kept: usize,
     /// Which units stay: their numbers in the dense model, from 0 on, ascending.
     pub units: Vec<usize>,
+    /// The share of the model's FLOPs that goes with those that go, if all other layers keep theirs.
+    #[serde(default)]
+    pub saved: Option<f64>,
+    /// The mean score of its units; absent where they were not scored.
+    #[serde(default)]
+    pub score: Option<f64>,
 }
 
 /// Everything there is to say about a run.
@@ -151,15 +157,27 @@ pub fn stage(what: &dyn Reportable, path: &Path) -> Result<StagedFile, WriteErro
 }
 
 impl Report {
-    /// Kept and total units per dimension.
-    pub fn dimensions_of(plan: &Plan) -> Vec<DimensionReport> {
-        let rows = plan.dimensions.iter();
-        let report = rows.map(|d| DimensionReport {
-            name: d.name.clone(),
-            kind: d.kind,
-            size: d.size,
-            kept: d.kept.len(),
-            units: d.kept.clone(),
+    /// Kept and total units per dimension, with what those that go save by `costs`, and what `scores` say of them.
+    pub fn dimensions_of(plan: &Plan, costs: &Costs<'_>, scores: &Scores) -> Vec<DimensionReport> {
+        let whole: Vec<usize> = plan.dimensions.iter().map(|d| d.size).collect();
+        let flops = |sizes: &[usize]| costs.at(sizes).get(Flops.id()).map(|flops| *flops as f64);
+        let dense = flops(&whole);
+        let rows = plan.dimensions.iter().enumerate();
+        let report = rows.map(|(place, d)| {
+            let mut sizes = whole.clone();
+            sizes.iter_mut().skip(place).take(1).for_each(|size| *size = d.kept.len());
+            let scored = scores.dimensions.iter().find(|scored| scored.name == d.name);
+            let mean =
+                scored.map(|scored| scored.scores.iter().sum::<f64>() / scored.scores.len().max(1) as f64);
+            DimensionReport {
+                name: d.name.clone(),
+                kind: d.kind,
+                size: d.size,
+                kept: d.kept.len(),
+                units: d.kept.clone(),
+                saved: dense.zip(flops(&sizes)).map(|(dense, left)| (dense - left) / dense.max(1.0)),
+                score: mean.filter(|mean| mean.is_finite()),
+            }
         });
         report.collect()
     }

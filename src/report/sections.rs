@@ -1,8 +1,8 @@
 //! The report of a run as a document.
 
 use super::{
-    Block, Cell, Change, Detail, Document, Holds, LayerReport, RecoveryReport, Report, Reportable,
-    RotationReport, Section, Series, Table, quantity,
+    Block, Cell, Change, Detail, DimensionReport, Document, Holds, LayerReport, RecoveryReport, Report,
+    Reportable, RotationReport, Section, Series, Table, quantity,
 };
 use crate::{
     gate::Gate,
@@ -50,21 +50,27 @@ impl Report {
         let columns =
             [("layer", Holds::Text), ("kind", Holds::Text), ("kept", Holds::Count), ("of", Holds::Count)];
         let mut table = Table::new(columns);
-        let mut points = Vec::new();
-        for (place, d) in self.dimensions.iter().enumerate() {
+        for d in &self.dimensions {
             table.push([d.name.clone().into(), d.kind.to_string().into(), d.kept.into(), d.size.into()]);
-            points.push((place as f64, d.kept as f64 / d.size.max(1) as f64));
         }
         for (place, left, positions) in self.merging.iter().flat_map(Merging::left) {
             table.push([place.into(), "token".into(), left.into(), positions.into()]);
         }
-        let series = Series {
-            name: "what stays of each layer".to_owned(),
-            x: "place in the network".to_owned(),
-            y: "share that stays".to_owned(),
-            points,
+        let curve = |name: &str, y: &str, number: fn(&DimensionReport) -> Option<f64>| {
+            let places = self.dimensions.iter().enumerate();
+            let points = places.filter_map(|(place, d)| Some((place as f64, number(d)?))).collect();
+            let x = "row of the table".to_owned();
+            Block::Series(Series { name: name.to_owned(), x, y: y.to_owned(), points })
         };
-        Section::new("layers", Detail::Brief, vec![Block::Table(table), Block::Series(series)])
+        let blocks = vec![
+            Block::Table(table),
+            curve("what stays of each layer", "share of its units", |d| {
+                Some(d.kept as f64 / d.size.max(1) as f64)
+            }),
+            curve("FLOPs that go with what each layer loses", "share of the model", |d| d.saved),
+            curve("mean score of the units of each layer", "score", |d| d.score),
+        ];
+        Section::new("layers", Detail::Brief, blocks)
     }
 
     fn totals(&self) -> Section {

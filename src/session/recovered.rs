@@ -355,7 +355,7 @@ pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimens
         unread: pruner.unread.clone(),
         merging: None,
         rotation: pruner.rotation.as_ref().map(Into::into),
-        dimensions: Report::dimensions_of(plan),
+        dimensions: Report::dimensions_of(plan, &costs, &scored.scores),
         pinned: dimensions.pinned.iter().map(Into::into).collect(),
         proof: None,
         gate: None,
