@@ -1,6 +1,6 @@
 //! Models held against each other, many budgets from one session, and pages to look at.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::result_large_err)]
 
 use std::{
     fs,

@@ -58,12 +58,12 @@ pub struct Options {
 pub enum CompareError {
     /// One reads what the other does not.
     #[error(
-        "the models do not read the same: `{reference}` has the inputs {first}, and `{other}` has {second}"
+        "the models do not read the same: the reference has the inputs {reference}, and the other {other}"
     )]
-    Inputs { reference: PathBuf, first: String, other: PathBuf, second: String },
+    Inputs { reference: String, other: String },
     /// They return different things.
-    #[error("`{other}` has no output that is the counterpart of `{name}` in `{reference}`: {why}")]
-    Outputs { reference: PathBuf, other: PathBuf, name: String, why: String },
+    #[error("the other model has no output that is the counterpart of the reference's `{name}`: {why}")]
+    Outputs { name: String, why: String },
 }
 
 /// One of the two models.
@@ -146,7 +146,7 @@ pub fn compare(options: &Options) -> Result<Comparison, Error> {
     options.paths().check()?;
     let engine = runtime::open(&options.runtime)?;
     let (reference, other) = (onnx::load(&options.reference)?, onnx::load(&options.other)?);
-    check_inputs(options, &reference.model, &other.model)?;
+    check_inputs(&reference.model, &other.model)?;
     let samples = SampleInput::Files(options.calibration.clone());
     let typed = Typed::new(
         &*engine,
@@ -233,8 +233,7 @@ fn measure_outputs(
         let name = typed.graph.value(output.value).name.clone();
         let by_place = (reference_names.len() == other_names.len()).then_some(place);
         let counterpart = other_names.iter().position(|other| *other == name).or(by_place);
-        let counterpart =
-            counterpart.ok_or_else(|| differs(options, &name, "it returns none of that name"))?;
+        let counterpart = counterpart.ok_or_else(|| differs(&name, "it returns none of that name"))?;
         measured.push(Measured::new(name, output, place, counterpart));
     }
     for range in typed.samples.ranges(typed.batch) {
@@ -245,7 +244,7 @@ fn measure_outputs(
             let (Some(a), Some(b)) = (output.of_first(&first), output.of_second(&second)) else { continue };
             if a.shape() != b.shape() {
                 let why = format!("their shapes are {:?} and {:?}", a.shape(), b.shape());
-                return Err(differs(options, output.name(), &why));
+                return Err(differs(output.name(), &why));
             }
             output.add(&a.view(), &b.view(), range.len());
         }
@@ -258,9 +257,8 @@ fn number(samples: &Samples, place: usize) -> usize {
     samples.numbers().get(place).copied().unwrap_or(place)
 }
 
-fn differs(options: &Options, name: &str, why: &str) -> Error {
-    let (reference, other) = (options.reference.clone(), options.other.clone());
-    CompareError::Outputs { reference, other, name: name.to_owned(), why: why.to_owned() }.into()
+fn differs(name: &str, why: &str) -> Error {
+    CompareError::Outputs { name: name.to_owned(), why: why.to_owned() }.into()
 }
 
 fn output_names(model: &ModelProto) -> Vec<String> {
@@ -268,19 +266,18 @@ fn output_names(model: &ModelProto) -> Vec<String> {
 }
 
 /// Whether both models read inputs of the same names.
-fn check_inputs(options: &Options, reference: &ModelProto, other: &ModelProto) -> Result<(), CompareError> {
+fn check_inputs(reference: &ModelProto, other: &ModelProto) -> Result<(), CompareError> {
     let names = |model: &ModelProto| {
         let mut names: Vec<String> =
             crate::calibration::input_roles(model).into_iter().map(|(name, _)| name).collect();
         names.sort();
         names
     };
-    let (first, second) = (names(reference), names(other));
-    if first == second {
+    let (reference, other) = (names(reference), names(other));
+    if reference == other {
         return Ok(());
     }
-    let (reference, other) = (options.reference.clone(), options.other.clone());
-    Err(CompareError::Inputs { reference, first: first.join(", "), other, second: second.join(", ") })
+    Err(CompareError::Inputs { reference: reference.join(", "), other: other.join(", ") })
 }
 
 /// Tensors as numbers.

@@ -37,7 +37,7 @@ fn page(document: &Document) -> String {
 fn section(section: &Section) -> String {
     let name = escape(&section.name);
     let mut blocks = String::new();
-    for group in section.blocks.chunk_by(|a, b| in_one_chart(a, b)) {
+    for group in section.blocks.chunk_by(in_one_chart) {
         let series: Vec<&Series> = group.iter().filter_map(as_series).collect();
         match group {
             [Block::Paragraph { text }] => _ = writeln!(blocks, "<p>{}</p>", escape(text)),
@@ -104,10 +104,10 @@ impl Scale {
         let span = |of: fn(&(f64, f64)) -> f64, low: f64| {
             let low = points().map(of).fold(low, f64::min);
             let high = points().map(of).fold(f64::NEG_INFINITY, f64::max);
-            if high > low && low.is_finite() {
-                (low, high)
-            } else {
-                (low.min(0.0).max(-1e300), low.max(0.0).min(1e300) + 1.0)
+            match (high > low, low.is_finite()) {
+                (true, _) => (low, high),
+                (false, true) => (low, low + 1.0),
+                (false, false) => (0.0, 1.0),
             }
         };
         Self { x: span(|p| p.0, f64::INFINITY), y: span(|p| p.1, 0.0) }
@@ -199,7 +199,7 @@ fn axes(scale: &Scale, series: &Series) -> String {
 fn short(x: f64) -> String {
     match x.abs() {
         0.0 => "0".to_owned(),
-        a if a >= 1e4 || a < 1e-3 => format!("{x:.1e}"),
+        a if !(1e-3..1e4).contains(&a) => format!("{x:.1e}"),
         a if a >= 100.0 || x.fract() == 0.0 => format!("{x:.0}"),
         _ => format!("{x:.3}"),
     }
