@@ -154,8 +154,9 @@ fn sizes_add_up_where_several_go_to_one() {
     let plan = Plan::of(&*engine, subject.view(2)).unwrap();
     let third = observed(&subject) / 4;
     let merged = plan.with_pairs(subject.view(2), &[third, third]).unwrap();
-    let x = rows([&[1, 1, 1, 1, 2, 2, 2, 2], &[3, 4, 3, 4, 4, 3, 4, 3]]);
-    assert_same(&*engine, &model, &merged, &[("x".to_owned(), x)]);
+    let feed = [("x".to_owned(), rows([&[1, 1, 1, 1, 2, 2, 2, 2], &[3, 4, 3, 4, 4, 3, 4, 3]]))];
+    assert_same(&*engine, &model, &merged, &feed);
+    assert_same(&*self::engine(RuntimeChoice::Tract), &model, &merged, &feed);
 }
 
 #[test]
@@ -217,6 +218,8 @@ fn outputs_have_all_positions_again() {
             let merged = plan.with_pairs(subject.view(2), &pairs).unwrap();
             assert_same(&*engine, &model, &merged, &feed);
         }
+        let merged = plan.with_pairs(subject.view(2), &[quarter, quarter]).unwrap();
+        assert_same(&*self::engine(RuntimeChoice::Tract), &model, &merged, &feed);
         // Too few to merge any.
         let merged = plan.with_pairs(subject.view(2), &[quarter, quarter]).unwrap();
         assert_same(&*engine, &model, &merged, &[("x".to_owned(), rows([&[1], &[2]]))]);

@@ -65,6 +65,16 @@ pub fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     attribute
 }
 
+/// An attribute that is a tensor.
+pub fn tensor_attribute(name: &str, value: proto::TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Tensor as i32),
+        t: Some(value),
+        ..Default::default()
+    }
+}
+
 /// The integer attribute with this name.
 pub fn attr_int(node: &NodeProto, name: &str) -> Option<i64> {
     typed(node, name, AttributeType::Int).map(|a| a.i())

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::region::{Pairwise, Region, Restored, Site};
 use crate::{
     graph::{Facts, Graph, NodeId, Patch, Use, ValueId},
-    onnx::{int_attribute, ints_attribute, proto::NodeProto, tensor::from_tensor},
+    onnx::{int_attribute, ints_attribute, proto::NodeProto, tensor::from_tensor, tensor_attribute},
     ops::Pooling,
     positions::edit::{Edit, Extent},
     tensor::{DType, Tensor},
@@ -151,6 +151,18 @@ impl Nodes<'_, '_> {
         name
     }
 
+    /// Ones in single precision. The value is said: tract takes what is not for double precision.
+    fn ones(&mut self, shape: &str) -> String {
+        let one = from_tensor("value", &Tensor::F32(ndarray::arr1(&[1.0]).into_dyn()));
+        let node = NodeProto {
+            op_type: Some("ConstantOfShape".to_owned()),
+            input: vec![shape.to_owned()],
+            attribute: vec![tensor_attribute("value", one)],
+            ..Default::default()
+        };
+        self.edit.insert(self.at, "ones", node)
+    }
+
     /// Entries of axis 1 from one to another.
     fn slice(&mut self, x: &str, from: &str, to: &str, step: i64) -> String {
         let (axis, step) = (self.ints(&[1]), self.ints(&[step]));
@@ -220,9 +232,7 @@ impl Merging<'_> {
                 let leading = n.ints(&[0, 1]);
                 let leading = n.op("Gather", &[&shape, &leading]);
                 let shape = n.with("Concat", &[&leading, &one], &[("axis", 0)]);
-                let ones = n.op("ConstantOfShape", &[&shape]);
-                let number = n.number(1.0);
-                let ones = n.op("Add", &[&ones, &number]);
+                let ones = n.ones(&shape);
                 let to = [("to", i64::from(dtype.onnx()))];
                 (if dtype == DType::F32 { ones } else { n.with("Cast", &[&ones], &to) }, free.clone())
             }
@@ -563,7 +573,9 @@ impl Nodes<'_, '_> {
         let leads = self.op("Equal", &[&first, places]);
         let leads = self.with("Cast", &[&leads], &[("to", i64::from(DType::I64.onnx()))]);
         let twice = self.op("Add", &[&by_pair, &by_pair]);
-        self.op("Add", &[&twice, &leads])
+        let keys = self.op("Add", &[&twice, &leads]);
+        // Integers of 64 bits are extents to tract, which orders none.
+        self.with("Cast", &[&keys], &[("to", i64::from(DType::I32.onnx()))])
     }
 
     /// The largest entry of the last axis, which goes.
