@@ -4,6 +4,7 @@ use crate::{
     calibration::CalibrationError,
     compare::CompareError,
     gate::GateError,
+    latency::{MeasureError, ServingError},
     model::TypeError,
     onnx::OnnxError,
     paths::PathError,
@@ -66,6 +67,12 @@ pub enum Error {
     /// Scores or a report could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The model cannot be served at the shapes that were asked for.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+    /// It could not be told how long a model takes.
+    #[error("{0}; nothing was written")]
+    Measure(#[from] MeasureError),
     /// An output is named that the model does not have.
     #[error("`{name}` is no output of the model; its outputs are {}", outputs.join(", "))]
     NoOutput { name: String, outputs: Vec<String> },
@@ -90,6 +97,7 @@ impl Error {
             | Self::Plan(_)
             | Self::Paths(_)
             | Self::Compare(_)
+            | Self::Serving(_)
             | Self::Saved(_) => false,
             Self::Score(_)
             | Self::Rotate(_)
@@ -98,6 +106,7 @@ impl Error {
             | Self::Gate(_)
             | Self::Replan(_)
             | Self::OverBudget(_)
+            | Self::Measure(_)
             | Self::Write(_)
             | Self::Cancelled => true,
         }

@@ -59,6 +59,7 @@ pub mod gradient;
 pub mod graph;
 mod hash;
 pub mod inspect;
+pub mod latency;
 mod limits;
 pub mod masks;
 pub mod memory;

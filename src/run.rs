@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::{
     Error,
     calibration::{CalibrationOptions, Origin},
-    onnx::Staged,
+    latency::Serving,
+    onnx::{self, Staged},
     paths::{Paths, Role},
     plan::{Budgets, Limits},
     positions::Reduce,
@@ -58,6 +59,10 @@ pub struct Options {
     pub keep_unread: bool,
     /// What is reduced.
     pub reduce: Reduce,
+    /// Whether the dense and the pruned file are timed.
+    pub bench: bool,
+    /// The shapes at which models are timed.
+    pub serving: Serving,
 }
 
 impl Default for Options {
@@ -81,6 +86,8 @@ impl Default for Options {
             granularity: Granularity::default(),
             keep_unread: false,
             reduce: Reduce::default(),
+            bench: false,
+            serving: Serving::default(),
         }
     }
 }
@@ -163,6 +170,7 @@ fn prune_file(
 ) -> Result<(Report, Option<Staged>), Error> {
     options.paths().check()?;
     let opened = Opened::new(options, cancel, listener)?;
+    opened.pruner.check_serving(&options.serving)?;
     opened.pruner.check(&options.budgets)?;
     let scored = opened.score(options)?;
     let planned = scored.plan(&options.budgets)?;
@@ -172,7 +180,11 @@ fn prune_file(
         Some(recovery) => applied.recover(&recovery)?,
         None => applied.unrecovered(),
     };
-    let (staged, report) = recovered.stage(output)?;
+    let (staged, mut report) = recovered.stage(output)?;
+    if options.bench {
+        let [dense, pruned] = [options.input.clone(), staged.path()].map(|path| onnx::load(&path));
+        report.bench = Some(opened.pruner.bench(&dense?.model, &pruned?.model, &options.serving)?);
+    }
     Ok((report, Some(staged)))
 }
 

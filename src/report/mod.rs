@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Stage,
     gate::Gate,
+    latency::Bench,
     plan::{CostModel, Costs, Flops, PerCost, Plan},
     positions::{merge::Merging, unread::Unread},
     score::{Scores, Stability},
@@ -137,6 +138,9 @@ pub struct Report {
     pub proof: Option<Proof>,
     /// What the written file has shown; absent for a dry run.
     pub gate: Option<Gate>,
+    /// How long the dense and the written file take; absent where that was not measured.
+    #[serde(default)]
+    pub bench: Option<Bench>,
     /// What recovery did; absent where there was none.
     pub recovery: Option<RecoveryReport>,
     /// What the user has to know.

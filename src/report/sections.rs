@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     gate::Gate,
+    latency::{Bench, Timing},
     memory::Bytes,
     plan::{COST_MODELS, PerCost},
     positions::{merge::Merging, unread::Unread},
@@ -16,6 +17,7 @@ use crate::{
 impl Reportable for Report {
     fn document(&self) -> Document {
         let mut sections = vec![self.layers(), self.totals()];
+        sections.extend(self.bench.as_ref().map(bench));
         sections.extend(self.pinned());
         sections.extend(self.unread.as_ref().map(|unread| words("unread", unread_text(unread))));
         sections.extend(self.merging.as_ref().map(|merging| words("merging", merging_text(merging))));
@@ -130,6 +132,37 @@ impl Report {
         }));
         Section::new("time", Detail::Measured, blocks)
     }
+}
+
+/// How long both files take.
+fn bench(bench: &Bench) -> Section {
+    let mut table = Table::new([
+        ("", Holds::Text),
+        ("p50 ms", Holds::Milliseconds),
+        ("p95 ms", Holds::Milliseconds),
+        ("quiet ms", Holds::Milliseconds),
+        ("samples/s", Holds::Multiple),
+        ("speed-up", Holds::Ratio),
+    ]);
+    let mut row = |name: &str, timing: &Timing, speedup: Option<f64>| {
+        let Timing { p50_ms, p95_ms, quiet_ms, samples_per_second, .. } = *timing;
+        table.push([
+            name.into(),
+            p50_ms.into(),
+            p95_ms.into(),
+            quiet_ms.into(),
+            samples_per_second.into(),
+            speedup.into(),
+        ]);
+    };
+    row("before", &bench.dense, None);
+    row("after", &bench.pruned, Some(bench.speedup));
+    let shapes = bench.inputs.iter().map(|input| {
+        let extents: Vec<String> = input.shape.iter().map(ToString::to_string).collect();
+        format!("{} {}", input.name, extents.join("x"))
+    });
+    let text = format!("timed in turns at {}: {}", shapes.collect::<Vec<_>>().join(", "), bench.device);
+    Section::new("speed", Detail::Brief, vec![Block::Table(table), Block::paragraph(text)])
 }
 
 fn unread_text(unread: &Unread) -> String {

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use crate::{
@@ -132,6 +133,14 @@ impl Engine for Cancellable {
         self.session(|engine| engine.load_as_deployed(model))
     }
 
+    fn load_to_time(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.session(|engine| engine.load_to_time(model))
+    }
+
+    fn speed_class(&self) -> String {
+        self.engine.speed_class()
+    }
+
     fn spill_weights(&self, model: &mut ModelProto) {
         self.engine.spill_weights(model);
     }
@@ -145,5 +154,13 @@ struct CancellableSession {
 impl Session for CancellableSession {
     fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
         if self.cancel.is_cancelled() { Err(RuntimeError::Cancelled) } else { self.session.run(inputs) }
+    }
+
+    fn time(&mut self, inputs: &[(String, Tensor)], runs: usize) -> Result<Vec<Duration>, RuntimeError> {
+        if self.cancel.is_cancelled() {
+            Err(RuntimeError::Cancelled)
+        } else {
+            self.session.time(inputs, runs)
+        }
     }
 }

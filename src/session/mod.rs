@@ -13,6 +13,7 @@ mod event;
 mod planned;
 mod recovered;
 mod scored;
+mod timed;
 
 pub use applied::Applied;
 pub use event::{Cancel, Progress};

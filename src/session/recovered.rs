@@ -359,6 +359,7 @@ pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimens
         pinned: dimensions.pinned.iter().map(Into::into).collect(),
         proof: None,
         gate: None,
+        bench: None,
         recovery: None,
         warnings: pruner.warnings.iter().chain(&scored.warnings).cloned().collect(),
         notes: notes.collect(),
