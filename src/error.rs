@@ -4,7 +4,7 @@ use crate::{
     calibration::CalibrationError,
     compare::CompareError,
     gate::GateError,
-    latency::{MeasureError, ServingError},
+    latency::{LatencyError, MeasureError, ServingError, TableError},
     model::TypeError,
     onnx::OnnxError,
     paths::PathError,
@@ -67,12 +67,9 @@ pub enum Error {
     /// Scores or a report could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The model cannot be served at the shapes that were asked for.
+    /// A budget of time is not kept, or a model could not be timed.
     #[error(transparent)]
-    Serving(#[from] ServingError),
-    /// It could not be told how long a model takes.
-    #[error("{0}; nothing was written")]
-    Measure(#[from] MeasureError),
+    Latency(#[from] LatencyError),
     /// An output is named that the model does not have.
     #[error("`{name}` is no output of the model; its outputs are {}", outputs.join(", "))]
     NoOutput { name: String, outputs: Vec<String> },
@@ -91,13 +88,13 @@ impl Error {
         match self {
             Self::Onnx(error) => error.is_of_writing(),
             Self::Type(TypeError::Runtime(error)) | Self::Runtime(error) => error.is_of_running(),
+            Self::Latency(error) => error.ran(),
             Self::Type(_)
             | Self::NoOutput { .. }
             | Self::Calibration(_)
             | Self::Plan(_)
             | Self::Paths(_)
             | Self::Compare(_)
-            | Self::Serving(_)
             | Self::Saved(_) => false,
             Self::Score(_)
             | Self::Rotate(_)
@@ -106,9 +103,26 @@ impl Error {
             | Self::Gate(_)
             | Self::Replan(_)
             | Self::OverBudget(_)
-            | Self::Measure(_)
             | Self::Write(_)
             | Self::Cancelled => true,
         }
+    }
+}
+
+impl From<MeasureError> for Error {
+    fn from(error: MeasureError) -> Self {
+        LatencyError::from(error).into()
+    }
+}
+
+impl From<ServingError> for Error {
+    fn from(error: ServingError) -> Self {
+        LatencyError::from(error).into()
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(error: TableError) -> Self {
+        LatencyError::from(error).into()
     }
 }

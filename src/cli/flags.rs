@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Options,
     calibration::{self, CalibrationOptions, Preprocessing, Synthetic},
-    latency::Serving,
+    latency::{ExternalCommand, Serving},
     memory::MemoryBudget,
     plan::Limits,
     positions::Reduce,
@@ -125,6 +125,8 @@ impl Prune {
             budgets: self.budgets.0.clone(),
             bench: self.speed.bench,
             serving: Serving(self.speed.serve.clone()),
+            latency_table: self.speed.latency_table.clone(),
+            measure_with: self.speed.measure_with.clone(),
             ..self.session.options(input)
         })
     }
@@ -140,6 +142,12 @@ struct SpeedFlags {
     /// Shape of an input when models are timed [default: one sample, as long as the calibration data].
     #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse::shape)]
     serve: Vec<(String, Vec<usize>)>,
+    /// Keep times that were measured in this file, and measure nothing that it holds; with the same file, plans are the same.
+    #[arg(long, value_name = "FILE")]
+    latency_table: Option<PathBuf>,
+    /// Time models by a program: it is given the path of a model in place of {model}, and prints milliseconds.
+    #[arg(long, value_name = "COMMAND {model}")]
+    measure_with: Option<ExternalCommand>,
 }
 
 /// What takes over for what was removed.

@@ -54,8 +54,14 @@ pub struct Served {
 }
 
 /// How much a whole model is worth: some seconds, and five blocks of those that take longer.
-pub(super) const WHOLE: Effort =
-    Effort { least: 5, most: 400, time: Duration::from_secs(4), block: Duration::from_millis(10) };
+pub(super) const WHOLE: Effort = Effort {
+    warm_up: 2,
+    evict: 0,
+    least: 5,
+    most: 400,
+    time: Duration::from_secs(5),
+    block: Duration::from_millis(80),
+};
 
 impl Bench {
     /// Times a dense and a pruned model on `feed`, which holds `batch` samples.
@@ -71,7 +77,8 @@ impl Bench {
     ) -> Result<Self, MeasureError> {
         let laps = [dense, pruned].map(|model| stopwatch.ready(model, feed.clone()));
         let mut laps = laps.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let tracks = race(&mut laps, WHOLE)?;
+        let [dense, pruned] = laps.as_mut_slice() else { return Err(MeasureError::Instant) };
+        let tracks = race(&mut [&mut **dense, &mut **pruned], stopwatch.worth(WHOLE))?;
         let [dense, pruned] = tracks.as_slice() else { return Err(MeasureError::Instant) };
         let share = pruned.relative_to(dense);
         let served =

@@ -5,15 +5,21 @@
 //! (Chen & Revels, Robust benchmarking in noisy environments, 2016); the median over blocks drops those that were disturbed
 //! throughout.
 
-use std::time::Duration;
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use super::{Effort, Lap, MeasureError};
 
-/// Runs before those that count: memory is allocated, kernels are chosen, caches are filled.
-const WARM_UP: usize = 2;
-
 /// Runs in a block, at most.
 const BLOCK: usize = 100;
+
+/// The same where caches are cleared before each run.
+const COLD_BLOCK: usize = 4;
+
+/// Bytes of a line of a cache.
+const LINE: usize = 64;
 
 /// How long the runs of one model took, in seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,24 +57,31 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
 ///
 /// # Errors
 /// When one does not run.
-pub fn race(laps: &mut [Box<dyn Lap + '_>], effort: Effort) -> Result<Vec<Track>, MeasureError> {
+pub fn race(laps: &mut [&mut (dyn Lap + '_)], effort: Effort) -> Result<Vec<Track>, MeasureError> {
     let mut tracks = vec![Track::default(); laps.len()];
     let mut runs = Vec::with_capacity(laps.len());
     for lap in laps.iter_mut() {
-        let warm = lap.run(WARM_UP)?;
-        let took = warm.iter().min().copied().unwrap_or_default().as_secs_f64();
-        runs.push(((effort.block.as_secs_f64() / took).ceil() as usize).clamp(1, BLOCK));
+        let warm = lap.run(effort.warm_up)?;
+        let took = warm.iter().min().map_or(f64::INFINITY, Duration::as_secs_f64);
+        let most = if effort.evict > 0 { COLD_BLOCK } else { BLOCK };
+        runs.push(((effort.block.as_secs_f64() / took).ceil() as usize).clamp(1, most));
     }
+    let other_work = vec![1u8; effort.evict];
+    let start = Instant::now();
     let mut spent = Duration::ZERO;
     for block in 0..effort.most.max(effort.least) {
-        if block >= effort.least && spent >= effort.time {
+        // Runs of a stopwatch that only tells times take none here.
+        if block >= effort.least && spent.max(start.elapsed()) >= effort.time {
             break;
         }
         // There and back, so that none always comes first.
         let forth = 0..laps.len();
         let order: Vec<usize> = if block % 2 == 0 { forth.collect() } else { forth.rev().collect() };
         for index in order {
-            let took = laps[index].run(runs[index])?;
+            let took = match effort.evict {
+                0 => laps[index].run(runs[index])?,
+                _ => cold_runs(laps[index], runs[index], &other_work)?,
+            };
             let least = took.iter().min().ok_or(MeasureError::Instant)?.as_secs_f64();
             if least <= 0.0 {
                 return Err(MeasureError::Instant);
@@ -79,6 +92,20 @@ pub fn race(laps: &mut [Box<dyn Lap + '_>], effort: Effort) -> Result<Vec<Track>
         }
     }
     Ok(tracks)
+}
+
+/// Runs so often, each time after other bytes were read.
+fn cold_runs(
+    lap: &mut (dyn Lap + '_),
+    times: usize,
+    other_work: &[u8],
+) -> Result<Vec<Duration>, MeasureError> {
+    let mut took = Vec::with_capacity(times);
+    for _ in 0..times {
+        black_box(other_work.iter().step_by(LINE).fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
+        took.extend(lap.run(1)?);
+    }
+    Ok(took)
 }
 
 #[cfg(test)]
@@ -99,32 +126,44 @@ mod tests {
     }
 
     fn effort(time: u64) -> Effort {
-        Effort { least: 5, most: 50, time: Duration::from_millis(time), block: Duration::from_millis(2) }
+        Effort {
+            warm_up: 2,
+            evict: 0,
+            least: 5,
+            most: 50,
+            time: Duration::from_millis(time),
+            block: Duration::from_millis(2),
+        }
     }
 
     #[test]
     fn disturbed_runs_do_not_count() {
         // Of two runs in three, one is disturbed.
         let noisy = |quiet: u64| Scripted(vec![quiet, 3 * quiet, 2 * quiet], 0);
-        let mut laps: Vec<Box<dyn Lap>> = vec![Box::new(noisy(600)), Box::new(noisy(300))];
-        let tracks = race(&mut laps, effort(1000)).unwrap();
+        let tracks = race(&mut [&mut noisy(600), &mut noisy(300)], effort(1000)).unwrap();
         assert_eq!(tracks[0].quiet(), 600e-6);
         assert!((tracks[1].relative_to(&tracks[0]) - 0.5).abs() < 1e-12);
     }
 
     #[test]
     fn slow_models_are_timed_a_few_times_and_fast_ones_in_blocks() {
-        let mut laps: Vec<Box<dyn Lap>> =
-            vec![Box::new(Scripted(vec![900_000], 0)), Box::new(Scripted(vec![100], 0))];
-        let tracks = race(&mut laps, effort(10)).unwrap();
+        let (mut slow, mut fast) = (Scripted(vec![900_000], 0), Scripted(vec![100], 0));
+        let tracks = race(&mut [&mut slow, &mut fast], effort(10)).unwrap();
         assert_eq!((tracks[0].runs.len(), tracks[1].runs.len()), (5, 100));
         assert_eq!((tracks[0].blocks.len(), tracks[1].blocks.len()), (5, 5));
     }
 
     #[test]
+    fn caches_are_cleared_before_each_of_a_few_runs() {
+        let cold = Effort { evict: 1 << 20, ..effort(10) };
+        let tracks = race(&mut [&mut Scripted(vec![100], 0)], cold).unwrap();
+        assert_eq!(tracks[0].runs.len(), COLD_BLOCK * tracks[0].blocks.len());
+    }
+
+    #[test]
     fn models_that_take_no_time_are_an_error() {
-        let mut laps: Vec<Box<dyn Lap>> = vec![Box::new(Scripted(vec![0], 0))];
-        assert!(matches!(race(&mut laps, effort(1)), Err(MeasureError::Instant)));
+        let raced = race(&mut [&mut Scripted(vec![0], 0)], effort(1));
+        assert!(matches!(raced, Err(MeasureError::Instant)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ExternalError;
 use crate::{
     onnx::proto::ModelProto,
     runtime::{Engine, RuntimeError, Session},
@@ -14,6 +15,8 @@ pub type Feed = Vec<(String, Tensor)>;
 /// How much is worth knowing how long a model takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effort {
+    /// Runs before those that count: memory is allocated, kernels are chosen, caches are filled.
+    pub warm_up: usize,
     /// Blocks of runs of each model, at least.
     pub least: usize,
     /// Blocks of runs of each model, at most.
@@ -22,12 +25,24 @@ pub struct Effort {
     pub time: Duration,
     /// A block is of as many runs as take about this.
     pub block: Duration,
+    /// Bytes that are read before each run, so that caches hold what they would where other work of that size goes on in between.
+    pub evict: usize,
 }
 
 /// Something that times models: an engine in this process, a program that runs them elsewhere.
 pub trait Stopwatch {
     /// What times hold for: processor, runtime with version, device and threads. Times of one device say nothing of another.
     fn device(&self) -> String;
+
+    /// Whether times drift while it measures, by what else the machine does: then only models that take turns are compared.
+    fn drifts(&self) -> bool {
+        true
+    }
+
+    /// What is worth doing of this, where runs are dear.
+    fn worth(&self, effort: Effort) -> Effort {
+        effort
+    }
 
     /// Makes a model ready to be timed on inputs that fit it.
     ///
@@ -52,9 +67,23 @@ pub enum MeasureError {
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A program that times models did not.
+    #[error(transparent)]
+    External(#[from] ExternalError),
     /// A run took no time at all.
     #[error("the time of the model could not be told: its runs took no time")]
     Instant,
+}
+
+impl MeasureError {
+    /// Whether no other model could be timed either.
+    pub(super) fn is_of_the_stopwatch(&self) -> bool {
+        match self {
+            Self::Runtime(error) => matches!(error, RuntimeError::Cancelled),
+            Self::External(error) => matches!(error, ExternalError::Start { .. } | ExternalError::Write(_)),
+            Self::Instant => false,
+        }
+    }
 }
 
 /// An engine in this process.

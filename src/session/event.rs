@@ -30,6 +30,13 @@ pub enum Progress {
         /// In all.
         total: usize,
     },
+    /// So many plans have been timed, of so many.
+    Plans {
+        /// Timed.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
     /// So many layers have been recovered, of so many.
     Layers {
         /// Recovered.
