@@ -133,7 +133,9 @@ fn of_latency(error: &LatencyError) -> Option<String> {
         }
         LatencyError::Merging => "--reduce widths prunes widths alone",
         LatencyError::OutOfReach { .. } => "--align, --max-prune, --keep, --only and --kinds say what may go",
-        LatencyError::Missed { .. } => "--latency-table keeps the times for the next run",
+        LatencyError::Missed { .. } => {
+            "--latency-table keeps times from run to run: where they were taken beside other work, remove the file to measure anew"
+        }
         _ => return None,
     };
     Some(hint.to_owned())
