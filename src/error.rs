@@ -4,6 +4,7 @@ use crate::{
     calibration::CalibrationError,
     compare::CompareError,
     gate::GateError,
+    latency::{LatencyError, MeasureError, ServingError, TableError},
     model::TypeError,
     onnx::OnnxError,
     paths::PathError,
@@ -66,6 +67,9 @@ pub enum Error {
     /// Scores or a report could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A budget of time is not kept, or a model could not be timed.
+    #[error(transparent)]
+    Latency(#[from] LatencyError),
     /// An output is named that the model does not have.
     #[error("`{name}` is no output of the model; its outputs are {}", outputs.join(", "))]
     NoOutput { name: String, outputs: Vec<String> },
@@ -84,6 +88,7 @@ impl Error {
         match self {
             Self::Onnx(error) => error.is_of_writing(),
             Self::Type(TypeError::Runtime(error)) | Self::Runtime(error) => error.is_of_running(),
+            Self::Latency(error) => error.ran(),
             Self::Type(_)
             | Self::NoOutput { .. }
             | Self::Calibration(_)
@@ -101,5 +106,23 @@ impl Error {
             | Self::Write(_)
             | Self::Cancelled => true,
         }
+    }
+}
+
+impl From<MeasureError> for Error {
+    fn from(error: MeasureError) -> Self {
+        LatencyError::from(error).into()
+    }
+}
+
+impl From<ServingError> for Error {
+    fn from(error: ServingError) -> Self {
+        LatencyError::from(error).into()
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(error: TableError) -> Self {
+        LatencyError::from(error).into()
     }
 }

@@ -1,4 +1,4 @@
-//! Prunes trained ONNX models to budgets of FLOPs, parameters or bytes: no retraining, no labels, no PyTorch.
+//! Prunes trained ONNX models to budgets of FLOPs, parameters, bytes or time: no retraining, no labels, no PyTorch.
 //!
 //! The program `optin-onnx` is one way to use this crate; to embed it is the other. [`Pruner`] opens a model with an engine that
 //! runs it and unlabelled samples to run it on, and goes on stage by stage. Every stage is a value:
@@ -37,6 +37,8 @@
 //!   [`session::Recovered`] has its weights refitted, and writes a file or bytes once these have passed the final gate.
 //! * **Kept and gone on from.** [`score::Scores`], [`plan::Plan`] and [`report::Report`] are plain data (serde):
 //!   [`Pruner::with_scores`] and [`session::Scored::with_plan`] go on from where an earlier process ended.
+//! * **Time.** [`Pruner::measure`] finds out how long the model takes by its sizes, and [`plan::Budgets::and_latency`] is a budget of
+//!   that; [`latency::Stopwatch`] is what tells times, and [`latency::Table`] keeps them.
 //! * **Progress, warnings, cancellation.** [`session::Builder::on_progress`] hears of stages and of [`Warning`]s, which have codes;
 //!   [`Cancel`] stops the work at the next run of a model. The library prints nothing.
 //! * **Errors** are enums with a sentence that says what to do. Nothing panics on what a file or an array holds.
@@ -59,6 +61,7 @@ pub mod gradient;
 pub mod graph;
 mod hash;
 pub mod inspect;
+pub mod latency;
 mod limits;
 pub mod masks;
 pub mod memory;

@@ -27,6 +27,8 @@ pub enum Role {
     Output,
     /// Scores that are written.
     SavedScores,
+    /// Times that are kept from run to run.
+    LatencyTable,
     Report,
 }
 
@@ -39,6 +41,7 @@ impl fmt::Display for Role {
             Self::Scores => "the scores",
             Self::Output => "the output",
             Self::SavedScores => "the scores to be saved",
+            Self::LatencyTable => "the latency table",
             Self::Report => "the report",
         })
     }

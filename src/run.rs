@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::{
     Error,
     calibration::{CalibrationOptions, Origin},
-    onnx::Staged,
+    latency::{ExternalCommand, ExternalStopwatch, Serving, Table},
+    onnx::{self, Staged},
     paths::{Paths, Role},
     plan::{Budgets, Limits},
     positions::Reduce,
@@ -58,6 +59,14 @@ pub struct Options {
     pub keep_unread: bool,
     /// What is reduced.
     pub reduce: Reduce,
+    /// Whether the dense and the pruned file are timed.
+    pub bench: bool,
+    /// The shapes at which models are timed.
+    pub serving: Serving,
+    /// Where times are kept from run to run.
+    pub latency_table: Option<PathBuf>,
+    /// The program that times models, in place of the runtime.
+    pub measure_with: Option<ExternalCommand>,
 }
 
 impl Default for Options {
@@ -81,6 +90,10 @@ impl Default for Options {
             granularity: Granularity::default(),
             keep_unread: false,
             reduce: Reduce::default(),
+            bench: false,
+            serving: Serving::default(),
+            latency_table: None,
+            measure_with: None,
         }
     }
 }
@@ -102,6 +115,7 @@ impl Options {
         let writes = [
             (Role::Output, &self.output),
             (Role::SavedScores, &self.save_scores),
+            (Role::LatencyTable, &self.latency_table),
             (Role::Report, &self.report),
         ];
         Paths {
@@ -120,6 +134,7 @@ impl Options {
             keep_unread: self.keep_unread,
             reduce: self.reduce,
             refit: self.recover.is_some_and(|recovery| recovery.refits()),
+            serving: self.serving.clone(),
         }
     }
 
@@ -162,18 +177,47 @@ fn prune_file(
     listener: impl FnMut(Progress) + 'static,
 ) -> Result<(Report, Option<Staged>), Error> {
     options.paths().check()?;
-    let opened = Opened::new(options, cancel, listener)?;
+    let mut opened = Opened::new(options, cancel, listener)?;
     opened.pruner.check(&options.budgets)?;
+    if options.budgets.latency().is_some() {
+        measure(&mut opened.pruner, options)?;
+        opened.pruner.check(&options.budgets)?;
+    }
     let scored = opened.score(options)?;
-    let planned = scored.plan(&options.budgets)?;
+    let planned = scored.plan(&options.budgets);
+    // Times of plans are kept, too, whether they keep the budget or not.
+    save_table(&opened.pruner, options)?;
+    let planned = planned?;
     let Some(output) = &options.output else { return Ok((planned.report(), None)) };
     let applied = planned.apply()?;
     let recovered = match options.recovery() {
         Some(recovery) => applied.recover(&recovery)?,
         None => applied.unrecovered(),
     };
-    let (staged, report) = recovered.stage(output)?;
+    let (staged, mut report) = recovered.stage(output)?;
+    if options.bench && report.bench.is_none() {
+        let [dense, pruned] = [options.input.clone(), staged.path()].map(|path| onnx::load(&path));
+        report.bench = Some(opened.pruner.bench(&dense?.model, &pruned?.model)?);
+    }
     Ok((report, Some(staged)))
+}
+
+/// Measures how long the model takes, as far as the table does not say.
+fn measure(pruner: &mut Pruner, options: &Options) -> Result<(), Error> {
+    let table = match &options.latency_table {
+        Some(path) => Table::load(path, pruner.device())?,
+        None => Table::new(pruner.device()),
+    };
+    pruner.measure(onnx::load(&options.input)?.model, table)?;
+    save_table(pruner, options)
+}
+
+/// Saves the times that are known.
+fn save_table(pruner: &Pruner, options: &Options) -> Result<(), Error> {
+    if let Some((table, path)) = pruner.table().zip(options.latency_table.as_ref()) {
+        table.stage(path)?.publish()?;
+    }
+    Ok(())
 }
 
 /// A session of a file, and the scores that were saved for it.
@@ -193,11 +237,12 @@ impl Opened {
         let saved = saved.transpose()?;
         let method = saved.as_ref().map_or(options.score.method, |(_, scores)| scores.made.score);
         let engine = runtime::open(&options.runtime)?;
-        let pruner = Pruner::builder(engine)
-            .settings(options.settings())
-            .on_progress(listener)
-            .cancel(cancel.clone())
-            .open(options.input.as_path(), options.data(method))?;
+        let mut builder =
+            Pruner::builder(engine).settings(options.settings()).on_progress(listener).cancel(cancel.clone());
+        if let Some(command) = &options.measure_with {
+            builder = builder.stopwatch(Box::new(ExternalStopwatch(command.clone())));
+        }
+        let pruner = builder.open(options.input.as_path(), options.data(method))?;
         if let Some((saved, scores)) = &saved {
             saved.check(&scores.made, &pruner.provenance(&options.score, true), pruner.is_rotated())?;
         }

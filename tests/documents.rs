@@ -52,6 +52,10 @@ fn reports_and_scores_are_as_their_schemas_say() {
         ("vit.onnx", "--flops 0.5 --calib CALIB --samples 32"),
         ("vit.onnx", "--params 90% --calib CALIB --samples 4 --score wanda --recover bias --kinds neuron"),
         ("cnn.onnx", "--flops 9M --synthetic --score magnitude --keep stage1 --runtime tract"),
+        (
+            "cnn.onnx",
+            "--flops 0.6 --calib CALIB --samples 16 --score magnitude --bench --serve image=2x1x28x28",
+        ),
         ("cnn.onnx", "--dry-run --calib CALIB --samples 16 --score random --seed 3 --max-prune 90%"),
     ]
     .into_iter()

@@ -11,6 +11,7 @@ pub(super) struct BudgetFlags(pub(super) Budgets);
 
 const HEADING: &str = "Budgets, which hold together";
 const MACS: &str = "macs";
+const LATENCY: &str = "latency";
 
 fn flag(model: &'static dyn CostModel) -> Arg {
     let is_default = Budgets::default().iter().any(|(known, _)| known.id() == model.id());
@@ -40,9 +41,20 @@ fn macs() -> Arg {
         .help("The same as --flops in multiply-accumulates, as many profilers count: half as many")
 }
 
+/// How long the model may take.
+fn latency() -> Arg {
+    Arg::new(LATENCY)
+        .long(LATENCY)
+        .value_name("BUDGET")
+        .value_parser(|text: &str| Budget::of_time(text).map_err(|error| hints::of_budget(&error)))
+        .allow_hyphen_values(true)
+        .help_heading(HEADING)
+        .help("What to keep of the time of one run, measured where --runtime, --provider and --threads say: a share (0.6, 60%) or a time (12ms)")
+}
+
 impl Args for BudgetFlags {
     fn augment_args(command: Command) -> Command {
-        let flags = COST_MODELS.iter().map(|model| flag(*model)).chain([macs()]);
+        let flags = COST_MODELS.iter().map(|model| flag(*model)).chain([macs(), latency()]);
         flags.fold(command, Command::arg)
     }
 
@@ -57,7 +69,9 @@ impl FromArgMatches for BudgetFlags {
         let flops: &'static dyn CostModel = &Flops;
         let macs = given(MACS).map(|budget| (flops, budget));
         let given = COST_MODELS.iter().filter_map(|model| Some((*model, given(model.id())?))).chain(macs);
-        Ok(Self(given.fold(Budgets::default(), |budgets, (model, budget)| budgets.and(model, budget))))
+        let budgets = given.fold(Budgets::default(), |budgets, (model, budget)| budgets.and(model, budget));
+        let latency = matches.get_one::<Budget>(LATENCY);
+        Ok(Self(latency.map_or(budgets.clone(), |latency| budgets.and_latency(*latency))))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

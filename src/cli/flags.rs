@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Options,
     calibration::{self, CalibrationOptions, Preprocessing, Synthetic},
+    latency::{ExternalCommand, Serving},
     memory::MemoryBudget,
     plan::Limits,
     positions::Reduce,
@@ -29,6 +30,7 @@ const LIMITS: &str = "What may go";
 const SCORES: &str = "Scores";
 const RECOVERY: &str = "Recovery";
 pub(super) const FILES: &str = "Files";
+const SPEED: &str = "Speed";
 const ENGINE: &str = "Runtime";
 pub(super) const TOLD: &str = "What is said";
 
@@ -53,6 +55,8 @@ pub(super) struct Prune {
     /// Allow the output to replace the input.
     #[arg(long, help_heading = FILES)]
     in_place: bool,
+    #[command(flatten)]
+    speed: SpeedFlags,
     /// Print the time of each stage.
     #[arg(long, help_heading = TOLD)]
     pub(super) timings: bool,
@@ -119,9 +123,31 @@ impl Prune {
             output,
             in_place: self.in_place,
             budgets: self.budgets.0.clone(),
+            bench: self.speed.bench,
+            serving: Serving(self.speed.serve.clone()),
+            latency_table: self.speed.latency_table.clone(),
+            measure_with: self.speed.measure_with.clone(),
             ..self.session.options(input)
         })
     }
+}
+
+/// How long models take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = SPEED)]
+struct SpeedFlags {
+    /// Time the dense and the pruned file in turns, where --runtime, --provider and --threads say.
+    #[arg(long, conflicts_with = "dry_run")]
+    bench: bool,
+    /// Shape of an input when models are timed [default: one sample, as long as the calibration data].
+    #[arg(long, value_name = "NAME=1x3x224x224", value_parser = parse::shape)]
+    serve: Vec<(String, Vec<usize>)>,
+    /// Keep times that were measured in this file, and measure nothing that it holds; with the same file, plans are the same.
+    #[arg(long, value_name = "FILE")]
+    latency_table: Option<PathBuf>,
+    /// Time models by a program: it is given the path of a model in place of {model}, and prints milliseconds.
+    #[arg(long, value_name = "COMMAND {model}")]
+    measure_with: Option<ExternalCommand>,
 }
 
 /// What takes over for what was removed.

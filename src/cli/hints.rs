@@ -5,6 +5,7 @@ use crate::{
     Error, Named, WarningCode,
     calibration::CalibrationError,
     gate::GateError,
+    latency::LatencyError,
     model::TypeError,
     paths::{PathError, Role},
     plan::{Limit, ParseBudgetError, PlanError},
@@ -22,6 +23,7 @@ pub(super) fn of_error(error: &Error) -> Option<String> {
         | Error::Type(TypeError::Runtime(error))
         | Error::Score(ScoreError::Runtime(error)) => of_runtime(error),
         Error::Plan(error) | Error::Replan(error) => of_plan(error),
+        Error::Latency(error) => of_latency(error),
         Error::Paths(error) => of_path(error),
         Error::Saved(error) => of_saved(error),
         Error::Type(TypeError::Synthetic { .. }) => {
@@ -121,6 +123,24 @@ fn of_plan(error: &PlanError) -> Option<String> {
     }
 }
 
+fn of_latency(error: &LatencyError) -> Option<String> {
+    let hint = match error {
+        LatencyError::Serving(_) => {
+            "--serve NAME=1x3x224x224 gives the shape of an input when models are timed"
+        }
+        LatencyError::Table(_) => {
+            "--latency-table names the file; without it, times are measured and not kept"
+        }
+        LatencyError::Merging => "--reduce widths prunes widths alone",
+        LatencyError::OutOfReach { .. } => "--align, --max-prune, --keep, --only and --kinds say what may go",
+        LatencyError::Missed { .. } => {
+            "--latency-table keeps times from run to run: where they were taken beside other work, remove the file to measure anew"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
 fn of_path(error: &PathError) -> Option<String> {
     let flags = |roles: &[Role]| {
         let flags: Vec<String> = roles.iter().filter_map(|role| of_role(*role)).collect();
@@ -142,6 +162,7 @@ fn of_role(role: Role) -> Option<String> {
     let flag = match role {
         Role::Scores => "--scores",
         Role::SavedScores => "--save-scores",
+        Role::LatencyTable => "--latency-table",
         Role::Report => "--report",
         Role::Calibration => "--calib",
         Role::Model | Role::Weights | Role::Output => return None,

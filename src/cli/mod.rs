@@ -177,6 +177,7 @@ fn listener(spinner: &ProgressBar, quiet: bool) -> impl FnMut(Progress) + 'stati
     move |event| match event {
         Progress::Stage(stage) => shown.set_message(stage),
         Progress::Units { done, total } => shown.set_message(format!("score {done}/{total}")),
+        Progress::Plans { done, total } => shown.set_message(format!("time {done}/{total}")),
         Progress::Layers { done, total } => shown.set_message(format!("recover {done}/{total}")),
         Progress::Say(text) if quiet => drop(text),
         Progress::Say(text) => shown.suspend(|| print_line(&text)),

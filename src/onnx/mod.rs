@@ -106,6 +106,13 @@ pub fn attr_tensor<'a>(node: &'a NodeProto, name: &str) -> Option<&'a TensorProt
     typed(node, name, AttributeType::Tensor)?.t.as_ref()
 }
 
+/// Lets a value be of any shape.
+pub(crate) fn forget_shape(info: &mut ValueInfoProto) {
+    if let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        tensor.shape = None;
+    }
+}
+
 /// What a value is declared as, if as a tensor.
 pub(crate) fn tensor_type(info: &ValueInfoProto) -> Option<&type_proto::Tensor> {
     match info.r#type.as_ref()?.value.as_ref()? {

@@ -33,6 +33,11 @@ pub enum ParseBudgetError {
         /// What is counted.
         unit: &'static str,
     },
+    /// It is no time.
+    #[error(
+        "`{0}` is not a budget of time: write a share such as 0.6 or 60%, or a time such as 12ms, 0.5s or 800us"
+    )]
+    Time(String),
     /// A percentage without its sign.
     #[error("`{0}` is less than any model costs: did you mean {0}%?")]
     Percent(String),
@@ -91,6 +96,29 @@ impl Budget {
         }
     }
 
+    /// A budget of time: a share, or a number of picoseconds.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of_time(text: &str) -> Result<Self, ParseBudgetError> {
+        let text = text.trim();
+        let error = || ParseBudgetError::Time(text.to_owned());
+        // The longest first: seconds end as milliseconds do.
+        let units = [("ms", 1e9), ("us", 1e6), ("\u{b5}s", 1e6), ("s", 1e12)];
+        let Some((number, scale)) =
+            units.into_iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))
+        else {
+            return match text.parse() {
+                Ok(share @ Self::Share(_)) => Ok(share),
+                Err(too_large @ ParseBudgetError::Share(_)) if text.ends_with('%') => Err(too_large),
+                _ => Err(error()),
+            };
+        };
+        let picoseconds = number.trim().parse::<f64>().map_err(|_| error())? * scale;
+        let is_time = picoseconds >= 1.0 && picoseconds <= u64::MAX as f64;
+        if is_time { Ok(Self::Absolute(picoseconds)) } else { Err(error()) }
+    }
+
     /// The budget in absolute terms, for a dense model of cost `dense`.
     pub fn target(self, dense: u64) -> u64 {
         match self {
@@ -120,6 +148,17 @@ impl std::fmt::Display for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        let of = |text: &str| Budget::of_time(text).unwrap();
+        assert_eq!([of("0.6"), of("60%")], [Budget::Share(0.6); 2]);
+        assert_eq!([of("12ms"), of("12 ms"), of("0.012s"), of("12000us")], [Budget::Absolute(12e9); 4]);
+        for wrong in ["", "12", "12G", "ms", "-1ms", "0s", "NaNms", "infs", "1.5", "0"] {
+            let error = Budget::of_time(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{wrong}`")), "{error}");
+        }
+    }
 
     #[test]
     fn budgets_are_read_as_people_write_them() {

@@ -11,14 +11,27 @@ use crate::{ops, typing::Dimensions};
 
 /// What a pruned model may cost, all of it at once. Empty, it stands for half of the FLOPs.
 #[derive(Clone, Debug, Default)]
-pub struct Budgets(Vec<(&'static dyn CostModel, Budget)>);
+pub struct Budgets {
+    each: Vec<(&'static dyn CostModel, Budget)>,
+    latency: Option<Budget>,
+}
 
 impl Budgets {
     /// These, and another one; of a cost that has a budget already, in place of that.
     pub fn and(mut self, model: &'static dyn CostModel, budget: Budget) -> Self {
-        self.0.retain(|(known, _)| known.id() != model.id());
-        self.0.push((model, budget));
+        self.each.retain(|(known, _)| known.id() != model.id());
+        self.each.push((model, budget));
         self
+    }
+
+    /// These, and how long the model may take: a share, or picoseconds. The session has to measure that.
+    pub fn and_latency(self, budget: Budget) -> Self {
+        Self { latency: Some(budget), ..self }
+    }
+
+    /// How long the model may take.
+    pub fn latency(&self) -> Option<Budget> {
+        self.latency
     }
 
     /// A single budget.
@@ -26,10 +39,10 @@ impl Budgets {
         Self::default().and(model, budget)
     }
 
-    /// Every budget, in the order in which they were given.
+    /// Every budget of a cost that is told from the model alone, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = (&'static dyn CostModel, Budget)> {
-        let default = COST_MODELS.first().filter(|_| self.0.is_empty());
-        self.0.iter().copied().chain(default.map(|model| (*model, Budget::Share(0.5))))
+        let default = COST_MODELS.first().filter(|_| self.each.is_empty() && self.latency.is_none());
+        self.each.iter().copied().chain(default.map(|model| (*model, Budget::Share(0.5))))
     }
 
     /// Whether recovery may add weights: no budget counts them.
@@ -42,14 +55,15 @@ impl Budgets {
 impl fmt::Display for Budgets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let budgets: Vec<_> = self.iter().collect();
-        match budgets.as_slice() {
-            [(_, budget)] => budget.fmt(f),
-            several => {
-                let named: Vec<String> =
-                    several.iter().map(|(model, budget)| format!("{} {budget}", model.id())).collect();
-                f.write_str(&named.join(", "))
-            }
+        if let ([(_, budget)], None) = (budgets.as_slice(), self.latency) {
+            return budget.fmt(f);
         }
+        let named = budgets.iter().map(|(model, budget)| format!("{} {budget}", model.id()));
+        let latency = self.latency.map(|budget| match budget {
+            Budget::Share(_) => format!("latency {budget}"),
+            Budget::Absolute(picoseconds) => format!("latency {}ms", picoseconds / 1e9),
+        });
+        f.write_str(&named.chain(latency).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -98,7 +112,11 @@ struct Bound {
 
 /// The most that a pruned model may cost, by every budget.
 #[derive(Clone, Debug, Default)]
-pub struct Bounds(Vec<Bound>);
+pub struct Bounds {
+    each: Vec<Bound>,
+    /// Of what is measured: the most that plans may come to, in picoseconds.
+    latency: Option<u64>,
+}
 
 impl Bounds {
     /// Holds what was counted against the budgets.
@@ -106,7 +124,7 @@ impl Bounds {
     /// # Errors
     /// The first budget that is exceeded.
     pub fn check(&self, counted: &PerCost<u64>) -> Result<(), OverBudget> {
-        let over = self.0.iter().find_map(|Bound { model, at_most, .. }| {
+        let over = self.each.iter().find_map(|Bound { model, at_most, .. }| {
             let found = *counted.get(model.id())?;
             (found > *at_most).then_some(OverBudget { unit: model.unit(), found, asked: *at_most })
         });
@@ -115,12 +133,23 @@ impl Bounds {
 
     /// The most that a model may cost by one cost.
     pub fn at_most(&self, id: &str) -> Option<u64> {
-        self.0.iter().find(|bound| bound.model.id() == id).map(|bound| bound.at_most)
+        self.each.iter().find(|bound| bound.model.id() == id).map(|bound| bound.at_most)
+    }
+
+    /// The same, where plans may come to so many picoseconds.
+    #[must_use]
+    pub fn within(self, latency: Option<u64>) -> Self {
+        Self { latency, ..self }
+    }
+
+    /// The picoseconds that plans may come to.
+    pub fn latency(&self) -> Option<u64> {
+        self.latency
     }
 
     /// Lets later plans leave room for what a model was counted to cost beyond its plan.
     pub fn leave_room(&mut self, planned: &PerCost<u64>, counted: &PerCost<u64>) {
-        for bound in &mut self.0 {
+        for bound in &mut self.each {
             let id = bound.model.id();
             if let (Some(planned), Some(counted)) = (planned.get(id), counted.get(id)) {
                 bound.beyond = bound.beyond.max(counted.saturating_sub(*planned));
@@ -143,6 +172,8 @@ pub struct Costs<'a> {
     dimensions: &'a Dimensions,
     limits: &'a Limits,
     costs: PerCost<Cost>,
+    /// How long the model takes, where that was measured.
+    latency: Option<Cost>,
     /// What the file's model costs, where the typed one does with less.
     input: Option<PerCost<u64>>,
     /// Whether operators compute with quantised weights.
@@ -155,13 +186,25 @@ impl<'a> Costs<'a> {
         // Weights of integers are none that are pruned: nothing but the operator says what they are.
         let mut operators = view.graph.nodes().map(|(_, node)| ops::operator_name(&node.proto));
         let quantized = operators.any(|operator| ops::is_quantized(&operator));
-        Self { dimensions, limits, costs: PerCost::of(|model| model.cost(view)), input: None, quantized }
+        let costs = PerCost::of(|model| model.cost(view));
+        Self { dimensions, limits, costs, latency: None, input: None, quantized }
     }
 
     /// The same, of a model that was made of one that costs `input`: shares are shares of that.
     #[must_use]
     pub fn of_input(self, input: Option<PerCost<u64>>) -> Self {
         Self { input, ..self }
+    }
+
+    /// The same, and how long the model takes, in picoseconds.
+    #[must_use]
+    pub fn and_latency(self, latency: Option<Cost>) -> Self {
+        Self { latency, ..self }
+    }
+
+    /// How long the model takes, where that was measured.
+    pub fn latency(&self) -> Option<&Cost> {
+        self.latency.as_ref()
     }
 
     /// Each cost, as a polynomial.
@@ -213,7 +256,7 @@ impl<'a> Costs<'a> {
             return Err(PlanError::Nothing(self.why_pinned()));
         }
         let asked = self.asked(budgets);
-        if asked.iter().all(|asked| asked.at_most >= asked.dense) {
+        if budgets.latency.is_none() && asked.iter().all(|asked| asked.at_most >= asked.dense) {
             return Err(PlanError::Idle(asked));
         }
         let bounds = self.ceilings(budgets);
@@ -227,7 +270,7 @@ impl<'a> Costs<'a> {
     /// The first that cannot.
     pub fn check(&self, bounds: &Bounds) -> Result<(), PlanError> {
         let (dense, least) = (self.dense(), self.least());
-        for Bound { model, at_most, beyond } in &bounds.0 {
+        for Bound { model, at_most, beyond } in &bounds.each {
             let known = (self.costs.get(model.id()), dense.get(model.id()), least.get(model.id()));
             let (Some(cost), Some(dense), Some(least)) = known else { continue };
             let minimum = least.saturating_add(*beyond);
@@ -265,16 +308,17 @@ impl<'a> Costs<'a> {
     /// The most that the pruned model may cost, whether widths alone can bring it there or not.
     pub fn ceilings(&self, budgets: &Budgets) -> Bounds {
         let bound = |asked: &Asked| Bound { model: asked.model, at_most: asked.at_most, beyond: 0 };
-        Bounds(self.asked(budgets).iter().map(bound).collect())
+        Bounds { each: self.asked(budgets).iter().map(bound).collect(), latency: None }
     }
 
     /// What the plan has to keep to.
     pub fn bounded(&self, bounds: &Bounds) -> Vec<Bounded<'_>> {
-        let bounded = bounds.0.iter().filter_map(|bound| {
+        let bounded = bounds.each.iter().filter_map(|bound| {
             let cost = self.costs.get(bound.model.id())?;
             Some(Bounded { cost, at_most: bound.at_most.saturating_sub(bound.beyond) })
         });
-        bounded.collect()
+        let latency = self.latency.as_ref().zip(bounds.latency);
+        bounded.chain(latency.map(|(cost, at_most)| Bounded { cost, at_most })).collect()
     }
 
     /// Every reason for which an axis of a weight keeps its extent, once.

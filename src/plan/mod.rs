@@ -1,8 +1,8 @@
 //! Planning: which units stay, so that every budget is met and the least importance is lost.
 //!
-//! Costs are polynomials in the widths ([`cost`]), so they are known for any pruning. Removal is greedy by importance per cost saved
-//! at the current widths. Savings only fall as widths shrink, so a stale entry of the queue is never too dear: popping,
-//! recomputing and pushing back finds the true minimum.
+//! Costs are polynomials in the widths, or go by tables of them ([`cost`]), so they are known for any pruning. Removal is greedy by
+//! importance per cost saved at the current widths, where steps of a table are taken whole. Savings only fall as other widths shrink,
+//! so a stale entry of the queue is never too dear: popping, recomputing and pushing back finds the true minimum.
 
 mod budget;
 mod budgets;
@@ -11,7 +11,9 @@ mod search;
 
 pub use budget::{Budget, ParseBudgetError};
 pub use budgets::{Asked, Bounded, Bounds, Budgets, Costs, OverBudget};
-pub use cost::{Bytes, COST_MODELS, Cost, CostModel, CostView, Flops, Parameters, PerCost, cost_model};
+pub use cost::{
+    Bytes, COST_MODELS, Cost, CostModel, CostView, Curve, Flops, Parameters, PerCost, cost_model,
+};
 pub use search::plan;
 
 use regex::Regex;
@@ -46,7 +48,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Units that go at once.
-    fn granule(&self, dimension: &Dimension) -> usize {
+    pub(crate) fn granule(&self, dimension: &Dimension) -> usize {
         dimension.kind.granule(dimension.entries, self.align.max(1))
     }
 

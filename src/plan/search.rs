@@ -59,6 +59,8 @@ struct Search<'a> {
     orders: Vec<Vec<usize>>,
     scores: Vec<&'a [f64]>,
     queue: BinaryHeap<Reverse<(Priority, usize)>>,
+    /// Whether a cost falls in steps.
+    stepped: bool,
 }
 
 /// Importance per cost saved; ordered like the number.
@@ -126,19 +128,45 @@ impl<'a> Search<'a> {
             values.push(found.scores.as_slice());
         }
         let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
+        let stepped = budgets.iter().any(|budget| budget.cost.is_stepped());
         let (budgets, queue) = (tracked(budgets, &sizes), BinaryHeap::new());
-        let mut search = Self { budgets, sizes, dimensions, steps, orders, scores: values, queue };
+        let mut search = Self { budgets, sizes, dimensions, steps, orders, scores: values, queue, stepped };
         for dimension in 0..dimensions.len() {
             search.enqueue(dimension);
         }
         Ok(search)
     }
 
-    /// Units that a dimension has after its next removal; `None` at its floor.
-    fn next_size(&self, dimension: usize) -> Option<usize> {
+    /// Sizes that a dimension can have after its next removal, descending: one granule less, and where a cost falls in steps, any
+    /// number of granules, as the way to the next step saves nothing.
+    fn next_sizes(&self, dimension: usize) -> impl Iterator<Item = usize> + use<> {
         let (granule, floor) = self.steps[dimension];
-        let next = (self.sizes[dimension] - 1) / granule * granule;
-        (next >= floor).then_some(next)
+        let first = (self.sizes[dimension] - 1) / granule * granule;
+        let count = if self.stepped { usize::MAX } else { 1 };
+        (0..=first).rev().step_by(granule).take_while(move |next| *next >= floor).take(count)
+    }
+
+    /// The removal from a dimension that loses the least per cost saved, and its priority: the next corner of the lower convex hull
+    /// of what is lost by what is saved, which is where greedy choices among several sizes go (Sinha & Zoltners, 1979). `None` at
+    /// its floor.
+    fn next_removal(&self, dimension: usize) -> Option<(Priority, usize)> {
+        let (mut size, mut lost, mut best) = (self.sizes[dimension], 0.0, None);
+        for next in self.next_sizes(dimension) {
+            lost += self.lost(dimension, size, next);
+            size = next;
+            let priority = self.priority(dimension, next, lost);
+            if best.is_none_or(|(least, _)| priority < least) {
+                best = Some((priority, next));
+            }
+        }
+        best
+    }
+
+    /// The importance of the units that go when a dimension of `size` units shrinks to `next`.
+    fn lost(&self, dimension: usize, size: usize, next: usize) -> f64 {
+        let order = &self.orders[dimension];
+        let removed = &order[order.len() - size..order.len() - next];
+        removed.iter().map(|u| importance(self.scores[dimension][*u])).sum()
     }
 
     /// Whether any budget is exceeded.
@@ -154,10 +182,7 @@ impl<'a> Search<'a> {
     /// one budget it is importance per cost. The excesses are those at the start: as budgets only drop out of the sum,
     /// priorities only rise, which the queue relies on. Savings beyond an excess, which those authors do not count, are
     /// undone by [`Self::give_back`].
-    fn priority(&self, dimension: usize, next: usize) -> Priority {
-        let (order, size) = (&self.orders[dimension], self.sizes[dimension]);
-        let removed = &order[order.len() - size..order.len() - next];
-        let lost: f64 = removed.iter().map(|u| importance(self.scores[dimension][*u])).sum();
+    fn priority(&self, dimension: usize, next: usize, lost: f64) -> Priority {
         let over = self.budgets.iter().filter(|budget| budget.is_over());
         let saved: f64 = over.map(|b| b.weight * b.cost.saving(dimension, next) as f64).sum();
         Priority(if saved == 0.0 { f64::INFINITY } else { importance(lost / saved) })
@@ -170,15 +195,14 @@ impl<'a> Search<'a> {
     }
 
     fn enqueue(&mut self, dimension: usize) {
-        if let Some(next) = self.next_size(dimension) {
-            self.queue.push(Reverse((self.priority(dimension, next), dimension)));
+        if let Some((priority, _)) = self.next_removal(dimension) {
+            self.queue.push(Reverse((priority, dimension)));
         }
     }
 
     fn remove_next(&mut self) -> Option<Removal> {
         while let Some(Reverse((stale, dimension))) = self.queue.pop() {
-            let Some(next) = self.next_size(dimension) else { continue };
-            let current = self.priority(dimension, next);
+            let Some((current, next)) = self.next_removal(dimension) else { continue };
             if current > stale {
                 self.queue.push(Reverse((current, dimension)));
                 continue;
@@ -190,17 +214,18 @@ impl<'a> Search<'a> {
         None
     }
 
-    /// Takes removals back, the last first, where all budgets are met without them: a large one may have met them by far.
+    /// Takes removals back, the last first, as far as all budgets are met without them: a large one may have met them by far.
     fn give_back(&mut self, removals: Vec<Removal>) {
         let mut settled = vec![false; self.dimensions.len()];
         for (dimension, before) in removals.into_iter().rev() {
-            if settled[dimension] {
-                continue;
-            }
-            let after = self.resize(dimension, before);
-            if self.is_over() {
-                self.resize(dimension, after);
-                settled[dimension] = true;
+            let granule = self.steps[dimension].0;
+            while !settled[dimension] && self.sizes[dimension] < before {
+                let more = (self.sizes[dimension] / granule + 1).saturating_mul(granule).min(before);
+                let after = self.resize(dimension, more);
+                if self.is_over() {
+                    self.resize(dimension, after);
+                    settled[dimension] = true;
+                }
             }
         }
     }
@@ -223,7 +248,10 @@ impl<'a> Search<'a> {
 mod tests {
     use super::*;
     use crate::{
-        plan::{Cost, cost::polynomial},
+        plan::{
+            Cost, Curve,
+            cost::{polynomial, stepped},
+        },
         reduction::NEURON,
         score::DimensionScores,
         widths::WidthTable,
@@ -258,7 +286,80 @@ mod tests {
         })
     }
 
+    /// Scores of units.
+    fn scores_of(dimensions: &[Dimension], scores: &[Vec<f64>]) -> Scores {
+        let scored = dimensions.iter().zip(scores).map(|(dimension, scores)| DimensionScores {
+            name: dimension.name.clone(),
+            kind: dimension.kind,
+            layer: dimension.layer,
+            scores: scores.clone(),
+            order: None,
+            left: None,
+        });
+        Scores { dimensions: scored.collect(), ..Scores::default() }
+    }
+
+    #[test]
+    fn nothing_goes_between_two_steps() {
+        let mut table = WidthTable::default();
+        let dimensions = [dimension(0, 64, &mut table), dimension(1, 64, &mut table)];
+        let steps = Curve::new((0..=64_usize).map(|x| x.next_multiple_of(16) as f64 / 64.0));
+        let cost = stepped(2, &[(1000, vec![(0, steps.clone())]), (1000, vec![(1, steps)])]);
+        let scores = scores_of(&dimensions, &[vec![1.0; 64], vec![1.5; 64]]);
+        let limits = Limits { align: 8, ..Limits::default() };
+        for (at_most, expected) in [(1999, [48, 64]), (1300, [16, 64]), (1100, [16, 48])] {
+            let budgets = [Bounded { cost: &cost, at_most }];
+            assert_eq!(plan(&budgets, &dimensions, &scores, &limits).unwrap().sizes(), expected, "{at_most}");
+        }
+    }
+
+    /// Tables for the dimensions of a cost: how much of each measured extent is a rise.
+    fn curve(size: usize, rises: &[u8]) -> Curve {
+        let sum: u32 = rises.iter().cycle().take(size).map(|rise| u32::from(*rise)).sum();
+        let mut total = 0;
+        let steps = rises.iter().cycle().take(size).map(|rise| {
+            total += u32::from(*rise);
+            f64::from(total) / f64::from(sum.max(1))
+        });
+        Curve::new(std::iter::once(0.0).chain(steps.collect::<Vec<_>>()))
+    }
+
     proptest! {
+        #[test]
+        fn plans_by_tables_hold_with_nothing_to_spare(
+            (scores, costs) in cases(),
+            rises in prop::collection::vec(0..4u8, 1..7),
+            align in 1..4usize,
+        ) {
+            let mut table = WidthTable::default();
+            let dimensions: Vec<Dimension> =
+                scores.iter().enumerate().map(|(i, s)| dimension(i, s.len(), &mut table)).collect();
+            let limits = Limits { align, ..Limits::default() };
+            let sizes: Vec<usize> = dimensions.iter().map(|d| d.size).collect();
+            let floors: Vec<usize> = dimensions.iter().map(|d| limits.floor(d)).collect();
+            let with_curves = |terms: &[(u64, Vec<usize>)]| -> Vec<(u64, Vec<(usize, Curve)>)> {
+                let of = |d: &usize| (*d, curve(sizes[*d], &rises));
+                terms.iter().map(|(factor, dims)| (factor * 1000, dims.iter().map(of).collect())).collect()
+            };
+            let costs: Vec<(Cost, f64)> =
+                costs.iter().map(|(terms, _, share)| (stepped(sizes.len(), &with_curves(terms)), *share)).collect();
+            let budgets: Vec<Bounded<'_>> = costs
+                .iter()
+                .map(|(cost, share)| {
+                    let (least, dense) = (cost.total(&floors), cost.total(&sizes));
+                    Bounded { cost, at_most: least + (share * (dense - least) as f64) as u64 }
+                })
+                .collect();
+            let kept = plan(&budgets, &dimensions, &scores_of(&dimensions, &scores), &limits).unwrap().sizes();
+            let holds = |sizes: &[usize]| budgets.iter().all(|b| b.cost.total(sizes) <= b.at_most);
+            prop_assert!(holds(&kept));
+            for (i, dimension) in dimensions.iter().enumerate().filter(|(i, d)| kept[*i] < d.size) {
+                let mut more = kept.clone();
+                more[i] = (kept[i] / align * align + align).min(dimension.size);
+                prop_assert!(!holds(&more), "{} of {:?}", dimension.name, kept);
+            }
+        }
+
         #[test]
         fn all_budgets_hold_and_nothing_is_to_spare((scores, costs) in cases(), align in 1..4usize) {
             let mut table = WidthTable::default();
@@ -278,15 +379,7 @@ mod tests {
                     Bounded { cost, at_most: least + (share * (dense - least) as f64) as u64 }
                 })
                 .collect();
-            let scored = dimensions.iter().zip(&scores).map(|(dimension, scores)| DimensionScores {
-                name: dimension.name.clone(),
-                kind: dimension.kind,
-                layer: dimension.layer,
-                scores: scores.clone(),
-                order: None,
-                left: None,
-            });
-            let scores = Scores { dimensions: scored.collect(), ..Scores::default() };
+            let scores = scores_of(&dimensions, &scores);
             let plan = plan(&budgets, &dimensions, &scores, &limits).unwrap();
             let holds = |sizes: &[usize]| budgets.iter().all(|b| b.cost.total(sizes) <= b.at_most);
             let kept = plan.sizes();

@@ -94,6 +94,10 @@ pub enum Holds {
     Seconds,
     /// A multiple of something.
     Multiple,
+    /// Milliseconds.
+    Milliseconds,
+    /// A ratio of two times.
+    Ratio,
     /// A relative error or distance.
     Error,
 }
@@ -108,6 +112,8 @@ named!(
         (Share, "share", "A share from 0 to 1."),
         (Seconds, "seconds", "Seconds."),
         (Multiple, "multiple", "A multiple of something."),
+        (Milliseconds, "milliseconds", "Milliseconds."),
+        (Ratio, "ratio", "A ratio of two times."),
         (Error, "error", "A relative error or distance."),
     ]
 );
@@ -218,6 +224,8 @@ impl Holds {
             Self::Share => format!("{:.1} %", 100.0 * number),
             Self::Seconds => format!("{number:.2}"),
             Self::Multiple => format!("{number:.1}"),
+            Self::Milliseconds => format!("{number:.3}"),
+            Self::Ratio => format!("{number:.2}x"),
             Self::Error => format!("{number:.4}"),
         }
     }

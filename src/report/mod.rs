@@ -4,6 +4,7 @@ mod asked;
 mod document;
 mod html;
 mod json;
+mod latency;
 mod reasons;
 mod render;
 mod sections;
@@ -13,6 +14,7 @@ mod text;
 pub use asked::{Asked, AskedBudget, Seeds};
 pub(crate) use document::quantity;
 pub use document::{Block, Cell, Column, Detail, Document, Holds, Section, Series, Table};
+pub use latency::LatencyReport;
 pub use reasons::{
     LayerReport, LeftDimension, PinReason, PinnedAxis, Reason, RecoveryReport, RotationReport,
 };
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Stage,
     gate::Gate,
+    latency::Bench,
     plan::{CostModel, Costs, Flops, PerCost, Plan},
     positions::{merge::Merging, unread::Unread},
     score::{Scores, Stability},
@@ -137,6 +140,12 @@ pub struct Report {
     pub proof: Option<Proof>,
     /// What the written file has shown; absent for a dry run.
     pub gate: Option<Gate>,
+    /// What a budget of time came to; absent where none was asked for.
+    #[serde(default)]
+    pub latency: Option<LatencyReport>,
+    /// How long the dense and the written file take; absent where that was not measured.
+    #[serde(default)]
+    pub bench: Option<Bench>,
     /// What recovery did; absent where there was none.
     pub recovery: Option<RecoveryReport>,
     /// What the user has to know.

@@ -1,11 +1,12 @@
 //! The report of a run as a document.
 
 use super::{
-    Block, Cell, Change, Detail, DimensionReport, Document, Holds, LayerReport, RecoveryReport, Report,
-    Reportable, RotationReport, Section, Series, Table, quantity,
+    Block, Cell, Change, Detail, DimensionReport, Document, Holds, LatencyReport, LayerReport,
+    RecoveryReport, Report, Reportable, RotationReport, Section, Series, Table, quantity,
 };
 use crate::{
     gate::Gate,
+    latency::{Bench, Timing},
     memory::Bytes,
     plan::{COST_MODELS, PerCost},
     positions::{merge::Merging, unread::Unread},
@@ -16,6 +17,8 @@ use crate::{
 impl Reportable for Report {
     fn document(&self) -> Document {
         let mut sections = vec![self.layers(), self.totals()];
+        sections.extend(self.bench.as_ref().map(bench));
+        sections.extend(self.latency.as_ref().map(|latency| words("latency", latency_text(latency))));
         sections.extend(self.pinned());
         sections.extend(self.unread.as_ref().map(|unread| words("unread", unread_text(unread))));
         sections.extend(self.merging.as_ref().map(|merging| words("merging", merging_text(merging))));
@@ -130,6 +133,62 @@ impl Report {
         }));
         Section::new("time", Detail::Measured, blocks)
     }
+}
+
+/// How long both files take.
+fn bench(bench: &Bench) -> Section {
+    let mut table = Table::new([
+        ("", Holds::Text),
+        ("p50 ms", Holds::Milliseconds),
+        ("p95 ms", Holds::Milliseconds),
+        ("quiet ms", Holds::Milliseconds),
+        ("samples/s", Holds::Multiple),
+        ("speed-up", Holds::Ratio),
+    ]);
+    let mut row = |name: &str, timing: &Timing, speedup: Option<f64>| {
+        let Timing { p50_ms, p95_ms, quiet_ms, samples_per_second, .. } = *timing;
+        table.push([
+            name.into(),
+            p50_ms.into(),
+            p95_ms.into(),
+            quiet_ms.into(),
+            samples_per_second.into(),
+            speedup.into(),
+        ]);
+    };
+    row("before", &bench.dense, None);
+    row("after", &bench.pruned, Some(bench.speedup));
+    let shapes = bench.inputs.iter().map(|input| {
+        let extents: Vec<String> = input.shape.iter().map(ToString::to_string).collect();
+        format!("{} {}", input.name, extents.join("x"))
+    });
+    let text = format!("timed in turns at {}: {}", shapes.collect::<Vec<_>>().join(", "), bench.device);
+    Section::new("speed", Detail::Brief, vec![Block::Table(table), Block::paragraph(text)])
+}
+
+fn latency_text(latency: &LatencyReport) -> String {
+    let LatencyReport { target_ms, dense_ms, least_ms, predicted_ms, rounds, survey, .. } = latency;
+    let least = least_ms.map_or_else(String::new, |least| format!(", reachable: {least:.3} ms"));
+    let mut text = format!("latency: asked: {target_ms:.3} ms of {dense_ms:.3} ms{least}; ");
+    let measured = rounds.iter().map(|round| {
+        format!("{:.3} ms where {:.3} ms were predicted", round.measured_ms, round.predicted_ms)
+    });
+    text += &match rounds.len() {
+        0 => format!("predicted: {predicted_ms:.3} ms"),
+        _ => format!("plans as measured: {}", measured.collect::<Vec<_>>().join(", then ")),
+    };
+    text += &format!(
+        "\n  {} parts of the model go by what is pruned, {} of them differ; {} times were measured",
+        survey.parts, survey.distinct, survey.measured
+    );
+    if let Some(error) = survey.error {
+        text += &format!("; median error of predictions of whole models: {:.1} %", 100.0 * error);
+    }
+    if !survey.steps.is_empty() {
+        let steps = survey.steps.iter().map(|step| format!("{} ({})", step.name, step.entries));
+        text += &format!("\n  times fall in steps along {}", steps.collect::<Vec<_>>().join(", "));
+    }
+    text
 }
 
 fn unread_text(unread: &Unread) -> String {

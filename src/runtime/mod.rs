@@ -9,7 +9,10 @@ mod signature;
 mod store;
 mod tract;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 pub use error::RuntimeError;
 pub use install::install;
@@ -30,6 +33,17 @@ pub trait Engine {
         self.load(model)
     }
 
+    /// As [`Self::load_as_deployed`], to be timed: without what is done for the sake of small memory and of results that are the
+    /// same on every machine.
+    fn load_to_time(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.load_as_deployed(model)
+    }
+
+    /// What decides how long a model takes, beside the model and the processor: name, version, device and threads.
+    fn speed_class(&self) -> String {
+        self.describe()
+    }
+
     /// Lets weights that are in memory be views of files, where sessions of this engine read them from files anyway. The model
     /// stays the same. Where a file cannot be written, they stay in memory, and [`Self::load`] will say why.
     fn spill_weights(&self, model: &mut ModelProto) {
@@ -42,6 +56,17 @@ pub trait Session {
     /// Runs once. `inputs` are matched by name, all graph inputs must be there; returns one tensor per graph output, in
     /// the order of `graph.output`. A graph input that an initializer backs is a constant, and is not fed.
     fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError>;
+
+    /// Runs so often on the same inputs, and says how long each run took, as far as can be told without what it takes to bring
+    /// inputs and results over.
+    fn time(&mut self, inputs: &[(String, Tensor)], runs: usize) -> Result<Vec<Duration>, RuntimeError> {
+        let mut timed = || {
+            let start = Instant::now();
+            self.run(inputs)?;
+            Ok(start.elapsed())
+        };
+        (0..runs).map(|_| timed()).collect()
+    }
 }
 
 /// Which engine runs the models.

@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use ::ort::{
@@ -80,6 +81,17 @@ fn environment(path: &Path) -> Result<Environment, RuntimeError> {
     Ok(environment)
 }
 
+/// What a session is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Work on a model whose values are looked at.
+    Work,
+    /// To compute what it will where it is deployed.
+    Deployed,
+    /// To take as long as it will where it is deployed.
+    Timed,
+}
+
 /// ONNX Runtime on one device.
 pub(super) struct Ort {
     library: PathBuf,
@@ -131,7 +143,8 @@ impl Ort {
             return Err("the CUDA provider is not beside it".to_owned());
         }
         let run = || -> ::ort::Result<()> {
-            let mut session = self.builder(true)?.commit_from_memory(&identity_model().encode_to_vec())?;
+            let mut session =
+                self.builder(true, Purpose::Work)?.commit_from_memory(&identity_model().encode_to_vec())?;
             let input = OrtTensor::from_array(([1_i64], vec![1_f32]))?;
             session.run(vec![("x", input)]).map(drop)
         };
@@ -143,42 +156,47 @@ impl Ort {
         })
     }
 
-    fn builder(&self, cuda: bool) -> ::ort::Result<SessionBuilder> {
+    fn builder(&self, cuda: bool, purpose: Purpose) -> ::ort::Result<SessionBuilder> {
         let mut builder = OrtSession::builder(&self.environment)?
             .with_log_level(::ort::logging::LogLevel::Fatal)?
             .with_intra_threads(self.threads)?
-            // Spinning threads double the time on a machine that does anything else.
-            .with_intra_op_spinning(false)?
-            .with_deterministic_compute(true)?
-            // On processors without VNNI, sums of products of bytes saturate, in an order that pruning changes.
-            .with_precise_qmm()?
-            .with_quant_qdq(false)?;
+            // Spinning threads double the time on a machine that does anything else, such as to time a second model.
+            .with_intra_op_spinning(false)?;
+        if purpose != Purpose::Timed {
+            builder = builder
+                .with_deterministic_compute(true)?
+                // On processors without VNNI, sums of products of bytes saturate, in an order that pruning changes.
+                .with_precise_qmm()?
+                .with_quant_qdq(false)?;
+        }
         if cuda {
-            // TF32 keeps 10 bits of the mantissa, too few to verify results; and the default search for the fastest
-            // convolution picks by timing, so that results would change from run to run.
-            ep::CUDA::default()
-                .with_tf32(false)
-                .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-                .register(&mut builder)?;
+            let mut provider = ep::CUDA::default();
+            if purpose != Purpose::Timed {
+                // TF32 keeps 10 bits of the mantissa, too few to verify results; and the default search for the fastest
+                // convolution picks by timing, so that results would change from run to run.
+                provider = provider
+                    .with_tf32(false)
+                    .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
+            }
+            provider.register(&mut builder)?;
         }
         // Named, since `ort` else lets the library choose the device that draws the least power.
         ep::CPU::default().with_arena_allocator(true).register(&mut builder)?;
+        if purpose == Purpose::Work {
+            builder =
+                builder.with_config_entry("optimization.disable_specified_optimizers", UNSAFE_OPTIMIZERS)?;
+        }
         Ok(builder)
     }
 
-    /// A session of `model`, with these of the runtime's optimizers switched off.
+    /// A session of `model`, and the folder that it reads weights from, if it does.
     fn commit(
         &self,
         model: &ModelProto,
-        disabled: Option<&str>,
+        purpose: Purpose,
     ) -> Result<(OrtSession, Option<Arc<Scratch>>), RuntimeError> {
         let refused = |e: ::ort::Error| RuntimeError::Load { engine: NAME, reason: one_line(&e) };
-        let mut builder = self.builder(self.cuda).map_err(refused)?;
-        if let Some(disabled) = disabled {
-            builder = builder
-                .with_config_entry("optimization.disable_specified_optimizers", disabled)
-                .map_err(|e| refused(e.into()))?;
-        }
+        let mut builder = self.builder(self.cuda, purpose).map_err(refused)?;
         let Some(Detached { model, large, scratch }) = self.store().detach(model)? else {
             let session = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
             return Ok((session, None));
@@ -186,7 +204,7 @@ impl Ort {
         let folder = scratch.path().to_string_lossy();
         // Packed for the processor, each session would hold a copy of all weights of matrix products.
         let mut builder = builder
-            .with_prepacking(!large)
+            .with_prepacking(!large || purpose == Purpose::Timed)
             .map_err(|e| refused(e.into()))?
             .with_config_entry("session.model_external_initializers_file_folder_path", folder)
             .map_err(|e| refused(e.into()))?;
@@ -194,11 +212,15 @@ impl Ort {
         Ok((session, Some(scratch)))
     }
 
-    fn session(&self, model: &ModelProto, disabled: Option<&str>) -> Result<Box<dyn Session>, RuntimeError> {
+    fn session(&self, model: &ModelProto, purpose: Purpose) -> Result<Box<dyn Session>, RuntimeError> {
         let refused = |reason| RuntimeError::Load { engine: NAME, reason };
         let signature = Signature::of(model).map_err(refused)?;
-        let (session, scratch) = self.commit(model, disabled)?;
+        let (session, scratch) = self.commit(model, purpose)?;
         Ok(Box::new(Loaded { session, signature, _scratch: scratch }))
+    }
+
+    fn version(&self) -> String {
+        locate::version(&self.library).map_or_else(String::new, |version| format!(" {version}"))
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -208,17 +230,26 @@ impl Ort {
 
 impl Engine for Ort {
     fn describe(&self) -> String {
-        let version =
-            locate::version(&self.library).map_or_else(String::new, |version| format!(" {version}"));
-        format!("{NAME}{version} ({}, {})", self.device, self.library.display())
+        format!("{NAME}{} ({}, {})", self.version(), self.device, self.library.display())
     }
 
     fn load(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
-        self.session(model, Some(UNSAFE_OPTIMIZERS))
+        self.session(model, Purpose::Work)
     }
 
     fn load_as_deployed(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
-        self.session(model, None)
+        self.session(model, Purpose::Deployed)
+    }
+
+    fn load_to_time(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.session(model, Purpose::Timed)
+    }
+
+    fn speed_class(&self) -> String {
+        let device = if self.cuda { "CUDA" } else { "CPU" };
+        let threads =
+            if self.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", self.threads) };
+        format!("{NAME}{}, {device}, {threads}", self.version())
     }
 
     fn spill_weights(&self, model: &mut ModelProto) {
@@ -238,15 +269,26 @@ struct Loaded {
     _scratch: Option<Arc<Scratch>>,
 }
 
+/// Values by the names of inputs.
+type Fed<'v> = Vec<(String, SessionInputValue<'v>)>;
+
+impl Loaded {
+    /// Views of the inputs, in the order of the model's.
+    fn values<'v>(&self, inputs: &'v [(String, Tensor)]) -> Result<Fed<'v>, RuntimeError> {
+        let tensors = self.signature.arrange(inputs)?;
+        let values = self.signature.inputs.iter().zip(tensors).map(|(input, tensor)| {
+            let value =
+                value_of(tensor).map_err(|e| RuntimeError::Run { engine: NAME, reason: one_line(&e) })?;
+            Ok((input.name.clone(), value))
+        });
+        values.collect()
+    }
+}
+
 impl Session for Loaded {
     fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
         let failed = |reason: String| RuntimeError::Run { engine: NAME, reason };
-        let tensors = self.signature.arrange(inputs)?;
-        let values = self.signature.inputs.iter().zip(tensors).map(|(input, tensor)| {
-            let value = value_of(tensor).map_err(|e| failed(one_line(&e)))?;
-            Ok((input.name.as_str(), value))
-        });
-        let values = values.collect::<Result<Vec<_>, RuntimeError>>()?;
+        let values = self.values(inputs)?;
         // On CUDA the copies from and to the host are ONNX Runtime's: inputs and outputs are small beside the work.
         let results = self.session.run(values).map_err(|e| failed(one_line(&e)))?;
         let outputs = &self.signature.outputs;
@@ -259,6 +301,18 @@ impl Session for Loaded {
             })
             .collect::<Result<_, _>>()
             .map_err(failed)
+    }
+
+    fn time(&mut self, inputs: &[(String, Tensor)], runs: usize) -> Result<Vec<Duration>, RuntimeError> {
+        let mut timed = || {
+            let values = self.values(inputs)?;
+            let start = Instant::now();
+            let results = self.session.run(values);
+            let took = start.elapsed();
+            results.map_err(|e| RuntimeError::Run { engine: NAME, reason: one_line(&e) })?;
+            Ok(took)
+        };
+        (0..runs).map(|_| timed()).collect()
     }
 }
 
@@ -373,7 +427,7 @@ mod tests {
             let outputs = engine.load(&model).unwrap().run(&feed).unwrap();
             assert_eq!(outputs, [Tensor::f32(&[16 << 20], vec![2.75; 16 << 20]).unwrap()]);
         }
-        let (session, scratch) = engine.commit(&model, None).unwrap();
+        let (session, scratch) = engine.commit(&model, Purpose::Deployed).unwrap();
         let folder = scratch.unwrap().path().to_path_buf();
         drop((session, engine));
         assert!(!folder.exists());

@@ -3,6 +3,7 @@
 use super::{Planned, Progress, Recovered, Scored, planned, recovered};
 use crate::{
     Error,
+    latency::Round,
     onnx::proto::ModelProto,
     plan::{Bounds, Budgets, Plan},
     recover::RecoverOptions,
@@ -22,6 +23,8 @@ pub struct Applied<'s> {
     pub(super) budgets: Budgets,
     pub(super) bounds: Bounds,
     pub(super) plan: Plan,
+    /// How plans were measured.
+    pub(super) rounds: Vec<Round>,
     /// Of the session, without those that had to keep their extent.
     pub(super) dimensions: Dimensions,
     pub(super) model: ModelProto,
@@ -31,7 +34,7 @@ pub struct Applied<'s> {
 
 impl<'s> Applied<'s> {
     pub(super) fn new(planned: Planned<'s>) -> Result<Self, Error> {
-        let Planned { scored, budgets, mut bounds, mut plan } = planned;
+        let Planned { scored, budgets, mut bounds, mut plan, rounds } = planned;
         let pruner = scored.pruner;
         let mut dimensions = pruner.typed.dimensions.clone();
         let mut warnings = Vec::new();
@@ -39,7 +42,7 @@ impl<'s> Applied<'s> {
         // Each round but the last takes a dimension at least from those that can be pruned, or is one of few corrections.
         loop {
             pruner.monitor.tell(Progress::Stage("verify"));
-            let costs = pruner.typed.costs_of(&dimensions, &pruner.settings.limits);
+            let costs = pruner.costs(&dimensions);
             let trial = Trial {
                 engine: &*pruner.engine,
                 view: pruner.typed.view_of(&dimensions),
@@ -55,6 +58,7 @@ impl<'s> Applied<'s> {
                             budgets,
                             bounds,
                             plan,
+                            rounds,
                             dimensions,
                             model,
                             proof,
@@ -84,8 +88,8 @@ impl<'s> Applied<'s> {
                 pruner.monitor.warn(&warning);
                 warnings.push(warning);
             }
-            let costs = pruner.typed.costs_of(&dimensions, &pruner.settings.limits);
-            bounds = pruner.bounds(&costs, &budgets).map_err(Error::Replan)?;
+            let costs = pruner.costs(&dimensions);
+            bounds = pruner.bounds(&costs, &budgets).map_err(Error::Replan)?.within(bounds.latency());
             plan = planned::make(scored, &dimensions, &bounds).map_err(Error::Replan)?;
         }
     }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use crate::{
@@ -25,6 +26,13 @@ pub enum Progress {
     /// So much of the scoring is done: units of an exact score, samples of a sketch.
     Units {
         /// Done.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
+    /// So many plans have been timed, of so many.
+    Plans {
+        /// Timed.
         done: usize,
         /// In all.
         total: usize,
@@ -132,6 +140,14 @@ impl Engine for Cancellable {
         self.session(|engine| engine.load_as_deployed(model))
     }
 
+    fn load_to_time(&self, model: &ModelProto) -> Result<Box<dyn Session>, RuntimeError> {
+        self.session(|engine| engine.load_to_time(model))
+    }
+
+    fn speed_class(&self) -> String {
+        self.engine.speed_class()
+    }
+
     fn spill_weights(&self, model: &mut ModelProto) {
         self.engine.spill_weights(model);
     }
@@ -145,5 +161,13 @@ struct CancellableSession {
 impl Session for CancellableSession {
     fn run(&mut self, inputs: &[(String, Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
         if self.cancel.is_cancelled() { Err(RuntimeError::Cancelled) } else { self.session.run(inputs) }
+    }
+
+    fn time(&mut self, inputs: &[(String, Tensor)], runs: usize) -> Result<Vec<Duration>, RuntimeError> {
+        if self.cancel.is_cancelled() {
+            Err(RuntimeError::Cancelled)
+        } else {
+            self.session.time(inputs, runs)
+        }
     }
 }

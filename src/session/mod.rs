@@ -13,6 +13,7 @@ mod event;
 mod planned;
 mod recovered;
 mod scored;
+mod timed;
 
 pub use applied::Applied;
 pub use event::{Cancel, Progress};
@@ -31,6 +32,7 @@ use crate::{
     calibration::Variation,
     clock::Clock,
     gate::Gatekeeper,
+    latency::{Serving, Stopwatch},
     memory::MemoryBudget,
     model::{SampleInput, Typed},
     onnx::{self, OnnxError, Source, proto::ModelProto},
@@ -123,6 +125,8 @@ pub struct Settings {
     pub reduce: Reduce,
     /// Whether weights are going to be refitted: then scoring finds, too, in which order units go best.
     pub refit: bool,
+    /// The shapes at which models are timed.
+    pub serving: Serving,
 }
 
 impl Default for Settings {
@@ -135,6 +139,7 @@ impl Default for Settings {
             keep_unread: false,
             reduce: Reduce::default(),
             refit: true,
+            serving: Serving::default(),
         }
     }
 }
@@ -145,6 +150,7 @@ const VALUES_SHARE: u64 = 4;
 /// Settings on the way to a [`Pruner`].
 pub struct Builder {
     engine: Box<dyn Engine>,
+    stopwatch: Option<Box<dyn Stopwatch>>,
     settings: Settings,
     monitor: Monitor,
 }
@@ -161,6 +167,13 @@ impl Builder {
     #[must_use]
     pub fn on_progress(mut self, listener: impl FnMut(Progress) + 'static) -> Self {
         self.monitor.listen(listener);
+        self
+    }
+
+    /// Times models by `stopwatch`, in place of the engine that all else runs on.
+    #[must_use]
+    pub fn stopwatch(mut self, stopwatch: Box<dyn Stopwatch>) -> Self {
+        self.stopwatch = Some(stopwatch);
         self
     }
 
@@ -181,7 +194,7 @@ impl Builder {
         model: impl Into<ModelInput>,
         samples: impl Into<SampleInput>,
     ) -> Result<Pruner, Error> {
-        let Self { engine, settings, monitor } = self;
+        let Self { engine, stopwatch, settings, monitor } = self;
         let model = model.into();
         let clock = Clock::default();
         monitor.tell(Progress::Stage("load"));
@@ -203,6 +216,7 @@ impl Builder {
         let mut warnings = typed.samples.warnings();
         warnings.iter().for_each(|warning| monitor.warn(warning));
         settings.limits.check_names(&typed.dimensions)?;
+        settings.serving.batch(&typed.samples)?;
         let (typed, unread) =
             monitor.unless_cancelled(leave_out_unread(&*engine, typed, &settings, &clock, &monitor))?;
         let (mut typed, rotation) =
@@ -228,6 +242,8 @@ impl Builder {
         typed.keep_values(settings.memory.share(VALUES_SHARE));
         Ok(Pruner {
             engine,
+            stopwatch,
+            timed: None,
             typed,
             unread,
             merges,
@@ -245,6 +261,10 @@ impl Builder {
 /// A model that has been typed and can be pruned.
 pub struct Pruner {
     engine: Box<dyn Engine>,
+    /// What times models, where that is not the engine.
+    stopwatch: Option<Box<dyn Stopwatch>>,
+    /// How long models take, once that was measured.
+    timed: Option<timed::Timed>,
     typed: Typed,
     /// What leaving out positions that no output reads came to; `None` where none were left out.
     unread: Option<Unread>,
@@ -276,7 +296,7 @@ impl Pruner {
 
     /// Settings to be made before a model is opened. All models run on `engine`.
     pub fn builder(engine: Box<dyn Engine>) -> Builder {
-        Builder { engine, settings: Settings::default(), monitor: Monitor::default() }
+        Builder { engine, stopwatch: None, settings: Settings::default(), monitor: Monitor::default() }
     }
 
     /// The model and what is known of its axes: the widths that can shrink, and why the others cannot.
@@ -299,13 +319,13 @@ impl Pruner {
     /// # Errors
     /// When one cannot, or all leave nothing to prune.
     pub fn check(&self, budgets: &Budgets) -> Result<(), Error> {
-        let costs = self.typed.costs(&self.settings.limits);
+        let costs = self.costs(&self.typed.dimensions);
         if !self.typed.dimensions.prunable.is_empty() {
             let asked = costs.asked(budgets);
             asked.iter().for_each(|asked| self.monitor.tell(Progress::Say(asked.to_string())));
         }
         self.bounds(&costs, budgets)?;
-        Ok(())
+        Ok(self.check_latency(&costs, budgets)?)
     }
 
     /// The most that a model of pruned widths may cost: more than the budgets, where merging positions does the rest.

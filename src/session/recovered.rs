@@ -6,6 +6,7 @@ use super::{Applied, Progress, Scored};
 use crate::{
     Error,
     gate::{Gate, GateError, Gatekeeper},
+    latency::Round,
     memory,
     onnx::{
         self, OnnxError, Source, Staged,
@@ -15,7 +16,7 @@ use crate::{
     positions::merge::{self, MergeRefusal, Merged, Merging},
     recover::{self, Mode, RecoverError, RecoverOptions, RecoveryReport},
     refusal::Larger,
-    report::{self, Asked, AskedBudget, Change, Memory, Report, Seeds},
+    report::{self, Asked, AskedBudget, Change, LatencyReport, Memory, Report, Seeds},
     settings::SettingValues,
     trajectory::SaidOutput,
     typing::Dimensions,
@@ -114,10 +115,14 @@ impl<'s> Recovered<'s> {
         self,
         write: impl Fn(&ModelProto) -> Result<D, OnnxError>,
     ) -> Result<(D, Report), Error> {
-        let pruner = self.applied.scored.pruner;
+        let (pruner, budgets) = (self.applied.scored.pruner, self.applied.budgets.clone());
         pruner.monitor.tell(Progress::Stage("gate"));
         let finished = self.draft(write);
-        pruner.monitor.unless_cancelled(finished)
+        let (draft, mut report) = pruner.monitor.unless_cancelled(finished)?;
+        if budgets.latency().is_some() {
+            report.bench = pruner.check_written(&budgets, &draft.reopen()?.model)?;
+        }
+        Ok((draft, report))
     }
 
     /// Drafts the model and tries the draft. Where recovery spoilt it, the model is drafted and tried as it was proven.
@@ -156,8 +161,8 @@ impl<'s> Recovered<'s> {
             Some(passed) => passed,
             None => desk.draft(applied.model.clone(), None, &write)?,
         };
-        let Applied { scored, budgets, plan, dimensions, proof, warnings: frozen, .. } = applied;
-        let mut report = report(scored, &budgets, &plan, &dimensions);
+        let Applied { scored, budgets, plan, rounds, dimensions, proof, warnings: frozen, .. } = applied;
+        let mut report = report(scored, &budgets, &plan, &dimensions, &rounds);
         report.costs = report.costs.zip(&gate.costs, |change, &after| Change { after, ..*change });
         (report.output_sha256, report.merging) = (Some(sha256), merging);
         if let Some(AskedRecovery { mode, settings, seed }) = asked {
@@ -293,7 +298,7 @@ impl Desk<'_> {
         let Applied { scored, budgets, bounds, plan, dimensions, .. } = self.applied;
         let pruner = scored.pruner;
         let source = &pruner.typed.source;
-        let costs = pruner.typed.costs_of(dimensions, &pruner.settings.limits);
+        let costs = pruner.costs(dimensions);
         let (mut planned, mut bounds, mut merging) = (costs.at(&plan.sizes()), bounds.clone(), None);
         if pruner.merges.is_some() {
             bounds = costs.ceilings(budgets);
@@ -323,10 +328,17 @@ impl Desk<'_> {
 }
 
 /// What is known once there is a plan, for what is left of the dimensions.
-pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimensions: &Dimensions) -> Report {
+pub(super) fn report(
+    scored: &Scored<'_>,
+    budgets: &Budgets,
+    plan: &Plan,
+    dimensions: &Dimensions,
+    rounds: &[Round],
+) -> Report {
     let pruner = scored.pruner;
     let typed = &pruner.typed;
-    let costs = typed.costs_of(dimensions, &pruner.settings.limits);
+    let costs = pruner.costs(dimensions);
+    let predicted = costs.latency().map(|cost| cost.total(&plan.sizes()));
     let change = |&before: &u64, &minimum: &u64| Change { before, after: before, minimum };
     let planned = |change: &Change, &after: &u64| Change { after, ..*change };
     let changes = costs.dense().zip(&costs.least(), change).zip(&costs.at(&plan.sizes()), planned);
@@ -359,6 +371,8 @@ pub(super) fn report(scored: &Scored<'_>, budgets: &Budgets, plan: &Plan, dimens
         pinned: dimensions.pinned.iter().map(Into::into).collect(),
         proof: None,
         gate: None,
+        latency: LatencyReport::of(budgets, pruner.latency(), predicted, rounds),
+        bench: None,
         recovery: None,
         warnings: pruner.warnings.iter().chain(&scored.warnings).cloned().collect(),
         notes: notes.collect(),

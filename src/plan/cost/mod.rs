@@ -1,6 +1,7 @@
 //! What models cost: one file per quantity, and [`COST_MODELS`] lists them.
 //!
-//! A cost is a polynomial in the sizes of the prunable dimensions, so that plans are made without pruning anything. What it says
+//! A cost is a polynomial in the sizes of the prunable dimensions, so that plans are made without pruning anything; one that is
+//! measured goes by tables of extents. What it says
 //! is held against a count on the pruned model and on the written file.
 
 mod bytes;
@@ -11,10 +12,10 @@ mod polynomial;
 pub use bytes::Bytes;
 pub use flops::Flops;
 pub use parameters::Parameters;
-pub use polynomial::Cost;
 pub(super) use polynomial::Running;
 #[cfg(test)]
-pub(super) use polynomial::tests::polynomial;
+pub(super) use polynomial::tests::{polynomial, stepped};
+pub use polynomial::{Cost, Curve};
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 

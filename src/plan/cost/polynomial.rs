@@ -1,6 +1,9 @@
-//! Costs as polynomials in the sizes of the prunable dimensions.
+//! Costs as polynomials in the sizes of the prunable dimensions, and in what tables say of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::CostView;
 use crate::widths::{Width, WidthForm, WidthTable};
@@ -28,6 +31,31 @@ enum Extent {
     Dimension(usize),
     Product(Vec<Extent>),
     Sum(Vec<Extent>),
+    /// The product of what tables say of some extents, where [`Curve::WHOLE`] stands for one.
+    Curves(Vec<(Extent, Curve)>),
+}
+
+/// What an extent counts for, as a share of what the full one does: a table that never falls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Curve(Arc<[u32]>);
+
+impl Curve {
+    /// What a share of one is in a table.
+    const WHOLE: u32 = 1 << 16;
+
+    /// Of the shares of all extents from 0 to the full one. What falls is raised to what comes before it.
+    pub fn new(shares: impl IntoIterator<Item = f64>) -> Self {
+        let mut last = 0;
+        let entries = shares.into_iter().map(|share| {
+            last = last.max((share.clamp(0.0, 1.0) * f64::from(Self::WHOLE)).round() as u32);
+            last
+        });
+        Self(entries.collect())
+    }
+
+    fn at(&self, extent: usize) -> u32 {
+        self.0.get(extent).or(self.0.last()).copied().unwrap_or(Self::WHOLE)
+    }
 }
 
 impl Extent {
@@ -49,6 +77,11 @@ impl Extent {
             Self::Dimension(dimension) => size_of(*dimension),
             Self::Product(parts) => parts.iter().map(|part| part.size(size_of)).product(),
             Self::Sum(parts) => parts.iter().map(|part| part.size(size_of)).sum(),
+            Self::Curves(parts) => {
+                let shares = parts.iter().map(|(extent, curve)| u64::from(curve.at(extent.size(size_of))));
+                let whole = u64::from(Curve::WHOLE);
+                shares.fold(whole, |product, share| product * share / whole) as usize
+            }
         }
     }
 
@@ -57,6 +90,7 @@ impl Extent {
             Self::Fixed(_) => {}
             Self::Dimension(dimension) => _ = found.insert(*dimension),
             Self::Product(parts) | Self::Sum(parts) => parts.iter().for_each(|part| part.dimensions(found)),
+            Self::Curves(parts) => parts.iter().for_each(|(extent, _)| extent.dimensions(found)),
         }
     }
 }
@@ -79,6 +113,33 @@ impl Cost {
         };
         let terms = terms.into_iter().map(|(factor, widths)| Term { factor, extents: extents(widths) });
         Self::of(terms.collect(), view.dimensions.len())
+    }
+
+    /// The sum of `terms` that were measured: a constant, and the widths by whose extents it goes, with a table each. It comes to
+    /// `total` when all dimensions are whole.
+    pub fn measured<'a>(
+        view: &CostView<'_>,
+        terms: impl IntoIterator<Item = (u64, &'a [(Width, Curve)])>,
+        total: u64,
+    ) -> Self {
+        let table = &view.widths.table;
+        let dimension_of =
+            view.dimensions.iter().enumerate().map(|(i, d)| (table.root(d.width), i)).collect();
+        let extent =
+            |(width, curve): &(Width, Curve)| (Extent::new(table, &dimension_of, *width), curve.clone());
+        let terms = terms.into_iter().map(|(factor, axes)| Term {
+            factor,
+            extents: vec![Extent::Curves(axes.iter().map(extent).collect())],
+        });
+        let sizes: Vec<usize> = view.dimensions.iter().map(|dimension| dimension.size).collect();
+        let cost = Self::of(terms.collect(), sizes.len()).per(Curve::WHOLE as usize);
+        cost.coming_to(total, &sizes)
+    }
+
+    /// Whether it may stay the same while a dimension shrinks, and fall later.
+    pub(in crate::plan) fn is_stepped(&self) -> bool {
+        let mut extents = self.terms.iter().flat_map(|term| &term.extents);
+        extents.any(|extent| matches!(extent, Extent::Curves(_)))
     }
 
     fn of(terms: Vec<Term>, dimensions: usize) -> Self {
@@ -167,6 +228,27 @@ pub(in crate::plan) mod tests {
             extents: of.iter().map(|dimension| Extent::Dimension(*dimension)).collect(),
         };
         Cost::of(terms.iter().map(term).collect(), dimensions)
+    }
+
+    /// The same of terms whose dimensions have tables.
+    pub(in crate::plan) fn stepped(dimensions: usize, terms: &[(u64, Vec<(usize, Curve)>)]) -> Cost {
+        let extent = |(of, curve): &(usize, Curve)| (Extent::Dimension(*of), curve.clone());
+        let term = |(factor, of): &(u64, Vec<(usize, Curve)>)| Term {
+            factor: *factor,
+            extents: vec![Extent::Curves(of.iter().map(extent).collect())],
+        };
+        Cost::of(terms.iter().map(term).collect(), dimensions).per(Curve::WHOLE as usize)
+    }
+
+    #[test]
+    fn tables_are_looked_up_and_multiplied() {
+        let halves = Curve::new([0.0, 0.5, 0.5, 1.0]);
+        let quarters = Curve::new([0.25, 0.25, 1.0]);
+        let cost = stepped(2, &[(1000, vec![(0, halves.clone()), (1, quarters)]), (100, vec![(0, halves)])]);
+        assert_eq!([cost.total(&[3, 2]), cost.total(&[2, 2]), cost.total(&[1, 1])], [1100, 550, 175]);
+        // Shares that fall are raised.
+        assert_eq!(Curve::new([0.5, 0.25]), Curve::new([0.5, 0.5]));
+        assert!(cost.is_stepped() && !polynomial(1, &[(1, vec![0])]).is_stepped());
     }
 
     #[test]
