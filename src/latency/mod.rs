@@ -1,8 +1,8 @@
 //! How long models take, where they will run: timed, and not told from what they compute.
 //!
-//! A model is split into parts whose time goes by what is pruned ([`groups`]). Each is timed at a grid of sizes beside what it is
-//! with everything kept ([`survey`]), which gives curves by extent ([`curve`]) and so a [cost](crate::plan::Cost) that plans are made
-//! by. A few whole models say what the sum of the parts misses ([`calibrate`]).
+//! A model is split into parts whose time goes by what is pruned (`groups`). Each is timed at a grid of sizes beside what it is
+//! with everything kept (`survey`), which gives curves by extent (`curve`) and so a [cost](crate::plan::Cost) that plans are made
+//! by. A few whole models say what the sum of the parts misses (`calibrate`).
 
 mod bench;
 mod calibrate;

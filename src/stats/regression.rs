@@ -43,7 +43,7 @@ impl RegressionStats {
         }
     }
 
-    /// Adds `XᵀX`, in [`strips`](super::strips), and `EᵀX` of some positions, `[groups, …, …]`, both about the means of `X`
+    /// Adds `XᵀX`, in strips from the top (`strips.rs`), and `EᵀX` of some positions, `[groups, …, …]`, both about the means of `X`
     /// `[groups, 1, entries]` and of `E`, and their errors `[positions, groups · features]`. The means are put back here, in double precision: in single, there
     /// are no digits left for deviations where means are large against them.
     ///
